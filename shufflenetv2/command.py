@@ -1,0 +1,36 @@
+"""The command `train.py`: what was asked for, and how it ended."""
+
+import sys
+from collections.abc import Sequence
+
+from . import UserError
+from .options import parse
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
+    """Trains or evaluates, as the arguments say.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted. Whatever the user can
+        mend is one line on the standard error; `--debug` adds the traceback.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        options = parse(argv, prog)
+        from . import run  # torch takes seconds to load: not for help, nor for a mistyped option
+
+        (run.run_evaluation if options.eval else run.run_training)(options)
+        return 0
+    except UserError as error:
+        if "--debug" in argv:
+            raise
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return error.status
+    except OSError as error:
+        if "--debug" in argv or error.filename is None:
+            raise
+        print(f"{prog}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
+        return 130

@@ -1,0 +1,222 @@
+"""Batches: which samples, in what order, with which random draws, filled by threads.
+
+Nothing here has a state that could be lost. Position p (0, 1, 2, ...) of the endless stream of
+training samples is sample `SampleOrder(p)`, and its augmentation is drawn from `generator(seed,
+SAMPLE, p)`. Both are functions, so iteration k of a run that was resumed ten times, with any
+number of workers, gets the very batch it would have got.
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .datasets import Dataset
+from .transforms import EvaluationTransform, TrainTransform
+
+# What a random stream is for; part of its key, so that no two uses share numbers.
+ORDER, SAMPLE, DEVICE = 1, 2, 3
+BATCHES_AHEAD = 2
+
+
+def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:
+    """The random stream of (seed, purpose, index), where index is up to three whole numbers.
+
+    Counter-based, so any stream is as near as any other.
+    """
+    counter = np.zeros(4, np.uint64)
+    counter[1 : 1 + len(index)] = index  # the lowest word counts within the stream
+    return np.random.Generator(np.random.Philox(key=np.array([seed, purpose], np.uint64), counter=counter))
+
+
+class SampleOrder:
+    """The endless order of samples: each epoch a shuffle of its own, epochs joined without a seam."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length = length
+        # Positions run through at most two epochs at a time.
+        self._shuffle = lru_cache(maxsize=2)(lambda epoch: generator(seed, ORDER, epoch).permutation(length))
+
+    def __call__(self, position: int) -> int:
+        """The index of the sample at a position."""
+        epoch, offset = divmod(position, self.length)
+        return int(self._shuffle(epoch)[offset])
+
+
+def usable_cores() -> int:
+    """The cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class DataIterator:
+    """Training batches without end: shuffled, augmented, decoded ahead by threads.
+
+    A batch may span the border between two epochs; none is short. Close it, or drop it, to end its threads.
+
+    Args:
+        dataset: where the images come from.
+        transform: what becomes of each.
+        batch_size: samples in a batch.
+        seed: of the order and of the augmentation, 0 or more.
+        start_iteration: batches to pass over; costs nothing, whatever the number.
+        workers: threads, the usable cores if None. Has no influence on the batches.
+        pin_memory: whether to use page-locked memory, from which a GPU can fetch while it computes.
+
+    Yields:
+        images, uint8 (batch_size, 3, size, size), BGR, interleaved in memory (channels last);
+        targets, int64 (batch_size,).
+
+    Raises:
+        ImageError: from `next`, when the batch holds an unreadable image.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        transform: TrainTransform,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        start_iteration: int = 0,
+        workers: int | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        order = SampleOrder(len(dataset), seed)
+
+        def fill(position: int, out: np.ndarray) -> int:
+            index = order(position)
+            transform(dataset.image(index), out, generator(seed, SAMPLE, position))
+            return int(dataset.targets[index])
+
+        first = start_iteration * batch_size
+        self._batches = _ThreadedBatches(fill, first, None, batch_size, transform.size, workers, pin_memory)
+        self.close = weakref.finalize(self, self._batches.close)
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """The next batch: images, targets."""
+        return self._batches.next()
+
+    __next__ = next
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self
+
+
+def evaluation_batches(
+    dataset: Dataset,
+    transform: EvaluationTransform,
+    batch_size: int,
+    *,
+    workers: int | None = None,
+    pin_memory: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every sample once, in order; the last batch may be short. Shapes and errors are DataIterator's."""
+
+    def fill(index: int, out: np.ndarray) -> int:
+        transform(dataset.image(index), out)
+        return int(dataset.targets[index])
+
+    batches = _ThreadedBatches(fill, 0, len(dataset), batch_size, transform.size, workers, pin_memory)
+    try:
+        for _ in range(-(-len(dataset) // batch_size)):
+            yield batches.next()
+    finally:
+        batches.close()
+
+
+class _Batch:
+    """A batch on its way: memory, and how many of its samples are still missing."""
+
+    def __init__(self, length: int, size: int, pin_memory: bool) -> None:
+        # Fresh memory for every batch, so that whoever keeps one keeps it unchanged. torch's
+        # allocators hand the same pages out again, pinned ones only when the GPU has read them.
+        self.images = torch.empty((length, size, size, 3), dtype=torch.uint8, pin_memory=pin_memory)
+        self.targets = torch.empty(length, dtype=torch.int64, pin_memory=pin_memory)
+        self.slots, self.labels = self.images.numpy(), self.targets.numpy()
+        self.missing = length
+        self.error: BaseException | None = None
+
+
+class _ThreadedBatches:
+    """Threads that take the next position, whoever is free, and fill its slot of its batch.
+
+    Threads and not processes, because decoding and resizing release the interpreter's lock:
+    pixels are written once, where they stay, and nothing is pickled.
+    """
+
+    def __init__(
+        self,
+        fill: Callable[[int, np.ndarray], int],  # (position, slot of the batch) -> target
+        first: int,
+        end: int | None,
+        batch_size: int,
+        size: int,
+        workers: int | None,
+        pin_memory: bool,
+    ) -> None:
+        workers = workers or usable_cores()
+        self._fill, self._first, self._end, self._batch_size = fill, first, end, batch_size
+        self._size, self._pin_memory = size, pin_memory
+        # Enough batches ahead that no worker waits while another finishes the last image of one.
+        self._ahead = BATCHES_AHEAD + -(-workers // batch_size)
+        self._position = first  # the next one to fill
+        self._taken = 0  # batches handed out
+        self._pending: dict[int, _Batch] = {}
+        self._closed = False
+        lock = threading.Lock()
+        self._room, self._ready = threading.Condition(lock), threading.Condition(lock)
+        for number in range(workers):
+            threading.Thread(target=self._work, name=f"loader-{number}", daemon=True).start()
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        with self._ready:
+            while not (self._closed or self._is_ready()):
+                self._ready.wait()
+            if self._closed:
+                raise ValueError("this loader is closed")
+            batch = self._pending.pop(self._taken)
+            self._taken += 1
+            self._room.notify_all()
+        if batch.error is not None:
+            raise batch.error
+        return batch.images.permute(0, 3, 1, 2), batch.targets
+
+    def _is_ready(self) -> bool:
+        return self._taken in self._pending and self._pending[self._taken].missing == 0
+
+    def close(self) -> None:
+        with self._ready:
+            self._closed = True
+            self._room.notify_all()
+            self._ready.notify_all()
+
+    def _work(self) -> None:
+        while (claim := self._claim()) is not None:
+            position, slot, batch = claim
+            try:
+                batch.labels[slot] = self._fill(position, batch.slots[slot])
+            except BaseException as error:  # handed to whoever asks for this batch
+                batch.error = error
+            with self._ready:
+                batch.missing -= 1
+                if batch.missing == 0:
+                    self._ready.notify()
+
+    def _claim(self) -> tuple[int, int, _Batch] | None:
+        """The next position to fill, when there is room for its batch; None when there is nothing left to do."""
+        with self._room:
+            while not self._closed and self._position != self._end:
+                number, slot = divmod(self._position - self._first, self._batch_size)
+                if number < self._taken + self._ahead:
+                    if slot == 0:
+                        left = self._batch_size if self._end is None else self._end - self._position
+                        self._pending[number] = _Batch(min(self._batch_size, left), self._size, self._pin_memory)
+                    self._position += 1
+                    return self._position - 1, slot, self._pending[number]
+                self._room.wait()
+            return None

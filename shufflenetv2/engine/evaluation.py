@@ -1,0 +1,56 @@
+"""How good a model is."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over the images of a data set: cross-entropy, and the shares that the first (five) guesses missed."""
+
+    loss: float
+    top1_error: float
+    top5_error: float
+    images: int
+
+
+def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
+    """int64 (2,), on the device: how many targets are the first guess, and how many are among the first five.
+
+    With fewer than five classes the second counts among all.
+    """
+    guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (N, 5), best first
+    hits = guesses == targets[:, None]
+    return torch.stack((hits[:, 0].sum(), hits.sum()))
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+    """Runs the model in eval mode over batches of (images, targets), each as in `train_step`, on any device.
+
+    Every image counts once, whatever the batch sizes. The model's mode is restored.
+
+    Raises:
+        ValueError: where there are no batches.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    losses, correct, count = [], [], 0
+    for images, targets in batches:
+        images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+        logits = model(images)
+        losses.append(functional.cross_entropy(logits.float(), targets, reduction="sum"))
+        correct.append(count_correct(logits, targets))
+        count += len(targets)
+    model.train(was_training)
+    if not count:
+        raise ValueError("there are no images to evaluate on")
+    # The first moment at which the device must have finished.
+    top1, top5 = torch.stack(correct).sum(dim=0).tolist()
+    loss = torch.stack(losses).cpu().double().sum().item() / count
+    return Evaluation(loss, 1 - top1 / count, 1 - top5 / count, count)

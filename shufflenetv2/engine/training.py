@@ -1,0 +1,202 @@
+"""The training loop, driven by iterations."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..data.iterator import DEVICE, generator
+from ..network import ShuffleNetV2
+from ..report import Journal
+from .evaluation import count_correct
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+class Progress:
+    """What the TRAIN lines are made of, gathered on the device so that no iteration waits for it."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.correct: Tensor | None = None  # int64 (2,): first guess, first five
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        correct = count_correct(logits, targets)
+        self.correct = correct if self.correct is None else self.correct + correct
+        self.images += len(targets)
+
+    def read(self) -> tuple[int, int]:
+        """The two counts; waits for the device."""
+        if self.correct is None:
+            return 0, 0
+        top1, top5 = self.correct.tolist()
+        return top1, top5
+
+    def state_dict(self) -> dict[str, int]:
+        top1, top5 = self.read()
+        return {"images": self.images, "top1": top1, "top5": top5}
+
+    def load_state_dict(self, state: dict[str, int], device: torch.device) -> None:
+        self.images = state["images"]
+        self.correct = torch.tensor([state["top1"], state["top5"]], device=device) if self.images else None
+
+
+class TrainingState:
+    """Everything the next iteration depends on, apart from the options: what a checkpoint holds.
+
+    Args:
+        network: the bare network, whose state dict has the published names.
+        optimizer, scheduler: over the network's parameters.
+    """
+
+    def __init__(self, network: ShuffleNetV2, optimizer: Optimizer, scheduler: LRScheduler) -> None:
+        self.network, self.optimizer, self.scheduler = network, optimizer, scheduler
+        self.iteration = 0  # how many are done
+        self.progress = Progress()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "iteration": self.iteration,
+            "state_dict": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "progress": self.progress.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.iteration = state["iteration"]
+        self.network.load_state_dict(state["state_dict"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.progress.load_state_dict(state["progress"], next(self.network.parameters()).device)
+
+
+def train_step(
+    model: nn.Module, images: Tensor, targets: Tensor, loss_function: LossFunction, optimizer: Optimizer
+) -> tuple[Tensor, Tensor]:
+    """One update: forward, backward, optimizer step.
+
+    Args:
+        model: in train mode.
+        images: (N, 3, H, W), BGR, 0..255, uint8 or floating point, on the model's device.
+        targets: (N,) int64 classes, or whatever else the loss function takes.
+        loss_function: (logits, targets) -> scalar.
+
+    Returns:
+        The loss, scalar, and the logits (N, n_class), detached, on the device.
+    """
+    logits = model(images)
+    loss = loss_function(logits, targets)
+    optimizer.zero_grad()
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return loss.detach(), logits.detach()
+
+
+def seed_device(seed: int, iteration: int) -> None:
+    """Makes what torch draws in an iteration (dropout) a function of (seed, iteration)."""
+    torch.manual_seed(int(generator(seed, DEVICE, iteration).integers(2**63)))
+
+
+def train(
+    model: nn.Module,
+    state: TrainingState,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    loss_function: LossFunction,
+    *,
+    total_iters: int,
+    seed: int,
+    journal: Journal,
+    display_interval: int,
+    events: Iterable[tuple[int, Callable[[], object]]] = (),
+) -> None:
+    """Trains from `state.iteration` to `total_iters`, in place.
+
+    Args:
+        model: the network of `state`, or a wrapper around it (nn.DataParallel).
+        batches: of (images, targets), the first being that of iteration `state.iteration + 1`.
+        seed: of what is drawn on the device.
+        journal: told every iteration, and every `display_interval` the figures.
+        events: (interval, what to do after every so many iterations), done in this order.
+    """
+    device = next(model.parameters()).device
+    optimizer, scheduler, progress = state.optimizer, state.scheduler, state.progress
+    events = list(events)
+    model.train()
+    since, data_time, iterations, images_seen = time.perf_counter(), 0.0, 0, 0
+    while state.iteration < total_iters:
+        before = time.perf_counter()
+        images, targets = next(batches)
+        images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+        data_time += time.perf_counter() - before
+
+        iteration = state.iteration + 1
+        seed_device(seed, iteration)
+        with warnings.catch_warnings():  # torch expects the other order; see linear_decay
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            scheduler.step()
+        loss, logits = train_step(model, images, targets, loss_function, optimizer)
+        progress.add(logits, targets)
+        state.iteration = iteration
+        iterations += 1
+        images_seen += len(targets)
+        journal.advance(iteration)
+
+        if iteration % display_interval == 0:
+            top1, top5 = progress.read()  # waits for the device
+            journal.training(
+                iteration,
+                learning_rate=float(scheduler.get_last_lr()[0]),
+                loss=loss.item(),
+                top1_error=1 - top1 / progress.images,
+                top5_error=1 - top5 / progress.images,
+                data_time=data_time / iterations,
+                train_time=(elapsed := time.perf_counter() - since) / iterations,
+                images_per_second=images_seen / elapsed,
+            )
+            progress = state.progress = Progress()
+            since, data_time, iterations, images_seen = time.perf_counter(), 0.0, 0, 0
+        for interval, event in events:
+            if iteration % interval == 0:
+                started = time.perf_counter()
+                event()
+                model.train()
+                since += time.perf_counter() - started  # an iteration's time is its own
+
+
+@torch.no_grad()
+def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replaces the running statistics of batch norm by their plain averages over batches of images.
+
+    Training averages them exponentially, over weights that were still moving. As in the
+    original, nothing but the statistics changes: forward passes only, each batch counting alike.
+    The model is left in eval mode.
+
+    Args:
+        batches: of images (N, 3, H, W), prepared as for training, on any device.
+
+    Raises:
+        ValueError: where there are no batches.
+    """
+    device = next(model.parameters()).device
+    layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.train()
+    number = 0
+    for number, images in enumerate(batches, 1):
+        for layer in layers:
+            layer.momentum = 1 / number  # the running mean becomes the mean of all so far
+        model(images.to(device, non_blocking=True))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    model.eval()
+    if not number:
+        raise ValueError("there are no images to recalibrate batch norm with")

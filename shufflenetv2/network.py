@@ -1,0 +1,120 @@
+"""ShuffleNetV2 as published, in its four sizes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import ShuffleV2Block
+
+# size: output channels of the three stages, and of the last convolution (paper, table 5)
+SIZES: dict[str, tuple[tuple[int, int, int], int]] = {
+    "0.5x": ((48, 96, 192), 1024),
+    "1.0x": ((116, 232, 464), 1024),
+    "1.5x": ((176, 352, 704), 1024),
+    "2.0x": ((244, 488, 976), 2048),
+}
+STAGE_UNITS = (4, 8, 4)
+STEM_CHANNELS = 24
+SMALLEST_INPUT = 32  # the network halves its input five times
+DROPOUT = {"2.0x": 0.2}
+
+
+class ShuffleNetV2(nn.Module):
+    """The network: images in, logits out.
+
+    Args:
+        input_size: side of the square images it is meant for, in pixels. The weights do not depend
+            on it, and any image of at least 32 x 32 pixels is taken.
+        n_class: number of classes.
+        model_size: '0.5x', '1.0x', '1.5x' or '2.0x'.
+        mean, std: three numbers each, in BGR order and on the scale 0..255. Where they are not
+            0 and 1 the network normalises its input first. They are part of the model but not of
+            its state dict, whose names stay those of the published weights.
+
+    Shape:
+        images (N, 3, H, W), BGR, 0..255, uint8 or floating point -> logits (N, n_class)
+
+    Raises:
+        ValueError: for an unknown size, too small an input, or no classes.
+    """
+
+    def __init__(
+        self,
+        input_size: int = 224,
+        n_class: int = 1000,
+        model_size: str = "1.5x",
+        *,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> None:
+        super().__init__()
+        if model_size not in SIZES:
+            raise ValueError(f"model_size is one of {', '.join(SIZES)}, not {model_size!r}")
+        if input_size < SMALLEST_INPUT:
+            raise ValueError(f"input_size is at least {SMALLEST_INPUT} pixels, not {input_size}")
+        if n_class < 1:
+            raise ValueError(f"n_class is at least 1, not {n_class}")
+        self.input_size, self.n_class, self.model_size = input_size, n_class, model_size
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.input_mean: Tensor
+        self.input_std: Tensor
+        self.normalizes = self.mean != (0.0, 0.0, 0.0) or self.std != (1.0, 1.0, 1.0)
+        self.register_buffer("input_mean", torch.tensor(self.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("input_std", torch.tensor(self.std).view(1, 3, 1, 1), persistent=False)
+
+        stage_channels, last_channels = SIZES[model_size]
+        self.first_conv = nn.Sequential(
+            nn.Conv2d(3, STEM_CHANNELS, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(STEM_CHANNELS),
+            nn.ReLU(inplace=True),
+        )
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        units: list[nn.Module] = []
+        inp = STEM_CHANNELS
+        for oup, repeats in zip(stage_channels, STAGE_UNITS, strict=True):
+            units.append(ShuffleV2Block(inp, oup, oup // 2, ksize=3, stride=2))
+            units += [ShuffleV2Block(oup // 2, oup, oup // 2, ksize=3, stride=1) for _ in range(repeats - 1)]
+            inp = oup
+        self.features = nn.Sequential(*units)
+        self.last_conv = nn.Sequential(
+            nn.Conv2d(inp, last_channels, 1, bias=False),
+            nn.BatchNorm2d(last_channels),
+            nn.ReLU(inplace=True),
+        )
+        self.globalpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(DROPOUT.get(model_size, 0.0))
+        self.classifier = nn.Sequential(nn.Linear(last_channels, n_class, bias=False))
+        self.initialize_weights()
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.first_conv(self.to_input(images))  # (N, 24, H/2, W/2)
+        x = self.maxpool(x)  # (N, 24, H/4, W/4)
+        x = self.features(x)  # (N, C, H/32, W/32)
+        x = self.last_conv(x)
+        x = self.globalpool(x).flatten(1)  # (N, 1024 or 2048)
+        logits: Tensor = self.classifier(self.dropout(x))
+        return logits
+
+    def to_input(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) images as the first convolution takes them: floating point, normalised if this model is."""
+        if not images.is_floating_point():
+            # The loader's bytes lie interleaved (N, H, W, 3) in memory; casting is the moment to plane them.
+            dtype = self.input_mean.dtype  # the weights' own
+            images = images.to(dtype, memory_format=torch.contiguous_format)
+        if self.normalizes:
+            images = (images - self.input_mean) / self.input_std
+        return images
+
+    def initialize_weights(self, generator: torch.Generator | None = None) -> None:
+        """Draws new weights, as the original does: from `generator`, or from torch's global one."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d):
+                std = 0.01 if name.startswith("first_conv") else 1.0 / module.weight.shape[1]
+                nn.init.normal_(module.weight, 0.0, std, generator=generator)
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.ones_(module.weight)
+                nn.init.constant_(module.bias, 0.0001)
+                module.reset_running_stats()
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0.0, 0.01, generator=generator)

@@ -1,0 +1,4 @@
+"""The published recipe: what is optimised, and how fast."""
+
+from .optimization import linear_decay as linear_decay
+from .optimization import parameter_groups as parameter_groups

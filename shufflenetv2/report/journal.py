@@ -1,0 +1,87 @@
+"""The log of a run: lines on the terminal and in train.log, and a progress bar where there is a terminal."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+LOGGER = logging.getLogger("shufflenetv2")
+
+
+class _Terminal(logging.Handler):
+    """Prints above the progress bar, if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+class Journal:
+    """Tells the terminal and `folder`/train.log, which is appended to, what happens in a run.
+
+    Everything the package logs goes the same way. Close it, or use it as a context manager.
+
+    Args:
+        folder: created if missing; None for the terminal alone.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._handlers: list[logging.Handler] = [_Terminal()]
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._handlers.append(logging.FileHandler(folder / "train.log", encoding="utf-8"))
+        for handler in self._handlers:
+            handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
+            LOGGER.addHandler(handler)
+        LOGGER.setLevel(logging.INFO)
+        LOGGER.propagate = False
+        self._bar: tqdm[Any] | None = None
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        LOGGER.info("%s", text)
+
+    def start(self, iteration: int, total_iters: int) -> None:
+        """Shows the bar, on a terminal."""
+        self._bar = tqdm(initial=iteration, total=total_iters, unit="it", dynamic_ncols=True, disable=None, file=sys.stderr)
+
+    def advance(self, iteration: int) -> None:
+        if self._bar is not None:
+            self._bar.update(iteration - self._bar.n)
+
+    def training(
+        self, iteration: int, *, learning_rate: float, loss: float, top1_error: float, top5_error: float,
+        data_time: float, train_time: float, images_per_second: float,
+    ) -> None:  # fmt: skip
+        """The reference's TRAIN line; times are seconds per iteration, data_time the part spent waiting for images."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(
+                f"loss {loss:.3f}, lr {learning_rate:.4f}, {images_per_second:,.0f} images/s", refresh=False
+            )
+        self.say(
+            f"TRAIN Iter {iteration}: lr = {learning_rate:.6f},\tloss = {loss:.6f},\t"
+            f"Top-1 err = {top1_error:.6f},\tTop-5 err = {top5_error:.6f},\t"
+            f"data_time = {data_time:.6f},\ttrain_time = {train_time:.6f}"
+        )
+
+    def test(self, iteration: int, *, loss: float, top1_error: float, top5_error: float, val_time: float) -> None:
+        """The reference's TEST line."""
+        self.say(
+            f"TEST Iter {iteration}: loss = {loss:.6f},\tTop-1 err = {top1_error:.6f},\t"
+            f"Top-5 err = {top5_error:.6f},\tval_time = {val_time:.6f}"
+        )
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        for handler in self._handlers:
+            LOGGER.removeHandler(handler)
+            handler.close()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
