@@ -163,7 +163,8 @@ class Options(Evaluation, Running, Training, Model, Augmentation, Data, Common):
     """All options. From `parse` they come resolved: a default of None that depends on another option has its value.
 
     Attributes:
-        given: the names of those the user gave, on the command line or in the file.
+        given: the names of those on the command line. In an evaluation these outweigh what the
+            weight file says of itself, which in turn outweighs a YAML file.
     """
 
     given: frozenset[str] = frozenset()
@@ -177,6 +178,11 @@ def fields() -> Iterable[dataclasses.Field[Any]]:
 def recipe_of(options: Options) -> dict[str, Any]:
     """The options that decide the result, by name."""
     return {field.name: getattr(options, field.name) for field in fields() if field.metadata["recipe"]}
+
+
+def default_learning_rate(batch_size: int) -> float:
+    """The reference's 0.5 at its batch size, in proportion elsewhere."""
+    return REFERENCE_LEARNING_RATE * batch_size / REFERENCE_BATCH_SIZE
 
 
 def to_yaml(options: Options) -> str:
@@ -209,9 +215,8 @@ def parse(argv: Sequence[str], prog: str = "train.py") -> Options:
     if unknown:
         raise OptionsError(_unknown(unknown[0].split("=")[0], "on the command line"))
     given = {name: _value(name, flag(name), text) for name, text in vars(found).items()}
-    if "config" in given:
-        given = _read_yaml(given["config"]) | given
-    return _resolve(Options(**given, given=frozenset(given)))
+    from_file = _read_yaml(given["config"]) if "config" in given else {}
+    return _resolve(Options(**(from_file | given), given=frozenset(given)))
 
 
 def _resolve(options: Options) -> Options:
@@ -223,7 +228,7 @@ def _resolve(options: Options) -> Options:
     resize_size = options.resize_size or int(options.input_size / 0.875 + 0.5)
     if resize_size < options.input_size:
         raise OptionsError(f"--resize-size {resize_size} is smaller than --input-size {options.input_size}")
-    learning_rate = options.learning_rate or REFERENCE_LEARNING_RATE * options.batch_size / REFERENCE_BATCH_SIZE
+    learning_rate = options.learning_rate or default_learning_rate(options.batch_size)
     if options.dataset != "folder":
         for name in ("train_dir", "val_dir"):
             if getattr(options, name):

@@ -1,6 +1,7 @@
 """A run from its options: what `train.py` does, once it knows what is wanted."""
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from . import UserError, __version__, storage
 from .data import DataIterator, Dataset, Digits, EvaluationTransform, FolderDataset, TrainTransform, evaluation_batches
 from .engine import Evaluation, TrainingState, checkpoint, evaluate, recalibrate_batch_norm, train
 from .network import ShuffleNetV2
-from .options import Options, OptionsError, flag, recipe_of, to_yaml
+from .options import REFERENCE_BATCH_SIZE, Options, OptionsError, default_learning_rate, flag, recipe_of, to_yaml
 from .recipe import linear_decay, parameter_groups
 from .report import Journal
 from .weights import Preprocessing, Weights, WeightsError, model_record, read_weights
@@ -98,27 +99,25 @@ def run_training(options: Options) -> None:
             workers=options.workers,
             pin_memory=devices.pin_memory,
         )
-        journal.start(state.iteration, options.total_iters)
-        last = options.total_iters
-        train(
-            model,
-            state,
-            batches,
-            nn.CrossEntropyLoss(label_smoothing=options.label_smooth),
-            total_iters=last,
-            seed=options.seed,
-            journal=journal,
-            display_interval=options.display_interval,
-            # Validation first: a kill in the middle of one repeats it, and no TEST line is missing.
-            events=[(options.val_interval, validate), (options.save_interval, save)],
-        )
-        if last % options.save_interval:
-            save()
-
-        count = max(1, min(len(train_set), RECALIBRATION_IMAGES) // options.batch_size)
-        journal.say(f"recalibrating batch norm over {count} batches")
-        recalibrate_batch_norm(model, (next(batches)[0] for _ in range(count)))
-        batches.close()
+        with closing(batches):
+            journal.start(state.iteration, options.total_iters)
+            train(
+                model,
+                state,
+                batches,
+                nn.CrossEntropyLoss(label_smoothing=options.label_smooth),
+                total_iters=options.total_iters,
+                seed=options.seed,
+                journal=journal,
+                display_interval=options.display_interval,
+                # Validation first: a kill in the middle of one repeats it, and no TEST line is missing.
+                events=[(options.val_interval, validate), (options.save_interval, save)],
+            )
+            if options.total_iters % options.save_interval:
+                save()
+            count = max(1, min(len(train_set), RECALIBRATION_IMAGES) // options.batch_size)
+            journal.say(f"recalibrating batch norm over {count} batches")
+            recalibrate_batch_norm(model, (next(batches)[0] for _ in range(count)))
         evaluation = validate()
         save("bnps-")
         accuracy = evaluation and {
@@ -193,8 +192,8 @@ def describe(
     journal.say(f"ShuffleNetV2 {options.model_size} at {side} x {side} pixels\n{table}")
     validation = f"validated on {len(val_set):,}" if val_set else "without validation (no --val-dir)"
     journal.say(f"{len(train_set):,} images in {len(train_set.class_names)} classes, {validation}; training on {devices}")
-    if "learning_rate" not in options.given:
-        journal.say(f"learning rate {options.learning_rate:g}, which is 0.5 x batch size {options.batch_size} / 1024")
+    if options.learning_rate == default_learning_rate(options.batch_size) and options.batch_size != REFERENCE_BATCH_SIZE:
+        journal.say(f"learning rate {options.learning_rate:g}: 0.5 x batch size {options.batch_size} / {REFERENCE_BATCH_SIZE}")
 
 
 def report_evaluation(

@@ -95,7 +95,7 @@ def read(path: Path, *, must_be_ours: bool = False) -> Any:
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and "Unsupported" in str(error):
+        if "GLOBAL" in str(error):  # so torch names what a pickle would have called
             raise DamagedFileError(f"{path} holds more than tensors and plain values, and is not loaded") from error
         raise DamagedFileError(f"{path} is not a file of weights") from error
     except Exception as error:  # torch's reader raises nearly anything on bytes that are not its own

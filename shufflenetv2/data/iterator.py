@@ -168,10 +168,11 @@ class _ThreadedBatches:
         self._taken = 0  # batches handed out
         self._pending: dict[int, _Batch] = {}
         self._closed = False
-        lock = threading.Lock()
+        lock = threading.RLock()  # a garbage collection inside a worker may call close()
         self._room, self._ready = threading.Condition(lock), threading.Condition(lock)
-        for number in range(workers):
-            threading.Thread(target=self._work, name=f"loader-{number}", daemon=True).start()
+        self._threads = [threading.Thread(target=self._work, name=f"loader-{n}", daemon=True) for n in range(workers)]
+        for thread in self._threads:
+            thread.start()
 
     def next(self) -> tuple[Tensor, Tensor]:
         with self._ready:
@@ -194,6 +195,10 @@ class _ThreadedBatches:
             self._closed = True
             self._room.notify_all()
             self._ready.notify_all()
+        if threading.current_thread() not in self._threads:
+            # An interpreter that exits under a thread inside OpenCV aborts; each is done with its image in a moment.
+            for thread in self._threads:
+                thread.join()
 
     def _work(self) -> None:
         while (claim := self._claim()) is not None:

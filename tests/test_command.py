@@ -1,0 +1,224 @@
+"""The command as its users run it: processes, files, exit statuses."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from shufflenetv2 import ShuffleNetV2, load_model
+from tests.conftest import ROOT, SHORT, Train, photograph, same_tensors
+
+TRAIN_LINE = re.compile(
+    r"TRAIN Iter (\d+): lr = [\d.]+,\tloss = [\d.]+,\tTop-1 err = [\d.]+,\tTop-5 err = [\d.]+,"
+    r"\tdata_time = [\d.]+,\ttrain_time = [\d.]+$",
+    re.M,
+)
+TEST_LINE = re.compile(
+    r"TEST Iter (\d+): loss = ([\d.]+),\tTop-1 err = ([\d.]+),\tTop-5 err = ([\d.]+),\tval_time = [\d.]+$", re.M
+)
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    state_dict: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state_dict
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_run_trains_validates_recalibrates_and_saves(train: Train, tmp_path: Path) -> None:
+    done = train(*SHORT)
+    assert done.returncode == 0, done.stderr
+    assert TRAIN_LINE.findall(done.stdout) == ["3", "6", "9", "12"]
+    assert [line[0] for line in TEST_LINE.findall(done.stdout)] == ["6", "12", "12"]
+    assert "Total params: 352,032" in done.stdout
+    assert "it/s" not in done.stdout + done.stderr  # no bar where there is no terminal
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
+        "bnps-checkpoint-000012.pth.tar", "checkpoint-000004.pth.tar", "checkpoint-000008.pth.tar",
+        "checkpoint-000012.pth.tar", "model.pkl",
+    ]  # fmt: skip
+    log = (tmp_path / "logs/models/train.log").read_text()
+    assert TRAIN_LINE.findall(log) == ["3", "6", "9", "12"]
+    assert (tmp_path / "logs/models/options.yaml").exists()
+
+    # Recalibration changed the statistics and nothing else, and its result is the model.
+    raw, recalibrated = (read(tmp_path / f"models/{tag}checkpoint-000012.pth.tar") for tag in ("", "bnps-"))
+    changed = {name for name in raw if not torch.equal(raw[name], recalibrated[name])}
+    assert changed == {name for name in raw if "running" in name or "num_batches" in name}
+    assert same_tensors(read(tmp_path / "models/model.pkl"), recalibrated)
+    assert not any(name.startswith("module.") for name in raw)
+
+    content = torch.load(tmp_path / "models/model.pkl", weights_only=True)
+    assert content["model_size"] == "0.5x"
+    assert content["class_names"] == [str(digit) for digit in range(10)]
+    assert content["preprocessing"]["input_size"] == 32
+    assert content["accuracy"]["top1"] == pytest.approx(1 - float(TEST_LINE.findall(done.stdout)[-1][2]), abs=1e-6)
+    assert load_model(tmp_path / "models/model.pkl")(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+    # Evaluating prints the same figures.
+    evaluated = train(*SHORT[:2], "--eval", "--eval-resume", "models/model.pkl", "--device", "cpu")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert [line[:4] for line in TEST_LINE.findall(evaluated.stdout)] == [TEST_LINE.findall(done.stdout)[-1][:4]]
+
+    # Running a finished command again says so and changes nothing.
+    before = tree(tmp_path / "models")
+    again = train(*SHORT)
+    assert (again.returncode, "this run is finished" in again.stdout) == (0, True)
+    assert tree(tmp_path / "models") == before
+
+    # Another recipe in the same folder is refused.
+    other = train(*SHORT, "--total-iters", "14", "--momentum", "0.8")
+    assert other.returncode == 2
+    assert "--total-iters was 12 and is 14; --momentum was 0.9 and is 0.8" in other.stderr
+    assert other.stderr.count("\n") == 1
+    assert tree(tmp_path / "models") == before
+
+    # Unless the user wants to start over; nothing is lost then either.
+    anew = train(*SHORT, "--total-iters", "2", "--no-auto-continue")
+    assert anew.returncode == 0, anew.stderr
+    assert tree(tmp_path / "models/previous-1") == before
+    assert (tmp_path / "models/checkpoint-000002.pth.tar").exists()
+    assert not (tmp_path / "models/checkpoint-000012.pth.tar").exists()
+
+
+def test_the_same_command_gives_the_same_bits_with_one_worker_or_three(train: Train, tmp_path: Path) -> None:
+    for name, workers in (("one", "1"), ("again", "1"), ("three", "3")):
+        done = train(*SHORT, "--save", name, "--workers", workers)
+        assert done.returncode == 0, done.stderr
+    one, again, three = (read(tmp_path / name / "model.pkl") for name in ("one", "again", "three"))
+    assert same_tensors(one, again)
+    assert same_tensors(one, three)
+
+
+def test_a_run_goes_on_from_its_newest_good_checkpoint_to_the_same_bits(train: Train, tmp_path: Path) -> None:
+    whole = train(*SHORT, "--save", "whole")
+    assert whole.returncode == 0, whole.stderr
+    # What a kill at iteration 9 and a bad disk leave behind: checkpoints 4 and 8, the second one damaged.
+    (tmp_path / "cut").mkdir()
+    for iteration in (4, 8):
+        name = f"checkpoint-{iteration:06}.pth.tar"
+        content = (tmp_path / "whole" / name).read_bytes()
+        (tmp_path / "cut" / name).write_bytes(content if iteration == 4 else content[:5000] + b"?" + content[5001:])
+    resumed = train(*SHORT, "--save", "cut", "--workers", "3")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from cut/checkpoint-000004.pth.tar" in resumed.stdout
+    assert "checkpoint-000008.pth.tar is damaged" in resumed.stdout
+    assert same_tensors(read(tmp_path / "cut/model.pkl"), read(tmp_path / "whole/model.pkl"))
+    # The figures gathered between two TRAIN lines are part of the checkpoint (4 is between 3 and 6).
+    lines = {match.group(1): match.group(0).split("data_time")[0] for match in TRAIN_LINE.finditer(whole.stdout)}
+    for match in TRAIN_LINE.finditer(resumed.stdout):
+        assert match.group(0).split("data_time")[0] == lines[match.group(1)]
+
+
+def test_a_folder_of_photographs_is_trained_on_and_evaluated(train: Train, tmp_path: Path, photographs: Path) -> None:
+    small = ["--input-size", "64", "--batch-size", "8", "--device", "cpu"]
+    done = train(
+        "--train-dir", photographs, "--val-dir", photographs, "--model-size", "0.5x", *small,
+        "--total-iters", "6", "--display-interval", "2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert TRAIN_LINE.findall(done.stdout) == ["2", "4", "6"]
+    assert "learning rate 0.00390625: 0.5 x batch size 8 / 1024" in done.stdout
+    trained = TEST_LINE.findall(done.stdout)[-1]
+    evaluated = train("--eval", "--eval-resume", "models/model.pkl", "--val-dir", photographs, "--val-batch-size", "5")
+    assert evaluated.returncode == 0, evaluated.stderr
+    line = TEST_LINE.findall(evaluated.stdout)[0]
+    assert line[2:4] == trained[2:4]
+    assert float(line[1]) == pytest.approx(float(trained[1]), abs=1e-4)  # batches of another size round otherwise
+
+
+def test_weights_of_the_original_are_evaluated(train: Train, tmp_path: Path, photographs: Path) -> None:
+    network = ShuffleNetV2(n_class=3, model_size="0.5x")
+    torch.save({"state_dict": {f"module.{name}": value for name, value in network.state_dict().items()}}, tmp_path / "net.mdl")
+    done = train("--eval", "--eval-resume", "net.mdl", "--model-size", "0.5x", "--val-dir", photographs)
+    assert done.returncode == 0, done.stderr
+    assert [line[0] for line in TEST_LINE.findall(done.stdout)] == ["0"]
+
+    wrong_size = train("--eval", "--eval-resume", "net.mdl", "--model-size", "1.0x", "--val-dir", photographs)
+    assert wrong_size.returncode == 2
+    assert "net.mdl holds a 0.5x model, and --model-size says 1.0x" in wrong_size.stderr
+
+    torch.save(ShuffleNetV2(n_class=4, model_size="0.5x").state_dict(), tmp_path / "four.pkl")
+    wrong_classes = train("--eval", "--eval-resume", "four.pkl", "--val-dir", photographs)
+    assert wrong_classes.returncode == 2
+    assert "four.pkl knows 4 classes" in wrong_classes.stderr
+    assert wrong_classes.stderr.count("\n") == 1
+
+
+def test_wrong_use_gets_one_line_and_status_2(train: Train, tmp_path: Path, photographs: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bare" / "cat").mkdir(parents=True)
+    (tmp_path / "flat").mkdir()
+    photograph(40, 40, seed=0).save(tmp_path / "flat" / "1.jpg")
+    (tmp_path / "bad.pkl").write_bytes(b"no weights")
+    (tmp_path / "bad.yaml").write_text("batchsize: 3")
+    for arguments, part in (
+        ([], "--config configs/digits.yaml"),
+        (["--train-dir", "absent"], "absent is not a folder"),
+        (["--train-dir", "empty"], "empty holds no class folders"),
+        (["--train-dir", "flat"], "flat holds no class folders"),
+        (["--train-dir", "bare"], "bare/cat holds no images"),
+        (["--train-dir", photographs, "--val-dir", "empty"], "empty holds no class folders"),
+        (["--eval", "--eval-resume", "bad.pkl", "--val-dir", photographs], "bad.pkl is not a file of weights"),
+        (["--eval", "--eval-resume", "absent.pkl", "--val-dir", photographs], "absent.pkl cannot be read: No such file"),
+        (["--train-dir", photographs, "--batch-size", "-1"], "--batch-size -1"),
+        (["--train-dir", photographs, "--device", "cuda:77"], "--device cuda:77"),
+        (["--config", "bad.yaml"], "did you mean batch-size?"),
+    ):
+        done = train(*arguments)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), (arguments, done.stderr)
+        assert done.stderr.startswith("train.py: error: ")
+        assert part in done.stderr
+    assert "Traceback" in train("--train-dir", "absent", "--debug").stderr
+
+
+def test_an_unreadable_image_ends_the_run_by_name_with_status_1(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "data/cat/good.png")
+    (tmp_path / "data/cat/bad.jpg").write_bytes(b"not a picture")
+    done = train("--train-dir", "data", "--batch-size", "2", "--total-iters", "2", "--input-size", "32", "--device", "cpu")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "data/cat/bad.jpg is not a readable image" in done.stderr
+
+
+def test_help_and_complaints_do_not_wait_for_torch() -> None:
+    program = (
+        "import sys; from shufflenetv2.command import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print({'torch', 'cv2', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_the_package_is_a_command_too() -> None:
+    run = [sys.executable, "-m", "shufflenetv2"]
+    done = subprocess.run([*run, "train", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout.startswith("usage: shufflenetv2 train")) == (0, True)
+    wrong = subprocess.run([*run, "trian"], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "shufflenetv2").rglob("*.py")), ids=lambda path: path.name)
+def test_imports_point_one_way(path: Path) -> None:
+    """model <- weights, data, recipe <- engine <- command line."""
+    layers = {
+        "blocks": 0, "network": 1, "storage": 1, "options": 1, "report": 1, "weights": 2, "data": 2, "recipe": 2,
+        "engine": 3, "run": 4, "command": 5, "__main__": 6,
+    }  # fmt: skip
+    inside = path.relative_to(ROOT / "shufflenetv2").with_suffix("").parts
+    if inside == ("__init__",):
+        return  # loads its three names on demand
+    dots = "." * len(inside)
+    for line in path.read_text().splitlines():
+        match = re.match(rf"\s*from {re.escape(dots)}(\w*) import (.+)", line)
+        if match:
+            imported = [match[1]] if match[1] else [name.strip() for name in match[2].split(" #")[0].split(",")]
+            for name in imported:
+                assert name in ("UserError", "__version__") or layers[name] < layers[inside[0]], line

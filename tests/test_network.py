@@ -1,0 +1,121 @@
+"""The network is the published one."""
+
+import pytest
+import torch
+import torchinfo
+
+from shufflenetv2 import ShuffleNetV2, ShuffleV2Block
+from tests.reference import ReferenceNetwork, ReferenceUnit, smoothed_cross_entropy
+
+PUBLISHED = {  # parameters, mult-adds in millions at 224 pixels
+    "0.5x": (1_365_792, 40.5),
+    "1.0x": (2_278_760, 145.8),
+    "1.5x": (3_506_720, 299.0),
+    "2.0x": (7_402_600, 590.8),
+}
+
+
+def with_random_statistics(module: torch.nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            state = layer.state_dict()
+            for name, low in (("weight", 0.5), ("bias", -0.5), ("running_mean", -0.5), ("running_var", 0.5)):
+                state[name].copy_(torch.rand(state[name].shape, generator=generator) + low)
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_parameters_and_mult_adds_are_the_published_ones(size: str) -> None:
+    network = ShuffleNetV2(model_size=size)
+    parameters, mult_adds = PUBLISHED[size]
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    summary = torchinfo.summary(network, (1, 3, 224, 224), verbose=0, mode="eval", device="cpu")
+    assert round(summary.total_mult_adds / 1e6, 1) == mult_adds
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_the_network_computes_what_the_literal_one_computes(size: str) -> None:
+    network, reference = ShuffleNetV2(n_class=7, model_size=size), ReferenceNetwork(7, size)
+    with_random_statistics(reference, seed=3)
+    network.load_state_dict(reference.state_dict())  # strict: the names are the published ones
+    images = torch.rand(2, 3, 224, 224) * 255
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(images), reference.eval()(images), rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_are_those_of_the_literal_network() -> None:
+    network, reference = ShuffleNetV2(64, 7, "0.5x"), ReferenceNetwork(7, "0.5x", 64)
+    network.load_state_dict(reference.state_dict())
+    images, targets = torch.rand(4, 3, 64, 64) * 255, torch.tensor([0, 3, 6, 3])
+    for model in (network, reference):
+        torch.autograd.backward(smoothed_cross_entropy(model(images), targets, 0.1))
+    for (name, ours), theirs in zip(network.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(("inp", "oup", "stride"), [(24, 48, 2), (24, 116, 2), (58, 116, 1)])
+def test_a_unit_is_the_literal_unit(inp: int, oup: int, stride: int) -> None:
+    block, reference = ShuffleV2Block(inp, oup, oup // 2, ksize=3, stride=stride), ReferenceUnit(inp, oup, stride)
+    with_random_statistics(reference, seed=5)
+    block.load_state_dict(reference.state_dict())
+    x = torch.randn(2, inp * 2 if stride == 1 else inp, 15, 14)
+    torch.testing.assert_close(block.eval()(x), reference.eval()(x))
+    assert block(x).shape == (2, oup, *((15, 14) if stride == 1 else (8, 7)))
+
+
+def test_initial_weights_follow_the_original() -> None:
+    network = ShuffleNetV2(model_size="1.0x")
+    network.initialize_weights(torch.Generator().manual_seed(1))
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            expected = 0.01 if name == "first_conv.0" else 1 / module.weight.shape[1]
+            assert module.weight.std().item() == pytest.approx(expected, rel=0.25)
+            assert module.bias is None
+        elif isinstance(module, torch.nn.BatchNorm2d):
+            assert (module.weight == 1).all()
+            assert torch.equal(module.bias, torch.full_like(module.bias, 0.0001))
+    names = network.state_dict()
+    assert names["classifier.0.weight"].std().item() == pytest.approx(0.01, rel=0.05)
+    assert "classifier.0.bias" not in names
+
+
+def test_initial_weights_are_a_function_of_the_generator() -> None:
+    networks = [ShuffleNetV2(32, 10, "0.5x") for _ in range(2)]
+    for network in networks:
+        torch.rand(3)  # whatever the global generator is up to
+        network.initialize_weights(torch.Generator().manual_seed(7))
+    first, second = (network.state_dict() for network in networks)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (33, 47), (224, 224), (64, 300)])
+def test_any_image_of_at_least_32_pixels_is_taken(shape: tuple[int, int]) -> None:
+    assert ShuffleNetV2(n_class=5, model_size="0.5x").eval()(torch.zeros(2, 3, *shape)).shape == (2, 5)
+
+
+def test_bytes_and_floats_give_the_same_logits() -> None:
+    network = ShuffleNetV2(32, 5, "0.5x").eval()
+    interleaved = torch.randint(0, 256, (3, 40, 40, 3), dtype=torch.uint8)
+    images = interleaved.permute(0, 3, 1, 2)  # as the loader hands them over
+    assert torch.equal(network(images), network(images.contiguous().float()))
+
+
+def test_mean_and_std_are_applied_by_the_network_and_stay_out_of_its_names() -> None:
+    plain = ShuffleNetV2(32, 5, "0.5x").eval()
+    mean, std = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
+    normalizing = ShuffleNetV2(32, 5, "0.5x", mean=mean, std=std).eval()
+    normalizing.load_state_dict(plain.state_dict())
+    images = torch.rand(2, 3, 32, 32) * 255
+    by_hand = (images - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    torch.testing.assert_close(normalizing(images), plain(by_hand))
+    assert not torch.allclose(normalizing(images), plain(images))
+
+
+def test_dropout_is_in_the_largest_size_alone() -> None:
+    assert [ShuffleNetV2(model_size=size).dropout.p for size in PUBLISHED] == [0, 0, 0, 0.2]
+
+
+@pytest.mark.parametrize("wrong", [{"model_size": "3.0x"}, {"input_size": 31}, {"n_class": 0}])
+def test_nonsense_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=str(next(iter(wrong)))):
+        ShuffleNetV2(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,145 @@
+"""A file is complete or absent, a damaged one is noticed, and nothing in it is executed."""
+
+import os
+import random
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+
+from shufflenetv2 import ShuffleNetV2, load_model, storage
+from shufflenetv2.engine import checkpoint
+from shufflenetv2.weights import Preprocessing, WeightsError, model_record, read_weights
+from tests.conftest import same_tensors
+
+
+@pytest.fixture
+def network() -> ShuffleNetV2:
+    return ShuffleNetV2(32, 10, "0.5x")
+
+
+def test_what_is_written_can_be_read_here_and_by_torch_alone(tmp_path: Path, network: ShuffleNetV2) -> None:
+    path = tmp_path / "file.pth"
+    storage.write(path, {"state_dict": network.state_dict(), "iteration": 3})
+    for content in (storage.read(path, must_be_ours=True), torch.load(path, weights_only=True)):
+        assert content["iteration"] == 3
+        assert same_tensors(content["state_dict"], network.state_dict())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.pth"]
+
+
+def test_any_cut_and_any_flipped_bit_is_noticed(tmp_path: Path, network: ShuffleNetV2) -> None:
+    path = tmp_path / "file.pth"
+    storage.write(path, {"state_dict": network.state_dict()})
+    whole = path.read_bytes()
+    chance = random.Random(5)
+    for offset in chance.sample(range(len(whole)), 40):
+        path.write_bytes(whole[:offset])
+        with pytest.raises(storage.DamagedFileError):
+            storage.read(path, must_be_ours=True)
+        flipped = bytearray(whole)
+        flipped[offset] ^= 1 << chance.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(storage.DamagedFileError):
+            storage.read(path, must_be_ours=True)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    """With a real limit on the size of files, in a process of its own."""
+    path = tmp_path / "file.pth"
+    storage.write(path, {"a": torch.ones(3)})
+    before = path.read_bytes()
+    program = (
+        "import resource, signal, sys, torch; from pathlib import Path; from shufflenetv2 import storage\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try: storage.write(Path(sys.argv[1]), {'a': torch.ones(100_000)})\n"
+        "except storage.NotWrittenError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, timeout=100)
+    assert "cannot be written: File too large; what was saved before is untouched" in done.stdout
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.pth"]
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("touch executed",)
+
+
+def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Malicious()}, "bad.pth")
+    with pytest.raises(storage.DamagedFileError, match="more than tensors"):
+        storage.read(Path("bad.pth"))
+    assert not Path("executed").exists()
+
+
+def test_the_newest_good_checkpoint_is_found_and_the_damaged_ones_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    for iteration in (2, 10, 1_000_000):
+        storage.write(checkpoint.path_of(tmp_path, iteration), {"iteration": iteration})
+    storage.write(checkpoint.path_of(tmp_path, 10, "bnps-"), {"iteration": 99})
+    assert (tmp_path / "checkpoint-000010.pth.tar").exists()
+    (tmp_path / "checkpoint-1000000.pth.tar").write_bytes(b"")
+    torch.save({"iteration": 77}, tmp_path / "checkpoint-000500.pth.tar")  # somebody else's
+    found = checkpoint.read_newest(tmp_path)
+    assert found is not None
+    assert found[1]["iteration"] == 10
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert "checkpoint-1000000.pth.tar is empty" in messages[0]
+    assert "checkpoint-000500.pth.tar" in messages[1]
+
+
+# ---- weights
+
+
+def test_our_file_knows_everything_about_its_model(tmp_path: Path) -> None:
+    network = ShuffleNetV2(64, 3, "1.0x", mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0)).eval()
+    preprocessing = Preprocessing(64, 73, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    record = model_record(network, class_names=["a", "b", "c"], preprocessing=preprocessing, iteration=5)
+    storage.write(tmp_path / "model.pkl", record)
+    weights = read_weights(tmp_path / "model.pkl")
+    assert (weights.model_size, weights.n_class, weights.class_names, weights.iteration) == ("1.0x", 3, ["a", "b", "c"], 5)
+    assert weights.preprocessing == preprocessing
+    images = torch.rand(2, 3, 64, 64) * 255
+    loaded = load_model(tmp_path / "model.pkl")
+    assert not loaded.training
+    assert torch.equal(loaded(images), network(images))
+
+
+@pytest.mark.parametrize("name", ["net.pkl", "net.pth.tar", "net.mdl"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_weights_the_original_wrote_are_read(tmp_path: Path, name: str, prefix: str, wrapped: bool, zipped: bool) -> None:
+    network = ShuffleNetV2(n_class=12, model_size="0.5x")
+    state_dict = OrderedDict((prefix + key, value) for key, value in network.state_dict().items())
+    torch.save({"state_dict": state_dict} if wrapped else state_dict, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    weights = read_weights(tmp_path / name)
+    assert (weights.model_size, weights.n_class, weights.class_names) == ("0.5x", 12, None)
+    assert same_tensors(weights.network().state_dict(), network.state_dict())
+
+
+def test_weights_that_cannot_be_used_are_refused_with_the_reason(tmp_path: Path, network: ShuffleNetV2) -> None:
+    path = tmp_path / "weights.pkl"
+    with pytest.raises(WeightsError, match="No such file"):
+        read_weights(path)
+    path.write_bytes(b"no weights at all")
+    with pytest.raises(WeightsError, match="is not a file of weights"):
+        read_weights(path)
+    torch.save([1, 2, 3], path)
+    with pytest.raises(WeightsError, match="holds a list"):
+        read_weights(path)
+    torch.save({"layer.weight": torch.ones(3)}, path)
+    with pytest.raises(WeightsError, match="does not hold weights of a ShuffleNetV2"):
+        read_weights(path)
+    incomplete = network.state_dict()
+    del incomplete["features.3.branch_main.0.weight"]
+    torch.save(incomplete, path)
+    with pytest.raises(WeightsError, match=r"does not fit .* 1 tensors .* features\.3\.branch_main\.0\.weight first"):
+        read_weights(path).network()
