@@ -17,6 +17,7 @@ from shufflenetv2.data import (
     DataIterator,
     Dataset,
     DatasetError,
+    DecodedImage,
     Digits,
     EvaluationTransform,
     FolderDataset,
@@ -25,8 +26,8 @@ from shufflenetv2.data import (
     evaluation_batches,
     generator,
 )
-from shufflenetv2.data.images import _read_with_pillow, read_image
-from shufflenetv2.data.iterator import SampleOrder
+from shufflenetv2.data.images import SequentialJpeg, decode_with_pillow, open_image, read_image
+from shufflenetv2.data.iterator import SampleOrder, Streams
 from shufflenetv2.data.transforms import CenterCrop, OpencvResize, ToBGRTensor
 from tests.conftest import photograph
 
@@ -104,7 +105,7 @@ def test_sixteen_bits_are_not_clipped_where_pillow_reads_them(tmp_path: Path) ->
     grey = np.linspace(0, 65535, 48, dtype=np.uint16).reshape(6, 8)
     buffer = io.BytesIO()
     Image.fromarray(grey).save(buffer, "PNG")
-    image = _read_with_pillow("name", np.frombuffer(buffer.getvalue(), np.uint8))
+    image = decode_with_pillow("name", buffer.getvalue())
     assert np.array_equal(image, (grey >> 8)[:, :, None].repeat(3, 2))
 
 
@@ -121,6 +122,42 @@ def test_a_truncated_jpeg_is_named_rather_than_trained_on(tmp_path: Path) -> Non
     (tmp_path / "cut.jpg").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
     with pytest.raises(ImageError, match=r"cut\.jpg"):
         read_image(tmp_path / "cut.jpg")
+
+
+@pytest.mark.parametrize("sampling", [0x111111, 0x211111, 0x221111, 0x121111, 0x411111, None])
+@pytest.mark.parametrize("extra", [[], [cv2.IMWRITE_JPEG_RST_INTERVAL, 3], [cv2.IMWRITE_JPEG_OPTIMIZE, 1]])
+def test_a_jpeg_decoded_in_part_has_the_pixels_of_the_whole(tmp_path: Path, sampling: int | None, extra: list[int]) -> None:
+    """For every subsampling of the colours, and for grey."""
+    path = tmp_path / "image.jpg"
+    for width, height in ((97, 61), (200, 133), (64, 64), (17, 130)):
+        image = np.asarray(photograph(width, height, seed=height))
+        colour = [] if sampling is None else [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+        cv2.imwrite(str(path), image[:, :, 0] if sampling is None else image, [*colour, *extra])
+        whole = np.asarray(Image.open(path).convert("RGB"))[:, :, ::-1]
+        opened = open_image(path)
+        assert isinstance(opened, SequentialJpeg)
+        assert (opened.height, opened.width) == (height, width)
+        for end in (1, 7, 16, 33, height - 1, height):
+            assert np.array_equal(opened.rows(end)[:end], whole[:end])
+        assert opened.rows(1).shape[0] < height  # and it did stop early
+
+
+def test_decoding_in_part_says_nothing(photographs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for path in photographs.rglob("*.jpg"):
+        open_image(path).rows(5)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_progressive_jpeg_is_decoded_whole(tmp_path: Path) -> None:
+    photograph(50, 40, seed=1).save(tmp_path / "image.jpg", progressive=True)
+    assert isinstance(open_image(tmp_path / "image.jpg"), DecodedImage)
+
+
+def test_an_image_that_was_read_is_not_overwritten_by_the_next(photographs: Path) -> None:
+    first = read_image(photographs / "cat/0.jpg")
+    copy = first.copy()
+    read_image(photographs / "cat/1.jpg")
+    assert np.array_equal(first, copy)
 
 
 # ---- folders
@@ -147,7 +184,7 @@ def test_a_validation_folder_is_labelled_by_the_classes_of_the_model(photographs
 def test_the_digits_are_all_there_and_split_once() -> None:
     train, val = Digits("train"), Digits("val")
     assert (len(train), len(val)) == (1438, 359)
-    assert train.image(0).shape == (8, 8, 3)
+    assert train.image(0).rows(8).shape == (8, 8, 3)
     assert train.images.max() == 255
     every = {image.tobytes() for image in train.images} | {image.tobytes() for image in val.images}
     assert len(every) == 1797  # no digit twice, none in both
@@ -158,7 +195,7 @@ def test_the_digits_are_all_there_and_split_once() -> None:
 
 def test_crops_are_drawn_as_torchvision_draws_them() -> None:
     torch.manual_seed(0)
-    transform, rng = TrainTransform(), generator(0, 99)
+    transform, rng = TrainTransform(), generator(0, 99, 0)
     ours, theirs = [], []
     for _ in range(4000):
         top, left, height, width = transform.draw_crop(375, 500, rng)
@@ -175,8 +212,8 @@ def test_crops_are_drawn_as_torchvision_draws_them() -> None:
 
 
 def test_an_image_too_narrow_for_any_crop_gives_its_centre() -> None:
-    assert TrainTransform().draw_crop(1000, 10, generator(0, 99)) == (493, 0, 13, 10)
-    assert TrainTransform().draw_crop(10, 1000, generator(0, 99)) == (0, 493, 10, 13)
+    assert TrainTransform().draw_crop(1000, 10, generator(0, 99, 0)) == (493, 0, 13, 10)
+    assert TrainTransform().draw_crop(10, 1000, generator(0, 99, 0)) == (0, 493, 10, 13)
 
 
 def test_the_jitter_matrix_is_the_three_steps_one_after_another() -> None:
@@ -186,9 +223,9 @@ def test_the_jitter_matrix_is_the_three_steps_one_after_another() -> None:
     transform = TrainTransform(color_jitter=(0.4, 0.3, 0.2))
     seen = set()
     for trial in range(60):
-        matrix = transform.draw_jitter(pixels.mean((0, 1)), generator(trial, 99))
+        matrix = transform.draw_jitter(pixels.mean((0, 1)), generator(trial, 99, 0))
         # The same draws, in the same order.
-        rng = generator(trial, 99)
+        rng = generator(trial, 99, 0)
         factors = [1 - s + 2 * s * rng.random() for s in (0.4, 0.3, 0.2)]
         order = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)][int(rng.random() * 6)]
         seen.add(order)
@@ -209,8 +246,8 @@ def test_the_flip_mirrors_and_nothing_else() -> None:
     image = np.asarray(photograph(40, 40, seed=5))
     kept, mirrored = (np.empty((40, 40, 3), np.uint8) for _ in range(2))
     whole = {"size": 40, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "color_jitter": (0.0, 0.0, 0.0)}
-    TrainTransform(**whole, hflip=0.0)(image, kept, generator(0, 99))  # type: ignore[arg-type]
-    TrainTransform(**whole, hflip=1.0)(image, mirrored, generator(0, 99))  # type: ignore[arg-type]
+    TrainTransform(**whole, hflip=0.0)(DecodedImage(image), kept, generator(0, 99, 0))  # type: ignore[arg-type]
+    TrainTransform(**whole, hflip=1.0)(DecodedImage(image), mirrored, generator(0, 99, 0))  # type: ignore[arg-type]
     assert np.array_equal(kept, image)
     assert np.array_equal(mirrored, image[:, ::-1])
 
@@ -220,7 +257,7 @@ def test_the_flip_mirrors_and_nothing_else() -> None:
 def test_the_pixels_land_in_the_batch_itself(jitter: float, hflip: float) -> None:
     batch = np.zeros((3, 32, 32, 3), np.uint8)
     TrainTransform(size=32, color_jitter=(jitter,) * 3, hflip=hflip)(
-        np.full((50, 60, 3), 200, np.uint8), batch[1], generator(0, 99)
+        DecodedImage(np.full((50, 60, 3), 200, np.uint8)), batch[1], generator(0, 99, 0)
     )
     assert batch[1].min() > 0
     assert not batch[0].any()
@@ -239,9 +276,18 @@ def test_an_epoch_has_every_sample_once_and_no_two_epochs_are_alike() -> None:
 
 
 def test_streams_of_different_purpose_seed_or_index_differ() -> None:
-    draws = {generator(*key).random() for key in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (0, 1, 3), (0, 1, 2, 1), (0, 1))}
-    assert len(draws) == 6
+    draws = {generator(*key).random() for key in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (0, 1, 3))}
+    assert len(draws) == 4
     assert generator(5, 1, 2).random() == generator(5, 1, 2).random()
+
+
+def test_a_generator_that_is_turned_to_a_stream_draws_what_a_new_one_draws() -> None:
+    streams = Streams(5, 2)
+    for index in (0, 2**40, 7, 7):
+        rng, new = streams(index), generator(5, 2, index)
+        assert rng.random(7).tolist() == new.random(7).tolist()
+        assert rng.integers(10) == new.integers(10)  # half a word stays behind, which the next stream must not see
+        assert (rng.random(), rng.integers(1 << 20)) == (new.random(), new.integers(1 << 20))
 
 
 @pytest.mark.parametrize("workers", [1, 3, 8])

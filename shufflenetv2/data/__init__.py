@@ -4,6 +4,7 @@ from .datasets import Dataset as Dataset
 from .datasets import DatasetError as DatasetError
 from .datasets import Digits as Digits
 from .datasets import FolderDataset as FolderDataset
+from .images import DecodedImage as DecodedImage
 from .images import ImageError as ImageError
 from .iterator import DataIterator as DataIterator
 from .iterator import evaluation_batches as evaluation_batches

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from .. import UserError
-from .images import IMAGE_SUFFIXES, read_image
+from .images import IMAGE_SUFFIXES, DecodedImage, Image, open_image
 
 
 class DatasetError(UserError):
@@ -24,8 +24,8 @@ class Dataset(Protocol):
     def name(self, index: int) -> str:
         """What to call a sample in a message."""
 
-    def image(self, index: int) -> np.ndarray:
-        """The sample's image, uint8 (H, W, 3), BGR."""
+    def image(self, index: int) -> Image:
+        """The sample's image."""
 
     def __len__(self) -> int: ...
 
@@ -69,8 +69,8 @@ class FolderDataset:
     def name(self, index: int) -> str:
         return self.paths[index]
 
-    def image(self, index: int) -> np.ndarray:
-        return read_image(self.folder / self.paths[index])
+    def image(self, index: int) -> Image:
+        return open_image(os.path.join(self.folder, self.paths[index]))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -111,8 +111,8 @@ class Digits:
     def name(self, index: int) -> str:
         return f"digits/{self.split}/{index}"
 
-    def image(self, index: int) -> np.ndarray:
-        return np.repeat(self.images[index][:, :, None], 3, axis=2)
+    def image(self, index: int) -> Image:
+        return DecodedImage(np.repeat(self.images[index][:, :, None], 3, axis=2))
 
     def __len__(self) -> int:
         return len(self.images)

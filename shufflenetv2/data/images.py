@@ -1,11 +1,21 @@
-"""Decoding: any image file to three channels of bytes, blue first."""
+"""Decoding: any image file to three channels of bytes, blue first.
 
+Decoding is most of what a training image costs, so it is done no further than needed. A crop that
+ends at row 300 of 500 needs no later rows: a sequential JPEG is told to be shorter than it is, and
+the decoder stops there, with the very same pixels above. And pixels are decoded into memory that
+the thread has used before, since fresh pages cost a quarter of the decoding itself.
+"""
+
+import threading
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
-from PIL import Image
+import PIL.Image
+import simplejpeg
 
 from .. import UserError
 
@@ -16,6 +26,9 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 # Orientation tags are ignored, as Pillow and so the original trainer ignore them.
 READ_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+
+# Colour is interpolated between rows, so the last rows asked for are right only if a few more are decoded.
+ROWS_BELOW = 16
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset({
@@ -31,31 +44,141 @@ class ImageError(UserError):
     status = 1
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """The image in a file as uint8 (H, W, 3), BGR.
+class Image(Protocol):
+    """An image whose size is known before its pixels are needed."""
 
-    Grey, palette, transparent, CMYK and 16-bit images come out alike; transparency is dropped,
-    sixteen bits keep their upper eight. On JPEG the pixels are Pillow's, bit for bit.
+    height: int
+    width: int
+
+    def rows(self, end: int) -> np.ndarray:
+        """At least the rows before `end`, as uint8 (rows, W, 3), BGR. Valid until this thread's next call."""
+
+
+class DecodedImage:
+    """An image that is pixels already, uint8 (H, W, 3), BGR."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+        self.height, self.width = pixels.shape[:2]
+
+    def rows(self, end: int) -> np.ndarray:
+        return self.pixels
+
+
+class SequentialJpeg:
+    """A JPEG that is decoded from the top down, as far as needed."""
+
+    def __init__(self, name: str, encoded: bytes, header: "JpegHeader") -> None:
+        self.name, self.encoded, self._header = name, encoded, header
+        self.height, self.width = header.height, header.width
+
+    def rows(self, end: int) -> np.ndarray:
+        height = min(end + ROWS_BELOW, self.height)
+        shortened = bytearray(self.encoded)
+        at = self._header.height_offset
+        shortened[at : at + 2] = height.to_bytes(2, "big")
+        buffer = _scratch.of_size(height * self.width * 3)
+        try:
+            # Not strict: what is left over after the last row is the point, not an error.
+            pixels: np.ndarray = simplejpeg.decode_jpeg(shortened, "BGR", strict=False, buffer=buffer)
+        except ValueError as error:
+            raise unreadable(self.name) from error
+        return pixels
+
+
+def open_image(path: str | Path) -> Image:
+    """The image in a file. Grey, palette, transparent, CMYK and 16-bit images come out as three channels alike.
+
+    Transparency is dropped, and sixteen bits keep their upper eight. On JPEG the pixels are
+    Pillow's, bit for bit.
 
     Raises:
-        ImageError: for a file that cannot be read, or that neither OpenCV nor Pillow can decode.
+        ImageError: for a file that cannot be read or decoded, now or when its rows are asked for.
     """
     try:
-        encoded = np.fromfile(path, np.uint8)
+        with open(path, "rb", buffering=0) as file:
+            encoded = file.read()
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}") from error
-    image = cv2.imdecode(encoded, READ_FLAGS) if encoded.size else None
+    header = parse_jpeg_header(encoded)
+    # The check at the end is for files that were cut short; OpenCV knows those that only look so.
+    if header is not None and encoded.endswith(b"\xff\xd9"):
+        return SequentialJpeg(str(path), encoded, header)
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), READ_FLAGS) if encoded else None
     # A few formats (PFM) come back without channels.
-    return image if image is not None and image.ndim == 3 else _read_with_pillow(path, encoded)
+    return DecodedImage(pixels if pixels is not None and pixels.ndim == 3 else decode_with_pillow(str(path), encoded))
 
 
-def _read_with_pillow(path: str | Path, encoded: np.ndarray) -> np.ndarray:
+def read_image(path: str | Path) -> np.ndarray:
+    """The whole image in a file as uint8 (H, W, 3), BGR; see `open_image`."""
+    image = open_image(path)
+    return image.rows(image.height).copy()
+
+
+def decode_with_pillow(name: str, encoded: bytes) -> np.ndarray:
+    """What OpenCV does not read, as uint8 (H, W, 3), BGR."""
     try:
-        with Image.open(BytesIO(encoded.tobytes())) as image:
+        with PIL.Image.open(BytesIO(encoded)) as image:
             if image.mode.startswith("I"):  # sixteen bits, which convert() would clip at 255
                 grey = (np.asarray(image) >> 8).astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)
             rgb = np.asarray(image.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise whatever their formats make them raise
-        raise ImageError(f"{path} is not a readable image; remove it or replace it") from error
+        raise unreadable(name) from error
     return np.ascontiguousarray(rgb[:, :, ::-1])
+
+
+def unreadable(name: str) -> ImageError:
+    return ImageError(f"{name} is not a readable image; remove it or replace it")
+
+
+@dataclass(frozen=True)
+class JpegHeader:
+    """What a JPEG says of its size, and the offset of the two bytes that say its height."""
+
+    height: int
+    width: int
+    height_offset: int
+
+
+def parse_jpeg_header(encoded: bytes) -> JpegHeader | None:
+    """The header of a sequential JPEG, grey or in three colours, of eight bits; None for anything else.
+
+    (Segments: ITU-T T.81, B.1 and B.2. A progressive file refines the whole image scan by scan.)
+    """
+    if encoded[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 10 < len(encoded) and encoded[at] == 0xFF:
+        marker = encoded[at + 1]
+        if marker == 0xFF:  # padding
+            at += 1
+        elif marker in (0xC0, 0xC1):
+            precision, components = encoded[at + 4], encoded[at + 9]
+            height, width = (int.from_bytes(encoded[at + i : at + i + 2], "big") for i in (5, 7))
+            if precision == 8 and components in (1, 3) and height and width:
+                return JpegHeader(height, width, at + 5)
+            return None
+        elif marker in _OTHER_FRAMES or marker in (0xD9, 0xDA):
+            return None
+        else:
+            at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
+    return None
+
+
+_OTHER_FRAMES = set(range(0xC2, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+class _Scratch(threading.local):
+    """Memory of a thread that every image is decoded into."""
+
+    def __init__(self) -> None:
+        self._buffer = np.empty(0, np.uint8)
+
+    def of_size(self, size: int) -> np.ndarray:
+        if size > self._buffer.size:
+            self._buffer = np.empty(size, np.uint8)
+        return self._buffer
+
+
+_scratch = _Scratch()

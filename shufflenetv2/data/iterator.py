@@ -24,14 +24,26 @@ ORDER, SAMPLE, DEVICE = 1, 2, 3
 BATCHES_AHEAD = 2
 
 
-def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:
-    """The random stream of (seed, purpose, index), where index is up to three whole numbers.
+def generator(seed: int, purpose: int, index: int) -> np.random.Generator:
+    """The random stream of (seed, purpose, index); counter-based, so any stream is as near as any other."""
+    # The lowest word of the counter counts within the stream.
+    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, index, 0, 0]))
 
-    Counter-based, so any stream is as near as any other.
+
+class Streams(threading.local):
+    """`generator(seed, purpose, index)` for many indices: each thread has one generator, which is turned to the next stream.
+
+    Making one takes longer than all the draws of a sample.
     """
-    counter = np.zeros(4, np.uint64)
-    counter[1 : 1 + len(index)] = index  # the lowest word counts within the stream
-    return np.random.Generator(np.random.Philox(key=np.array([seed, purpose], np.uint64), counter=counter))
+
+    def __init__(self, seed: int, purpose: int) -> None:
+        self._generator = generator(seed, purpose, 0)
+        self._start = self._generator.bit_generator.state
+
+    def __call__(self, index: int) -> np.random.Generator:
+        self._start["state"]["counter"][1] = index
+        self._generator.bit_generator.state = self._start
+        return self._generator
 
 
 class SampleOrder:
@@ -86,11 +98,11 @@ class DataIterator:
         workers: int | None = None,
         pin_memory: bool = False,
     ) -> None:
-        order = SampleOrder(len(dataset), seed)
+        order, streams = SampleOrder(len(dataset), seed), Streams(seed, SAMPLE)
 
         def fill(position: int, out: np.ndarray) -> int:
             index = order(position)
-            transform(dataset.image(index), out, generator(seed, SAMPLE, position))
+            transform(dataset.image(index), out, streams(position))
             return int(dataset.targets[index])
 
         first = start_iteration * batch_size

@@ -6,22 +6,25 @@ evaluation transforms under their own names; `EvaluationTransform` is made of th
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
 import cv2
 import numpy as np
+import PIL.Image
 import torch
-from PIL import Image
+
+from .images import Image
 
 # ITU-R 601, the weights of Pillow's and torchvision's grey, in BGR order
-GREY = np.array([0.114, 0.587, 0.299])
+GREY = (0.114, 0.587, 0.299)
 CROP_ATTEMPTS = 10
 
 
-def as_bgr(image: Image.Image | np.ndarray) -> np.ndarray:
+def as_bgr(image: PIL.Image.Image | np.ndarray) -> np.ndarray:
     """A PIL image or a BGR uint8 array (H, W, 3), as the latter."""
-    if isinstance(image, Image.Image):
+    if isinstance(image, PIL.Image.Image):
         return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
         raise TypeError("an image is a PIL image, or a uint8 array (H, W, 3) in BGR order")
@@ -34,7 +37,7 @@ class OpencvResize:
 
     size: int = 256
 
-    def __call__(self, image: Image.Image | np.ndarray) -> np.ndarray:
+    def __call__(self, image: PIL.Image.Image | np.ndarray) -> np.ndarray:
         image = as_bgr(image)
         height, width = image.shape[:2]
         if height < width:
@@ -55,7 +58,7 @@ class CenterCrop:
 
     size: int = 224
 
-    def __call__(self, image: Image.Image | np.ndarray) -> np.ndarray:
+    def __call__(self, image: PIL.Image.Image | np.ndarray) -> np.ndarray:
         image = as_bgr(image)
         height, width = image.shape[:2]
         if min(height, width) < self.size:
@@ -67,7 +70,7 @@ class CenterCrop:
 class ToBGRTensor:
     """PIL (RGB) or BGR array (H, W, 3) -> float32 tensor (3, H, W), BGR, 0..255."""
 
-    def __call__(self, image: Image.Image | np.ndarray) -> torch.Tensor:
+    def __call__(self, image: PIL.Image.Image | np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(as_bgr(image).transpose(2, 0, 1))).float()
 
 
@@ -78,9 +81,9 @@ class EvaluationTransform:
     size: int = 224
     resize_size: int = 256
 
-    def __call__(self, image: np.ndarray, out: np.ndarray) -> None:
-        """BGR uint8 (H, W, 3) into `out`, uint8 (size, size, 3)."""
-        out[...] = CenterCrop(self.size)(OpencvResize(self.resize_size)(image))
+    def __call__(self, image: Image, out: np.ndarray) -> None:
+        """The image into `out`, uint8 (size, size, 3), BGR."""
+        out[...] = CenterCrop(self.size)(OpencvResize(self.resize_size)(image.rows(image.height)))
 
 
 @dataclass(frozen=True)
@@ -102,19 +105,18 @@ class TrainTransform:
     color_jitter: tuple[float, float, float] = (0.4, 0.4, 0.4)
     hflip: float = 0.5
 
-    def __call__(self, image: np.ndarray, out: np.ndarray, rng: np.random.Generator) -> None:
-        """BGR uint8 (H, W, 3) into `out`, uint8 (size, size, 3), every draw from `rng`."""
-        top, left, height, width = self.draw_crop(image.shape[0], image.shape[1], rng)
+    def __call__(self, image: Image, out: np.ndarray, rng: np.random.Generator) -> None:
+        """The image into `out`, uint8 (size, size, 3), BGR, every draw from `rng`."""
+        top, left, height, width = self.draw_crop(image.height, image.width, rng)
         jitters = any(self.color_jitter)
         flips = rng.random() < self.hflip
-        crop = image[top : top + height, left : left + width]
+        crop = image.rows(top + height)[top : top + height, left : left + width]
         # The last of the steps writes into the batch; the ones before it into memory of their own.
         pixels = cv2.resize(crop, (self.size, self.size), dst=None if flips or jitters else out, interpolation=cv2.INTER_LINEAR)
         if flips:
             pixels = cv2.flip(pixels, 1, dst=None if jitters else out)
         if jitters:
-            matrix = self.draw_jitter(np.array(cv2.mean(pixels)[:3]), rng)
-            cv2.transform(pixels, matrix, dst=out)
+            cv2.transform(pixels, self.draw_jitter(cv2.mean(pixels), rng), dst=out)
 
     def draw_crop(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """(top, left, height, width) of a crop, by torchvision's RandomResizedCrop: ten tries, then the centre."""
@@ -134,26 +136,28 @@ class TrainTransform:
             crop_width = round(height * self.ratio[1])
         return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
-    def draw_jitter(self, mean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def draw_jitter(self, mean: Sequence[float], rng: np.random.Generator) -> np.ndarray:
         """The whole colour jitter as one affine map (3, 4) of BGR pixels.
 
-        Each of the three steps is linear in the pixel and in the image's mean grey, so their
-        composition is one matrix, and the pixels are rounded once. (Pillow rounds and clips
-        after every step.) `mean` is the image's mean colour, BGR.
+        Each of the three steps is linear in the pixel, its own grey and the image's mean grey, so
+        their composition is pixel * own + grey(pixel) * shared + offset, and the pixels are
+        rounded once. (Pillow rounds and clips after every step.) `mean` is the image's mean
+        colour, BGR.
         """
         factors = [max(0.0, 1 - strength) + (min(strength, 1.0) + strength) * rng.random() for strength in self.color_jitter]
-        linear, offset = np.eye(3), np.zeros(3)
+        mean_grey = sum(weight * value for weight, value in zip(GREY, mean, strict=False))
+        own, shared, offset = 1.0, 0.0, 0.0
         for step in _ORDERS[int(rng.random() * len(_ORDERS))]:
             factor = factors[step]
             if step == 0:  # brightness: towards black
-                linear, offset = factor * linear, factor * offset
+                own, shared, offset = factor * own, factor * shared, factor * offset
             elif step == 1:  # contrast: towards the mean grey of the image as it is by now
-                mean_grey = GREY @ (linear @ mean + offset)
-                linear, offset = factor * linear, factor * offset + (1 - factor) * mean_grey
+                offset = factor * offset + (1 - factor) * ((own + shared) * mean_grey + offset)
+                own, shared = factor * own, factor * shared
             else:  # saturation: towards each pixel's own grey
-                saturate = factor * np.eye(3) + (1 - factor) * GREY  # every row is the grey
-                linear, offset = saturate @ linear, saturate @ offset
-        return np.column_stack((linear, offset))
+                own, shared = factor * own, shared + (1 - factor) * own
+        blue, green, red = (shared * weight for weight in GREY)
+        return np.array([[blue + own, green, red, offset], [blue, green + own, red, offset], [blue, green, red + own, offset]])
 
 
 _ORDERS = tuple(permutations(range(3)))

@@ -1,0 +1,267 @@
+"""Images per second of training batches, this loader beside others, on the same photographs and cores.
+
+From JPEG files to batches of random 224-pixel crops in the training process; no network, no GPU. The sides:
+
+  shufflenetv2   DataIterator with TrainTransform's defaults: crop, flip, colour jitter; uint8 out
+  torchvision    the reference's preset (references/classification/presets.py, PIL) in a DataLoader: crop, flip,
+                 normalization, NO colour jitter; float32 out
+  original       the original trainer's PIL pipeline in a DataLoader: crop, flip, colour jitter; float32 out
+  timm           create_loader's defaults (crop, flip, colour jitter), up to the uint8 batches it moves to
+                 the device; left out where timm is not installed
+  decode alone   cv2.imdecode of files already in memory, in threads: the limit for a loader that uses it
+
+W workers are W threads (shufflenetv2, decode alone) or W processes (the others), and with them this process is
+pinned to W cores, which its children inherit: 1 worker is everything on one core. Every measurement starts its
+side afresh, consumes batches until the workers are the bottleneck, then times a fixed number of images. Nothing
+else of the benchmark is alive by then. One repeat measures each side once, in turn; the table has medians.
+It also says how many of the cores other processes held meanwhile: the numbers are only good when that is near 0.
+
+    python benchmarks/photographs.py FOLDER
+    python benchmarks/data_path.py FOLDER [--workers 1 2] [--images 1024] [--repeats 5] [--batch-size 64]
+"""
+
+import argparse
+import datetime
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL
+import torch
+import torchvision
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
+
+SIZE = 224
+USABLE_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+HAS_TIMM = importlib.util.find_spec("timm") is not None
+if HAS_TIMM:
+    import timm
+    from timm.data.loader import create_loader
+
+Batches = Generator[object, None, None]
+Side = Callable[[Path, int, int, int], Batches]  # (folder, workers, batch size, batches) -> that many batches
+
+
+def this_loader(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
+    loader = DataIterator(FolderDataset(folder), TrainTransform(SIZE), batch_size, workers=workers)
+    try:
+        for _ in range(batches):
+            yield loader.next()
+    finally:
+        loader.close()
+
+
+def torchvision_reference(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(SIZE, interpolation=transforms.InterpolationMode.BILINEAR, antialias=True),
+            transforms.RandomHorizontalFlip(0.5),
+            transforms.PILToTensor(),
+            transforms.ConvertImageDtype(torch.float),
+            transforms.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        ]
+    )
+    yield from data_loader(long_dataset(folder, batch_size * batches, transform), workers, batch_size)
+
+
+def original(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(SIZE),
+            transforms.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),
+            transforms.RandomHorizontalFlip(0.5),
+            to_bgr_tensor,
+        ]
+    )
+    yield from data_loader(long_dataset(folder, batch_size * batches, transform), workers, batch_size)
+
+
+def to_bgr_tensor(image: Image.Image) -> torch.Tensor:
+    bgr = np.asarray(image)[:, :, ::-1]
+    return torch.from_numpy(np.ascontiguousarray(bgr.transpose(2, 0, 1))).float()
+
+
+def timm_loader(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
+    dataset = long_dataset(folder, batch_size * batches, None)  # create_loader sets the transform
+    loader = create_loader(
+        dataset, (3, SIZE, SIZE), batch_size, is_training=True, num_workers=workers, device=torch.device("cpu")
+    )
+    yield from loader.loader  # without the part that runs on the device
+
+
+def decode_alone(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
+    encoded = [np.fromfile(path, np.uint8) for path, _ in datasets.ImageFolder(folder).samples]
+
+    def decode(first: int) -> None:
+        for index in range(first, first + batch_size):
+            cv2.imdecode(encoded[index % len(encoded)], cv2.IMREAD_COLOR)
+
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(decode, range(0, batches * batch_size, batch_size))
+
+
+SIDES: dict[str, Side] = {
+    "shufflenetv2": this_loader,
+    "torchvision": torchvision_reference,
+    "original": original,
+    "timm": timm_loader,
+    "decode alone": decode_alone,
+}
+BASE = "torchvision"
+
+
+def long_dataset(folder: Path, length: int, transform: object) -> datasets.ImageFolder:
+    """The images of the folder as often as it takes: no epoch ends, and no loader drains, while the clock runs."""
+    dataset = datasets.ImageFolder(folder, transform)
+    dataset.samples *= -(-length // len(dataset.samples))
+    return dataset
+
+
+def data_loader(dataset: datasets.ImageFolder, workers: int, batch_size: int) -> DataLoader[object]:
+    return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True)
+
+
+def images_per_second(side: Side, folder: Path, workers: int, batch_size: int, images: int) -> float:
+    """The steady rate of one side, started for this and gone afterwards."""
+    warm_up = 4 * workers  # twice what a DataLoader keeps ahead
+    timed = images // batch_size
+    batches = side(folder, workers, batch_size, warm_up + timed + 4 * workers)  # the last ones keep every worker busy
+    for _ in range(warm_up):
+        next(batches)
+    start = time.perf_counter()
+    for _ in range(timed):
+        next(batches)
+    elapsed = time.perf_counter() - start
+    batches.close()  # ends its workers
+    while threading.active_count() > 1:
+        time.sleep(0.01)
+    return timed * batch_size / elapsed
+
+
+def measure(folder: Path, workers: int, batch_size: int, images: int, repeats: int) -> tuple[dict[str, list[float]], float]:
+    """The rates of all sides, and how many of the cores other processes held meanwhile: near 0, or measure again."""
+    cores = USABLE_CORES[:workers]
+    os.sched_setaffinity(0, cores)
+    start, taken_before = time.perf_counter(), seconds_of_others(cores)
+    rates: dict[str, list[float]] = {name: [] for name in SIDES if name != "timm" or HAS_TIMM}
+    for repeat in range(repeats):
+        for name, repeated in rates.items():
+            repeated.append(images_per_second(SIDES[name], folder, workers, batch_size, images))
+        print(f"workers {workers}, repeat {repeat + 1}:", {name: round(rate[-1]) for name, rate in rates.items()}, flush=True)
+    return rates, max(0.0, seconds_of_others(cores) - taken_before) / (time.perf_counter() - start)
+
+
+def seconds_of_others(cores: list[int]) -> float:
+    """Time that these cores have spent on neither idling nor this process and its ended children."""
+    lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
+    counts = {name: [int(count) for count in rest] for name, *rest in lines if name.startswith("cpu")}
+    # user, nice, system, idle, iowait, irq, softirq, steal
+    busy = sum(sum(counts[f"cpu{core}"][:8]) - sum(counts[f"cpu{core}"][3:5]) for core in cores)
+    return busy / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
+
+
+def summary(rates: dict[str, list[float]]) -> dict[str, dict[str, float | list[float]]]:
+    base = statistics.median(rates[BASE])
+    return {
+        name: {
+            "median": round(statistics.median(repeats), 1),
+            "min": round(min(repeats), 1),
+            "max": round(max(repeats), 1),
+            f"ratio to {BASE}": round(statistics.median(repeats) / base, 3),
+            "repeats": [round(rate, 1) for rate in repeats],
+        }
+        for name, repeats in rates.items()
+    }
+
+
+def photographs(folder: Path) -> dict[str, float]:
+    paths = [Path(path) for path, _ in datasets.ImageFolder(folder).samples]
+    sizes = np.array([Image.open(path).size for path in paths])
+    return {
+        "count": len(paths),
+        "mean width": round(float(sizes[:, 0].mean()), 1),
+        "mean height": round(float(sizes[:, 1].mean()), 1),
+        "mean kB": round(sum(path.stat().st_size for path in paths) / len(paths) / 1000, 1),
+    }
+
+
+def machine() -> dict[str, object]:
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
+    return {"cpu": models[0] if models else platform.machine(), "cores": len(USABLE_CORES)}
+
+
+def versions() -> dict[str, str | None]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "cv2": cv2.__version__,
+        "pillow": PIL.__version__,
+        "timm": timm.__version__ if HAS_TIMM else None,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Images per second of training batches, this loader beside others.")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="class folders of images (see photographs.py)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers and of cores")
+    parser.add_argument("--images", type=int, default=1024, help="images per measurement (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements of each side (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/data_path.json")
+    arguments = parser.parse_args()
+    if max(arguments.workers) > len(USABLE_CORES):
+        parser.error(f"{max(arguments.workers)} workers need as many cores to pin them to; {len(USABLE_CORES)} are usable")
+    if not HAS_TIMM:
+        print("timm is not installed; its side is left out")
+    torch.set_num_threads(1)  # here; a DataLoader's workers do it themselves
+
+    images = arguments.images // arguments.batch_size * arguments.batch_size
+    results, cores_lost = {}, {}
+    for workers in arguments.workers:
+        rates, lost = measure(arguments.folder, workers, arguments.batch_size, images, arguments.repeats)
+        results[str(workers)], cores_lost[str(workers)] = summary(rates), round(lost, 3)
+
+    for cores, sides in results.items():
+        print(f"\n{cores} worker(s), pinned to {cores} core(s), {cores_lost[cores]:.2f} of them lost to others; images/s")
+        print(f"{'':14}{'median':>8}{'min':>8}{'max':>8}   ratio to {BASE}")
+        for name, side in sides.items():
+            print(f"{name:14}{side['median']:>8.0f}{side['min']:>8.0f}{side['max']:>8.0f}{side[f'ratio to {BASE}']:>8.2f}")
+    print(f"\n{BASE} does no colour jitter; shufflenetv2, original and timm do. decode alone does nothing else.")
+
+    command = ["python benchmarks/data_path.py FOLDER", "--workers", *map(str, arguments.workers)]
+    command += ["--images", arguments.images, "--repeats", arguments.repeats, "--batch-size", arguments.batch_size]
+    report = {
+        "date": datetime.date.today().isoformat(),
+        "command": " ".join(map(str, command)),
+        "machine": machine(),
+        "versions": versions(),
+        "photographs": photographs(arguments.folder),
+        "images timed per repeat": images,
+        "note": f"images per second by number of workers, which is also the number of cores; {BASE} does no colour jitter, "
+        "shufflenetv2, original and timm do",
+        "cores lost to other processes": cores_lost,
+        "results": results,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
