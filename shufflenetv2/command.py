@@ -31,6 +31,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
             raise
         print(f"{prog}: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        if "--debug" in argv or "out of memory" not in str(error):
+            raise
+        print(f"{prog}: error: the device is out of memory; use a smaller --batch-size or --val-batch-size", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
         return 130

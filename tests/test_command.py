@@ -1,5 +1,8 @@
 """The command as its users run it: processes, files, exit statuses."""
 
+import contextlib
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -11,7 +14,7 @@ import torch
 from PIL import Image
 
 from shufflenetv2 import ShuffleNetV2, load_model
-from tests.conftest import ROOT, SHORT, Train, photograph, same_tensors
+from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, photograph, same_tensors
 
 TRAIN_LINE = re.compile(
     r"TRAIN Iter (\d+): lr = [\d.]+,\tloss = [\d.]+,\tTop-1 err = [\d.]+,\tTop-5 err = [\d.]+,"
@@ -195,6 +198,23 @@ def test_help_and_complaints_do_not_wait_for_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_a_terminal_sees_a_bar(tmp_path: Path) -> None:
+    terminal, other_end = pty.openpty()
+    command = [sys.executable, str(ROOT / "train.py"), *SHORT, "--total-iters", "6"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | ONE_THREAD, stdout=other_end, stderr=other_end)
+    os.close(other_end)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal is an error
+        while chunk := os.read(terminal, 4096):
+            shown += chunk
+    os.close(terminal)
+    assert process.wait(timeout=100) == 0
+    text = shown.decode()
+    bars = [part for part in re.split(r"[\r\n]", text) if "it/s" in part or "s/it" in part]
+    assert any(re.search(r"6/6 .*loss \d\.\d+, lr 0\.\d+, [\d,]+ images/s", bar) for bar in bars), bars[-3:]
+    assert TRAIN_LINE.findall(text.replace("\r\n", "\n")) == ["3", "6"]
 
 
 def test_the_package_is_a_command_too() -> None:

@@ -140,6 +140,17 @@ def test_a_state_goes_on_where_another_was_saved() -> None:
     assert whole.state_dict()["scheduler"] == resumed.state_dict()["scheduler"]
 
 
+def test_saved_names_are_bare_when_the_network_is_wrapped_for_several_gpus() -> None:
+    state, bare = new_state(2), new_state(2)
+    for each, model in ((state, nn.DataParallel(state.network)), (bare, bare.network)):
+        with Journal() as journal:
+            train(
+                model, each, iter(batches(2)), nn.CrossEntropyLoss(), total_iters=2, seed=0, journal=journal, display_interval=9
+            )  # fmt: skip
+    assert state.state_dict()["state_dict"].keys() == bare.state_dict()["state_dict"].keys()
+    assert all(torch.equal(a, b) for a, b in zip(state.network.parameters(), bare.network.parameters(), strict=True))
+
+
 def test_dropout_is_a_function_of_seed_and_iteration() -> None:
     def dropped(seed: int, noise: int) -> Tensor:
         network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3072, 10))

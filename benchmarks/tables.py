@@ -1,0 +1,67 @@
+"""Puts the tables made from benchmarks/results/*.json into the README files, between their markers.
+
+python benchmarks/tables.py           writes them
+python benchmarks/tables.py --check   exits with 1 if one is out of date
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+
+
+def data_path(report: dict[str, Any]) -> str:
+    """Images per second of each side, by the number of workers."""
+    workers = sorted(report["results"], key=int)
+    base = report["results"][workers[0]]
+    lines = [
+        "| images per second | "
+        + " | ".join(f"{n} worker{'s' * (n != '1')}, {n} core{'s' * (n != '1')}" for n in workers)
+        + " |",
+        "|---|" + "---:|" * len(workers),
+    ]
+    for side in base:
+        cells = (report["results"][n][side] for n in workers)
+        lines.append(
+            f"| {side} | " + " | ".join(f"{c['median']:,.0f} ({c['ratio to torchvision']:.2f}x)" for c in cells) + " |"
+        )
+    images, machine, versions = report["photographs"], report["machine"], report["versions"]
+    lines += [
+        "",
+        "Medians; in brackets the ratio to torchvision's reference, measured in the same run.",
+        f"{images['count']} photographs of {images['mean width']:.0f} x {images['mean height']:.0f} pixels and",
+        f"{images['mean kB']:.0f} kB on average; {machine['cpu']}, {machine['cores']} cores; {report['date']};",
+        f"torch {versions['torch']}, torchvision {versions['torchvision']}, timm {versions['timm']}, "
+        f"OpenCV {versions['cv2']}, Pillow {versions['pillow']}.",
+    ]
+    return "\n".join(lines)
+
+
+TABLES = {"data_path": data_path}
+
+
+def with_tables(text: str) -> str:
+    """The document with each marked place filled from its results file."""
+    for name, render in TABLES.items():
+        table = render(json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text()))
+        before, after = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        if before in text:
+            text = text[: text.index(before)] + before + table + "\n" + text[text.index(after) :]
+    return text
+
+
+def main() -> int:
+    stale = [path for path in DOCUMENTS if with_tables(path.read_text()) != path.read_text()]
+    for path in stale:
+        if "--check" in sys.argv:
+            print(f"{path.relative_to(ROOT)} is out of date; run python benchmarks/tables.py")
+        else:
+            path.write_text(with_tables(path.read_text()))
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
