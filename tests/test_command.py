@@ -1,11 +1,14 @@
 """The command as its users run it: processes, files, exit statuses."""
 
 import contextlib
+import fcntl
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +205,7 @@ def test_help_and_complaints_do_not_wait_for_torch() -> None:
 
 def test_a_terminal_sees_a_bar(tmp_path: Path) -> None:
     terminal, other_end = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
     command = [sys.executable, str(ROOT / "train.py"), *SHORT, "--total-iters", "6"]
     process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | ONE_THREAD, stdout=other_end, stderr=other_end)
     os.close(other_end)

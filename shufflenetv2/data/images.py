@@ -6,11 +6,15 @@ the decoder stops there, with the very same pixels above. And pixels are decoded
 the thread has used before, since fresh pages cost a quarter of the decoding itself.
 """
 
+import os
 import threading
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol
+
+# What OpenCV cannot read Pillow tries, and what neither reads is reported by name: its own complaints are noise.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
 import cv2
 import numpy as np
@@ -21,8 +25,6 @@ from .. import UserError
 
 # The loader brings its own threads; OpenCV's would only fight them for the cores.
 cv2.setNumThreads(0)
-# What OpenCV cannot read Pillow tries, and what neither reads is reported by name: its own complaints are noise.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 # Orientation tags are ignored, as Pillow and so the original trainer ignore them.
 READ_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
