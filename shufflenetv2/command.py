@@ -11,16 +11,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
     """Trains or evaluates, as the arguments say.
 
     Returns:
-        The exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted. Whatever the user can
-        mend is one line on the standard error; `--debug` adds the traceback.
+        The exit status: 0 done, 1 failed, 2 wrong use, 143 and 130 stopped by SIGTERM and SIGINT.
+        Whatever the user can mend is one line on the standard error; `--debug` shows the traceback.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
         options = parse(argv, prog)
         from . import run  # torch takes seconds to load: not for help, nor for a mistyped option
 
-        (run.run_evaluation if options.eval else run.run_training)(options)
-        return 0
+        return (run.run_evaluation if options.eval else run.run_training)(options)
     except UserError as error:
         if "--debug" in argv:
             raise

@@ -54,6 +54,14 @@ def _switch(text: str) -> bool:
     return values[text.lower()]
 
 
+def _interval(text: str) -> int | str:
+    if text[-1:] in ("s", "m", "h"):
+        if not 0 < float(text[:-1]) < math.inf:
+            raise ValueError
+        return text
+    return int(COUNT.parse(text))
+
+
 def _choice(*names: str) -> Kind:
     def parse(text: str) -> str:
         if text not in names:
@@ -80,6 +88,7 @@ SHARE = _number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1, "P
 SHARE_BELOW_1 = _number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1, "X")
 RANGE = _several(POSITIVE, "two numbers above 0, the smaller first", "X", 2)
 JITTER = _several(NON_NEGATIVE, "one number of at least 0, or three", "X", 1, 3)
+INTERVAL = Kind("a whole number of at least 1, or a time like 90s, 10m or 2h", _interval, "N|TIME")
 BGR = _several(_number(float, "", lambda value: True, "X"), "three numbers", "X", 3)
 BGR_POSITIVE = _several(POSITIVE, "three numbers above 0", "X", 3)
 
@@ -146,7 +155,7 @@ class Running:
     auto_continue: bool = option(True, SWITCH, "start over instead of going on from the newest checkpoint in --save")
     display_interval: int = option(20, COUNT, "iterations between two TRAIN lines")
     val_interval: int = option(10_000, COUNT, "iterations between two validations")
-    save_interval: int = option(10_000, COUNT, "iterations between two checkpoints")
+    save_interval: int | str = option(10_000, INTERVAL, "iterations, or time (90s, 10m, 2h), between two checkpoints")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,17 @@ from torch import nn
 
 from . import UserError, __version__, storage
 from .data import DataIterator, Dataset, Digits, EvaluationTransform, FolderDataset, TrainTransform, evaluation_batches
-from .engine import Evaluation, TrainingState, checkpoint, evaluate, recalibrate_batch_norm, train
+from .engine import (
+    Evaluation,
+    Preempted,
+    Preemption,
+    TrainingState,
+    checkpoint,
+    evaluate,
+    every,
+    recalibrate_batch_norm,
+    train,
+)  # fmt: skip
 from .network import ShuffleNetV2
 from .options import REFERENCE_BATCH_SIZE, Options, OptionsError, default_learning_rate, flag, recipe_of, to_yaml
 from .recipe import linear_decay, parameter_groups
@@ -57,50 +67,86 @@ def choose_devices(name: str) -> Devices:
     return Devices(device)
 
 
-def run_training(options: Options) -> None:
-    """Trains to the end, from the newest checkpoint if there is one, and writes `model.pkl`."""
+def run_training(options: Options) -> int:
+    """Trains to the end, from the newest checkpoint if there is one, and writes `model.pkl`.
+
+    Returns:
+        The exit status: 0, or that of the signal which ended the run early, with a checkpoint saved.
+    """
     devices = choose_devices(options.device)
     train_set, val_set = open_training_sets(options)
     folder = Path(options.save)
+    log_folder = Path(options.log_dir) / folder.resolve().name
     folder.mkdir(parents=True, exist_ok=True)
-    with Journal(Path(options.log_dir) / folder.resolve().name) as journal:
+    with checkpoint.locked(folder), Journal(log_folder) as journal:
         if not options.auto_continue and (aside := checkpoint.set_aside(folder)):
             journal.say(f"starting over; the earlier results are in {aside}")
         if is_finished(options, train_set, folder / "model.pkl"):
             journal.say(f"this run is finished: {folder / 'model.pkl'} is its result; --no-auto-continue trains anew")
-            return
-        (Path(options.log_dir) / folder.resolve().name / "options.yaml").write_text(to_yaml(options), encoding="utf-8")
-        preprocessing = Preprocessing(options.input_size, options.resize_size, options.mean, options.std)
+            return 0
+        (log_folder / "options.yaml").write_text(to_yaml(options), encoding="utf-8")
         state = build_state(options, len(train_set.class_names))
         describe(journal, options, devices, state.network, train_set, val_set)
         model = devices.wrap(state.network)  # before loading, so that the optimizer's state lands beside the weights
         resume(journal, state, options, train_set, folder)
+        with Preemption() as preemption:
+            try:
+                train_and_finish(options, devices, train_set, val_set, folder, journal, state, model, preemption)
+            except Preempted as signal:
+                journal.say(f"stopped by {signal} after iteration {state.iteration}; the same command goes on from there")
+                return signal.status
+    return 0
 
-        def record() -> dict[str, Any]:
-            described = model_record(
-                state.network, class_names=train_set.class_names, preprocessing=preprocessing, iteration=state.iteration
-            )
-            return described | {"options": recipe_of(options), "images": len(train_set), "version": __version__}
 
-        def save(tag: str = "") -> None:
-            storage.write(checkpoint.path_of(folder, state.iteration, tag), record() | state.state_dict())
+def train_and_finish(
+    options: Options, devices: Devices, train_set: Dataset, val_set: Dataset | None, folder: Path, journal: Journal,
+    state: TrainingState, model: nn.Module, preemption: Preemption,
+) -> None:  # fmt: skip
+    """From where `state` is to the end: iterations, recalibration, the last validation, the result.
 
-        def validate() -> Evaluation | None:
-            if val_set is None:
-                return None
-            return report_evaluation(journal, model, val_set, preprocessing, options, devices, state.iteration)
+    Raises:
+        Preempted: with everything saved that is needed to go on.
+    """
+    preprocessing = Preprocessing(options.input_size, options.resize_size, options.mean, options.std)
+    writer = checkpoint.Writer()
 
-        batches = DataIterator(
-            train_set,
-            TrainTransform(options.input_size, options.scale, options.ratio, options.color_jitter, options.hflip),
-            options.batch_size,
-            seed=options.seed,
-            start_iteration=state.iteration,
-            workers=options.workers,
-            pin_memory=devices.pin_memory,
+    def record() -> dict[str, Any]:
+        described = model_record(
+            state.network, class_names=train_set.class_names, preprocessing=preprocessing, iteration=state.iteration
         )
-        with closing(batches):
-            journal.start(state.iteration, options.total_iters)
+        return described | {"options": recipe_of(options), "images": len(train_set), "version": __version__}
+
+    def save(tag: str = "") -> None:
+        writer.write(checkpoint.path_of(folder, state.iteration, tag), record() | state.state_dict())
+
+    def test() -> Evaluation | None:
+        if val_set is None:
+            return None
+        return report_evaluation(journal, model, val_set, preprocessing, options, devices, state.iteration, preemption)
+
+    def validate() -> None:
+        if state.validated != state.iteration:
+            test()
+            state.validated = state.iteration
+
+    def check() -> None:
+        preemption.check()
+        writer.check()
+
+    batches = DataIterator(
+        train_set,
+        TrainTransform(options.input_size, options.scale, options.ratio, options.color_jitter, options.hflip),
+        options.batch_size,
+        seed=options.seed,
+        start_iteration=state.iteration,
+        workers=options.workers,
+        pin_memory=devices.pin_memory,
+    )
+    with closing(batches):
+        journal.start(state.iteration, options.total_iters)
+        try:
+            if state.iteration % options.val_interval == 0 and state.iteration:
+                validate()  # the one that the last attempt did not get to, or not through
             train(
                 model,
                 state,
@@ -110,25 +156,31 @@ def run_training(options: Options) -> None:
                 seed=options.seed,
                 journal=journal,
                 display_interval=options.display_interval,
-                # Validation first: a kill in the middle of one repeats it, and no TEST line is missing.
-                events=[(options.val_interval, validate), (options.save_interval, save)],
+                events=[(every(options.val_interval), validate), (every(options.save_interval), save)],
+                check=check,
             )
-            if options.total_iters % options.save_interval:
-                save()
-            count = max(1, min(len(train_set), RECALIBRATION_IMAGES) // options.batch_size)
-            journal.say(f"recalibrating batch norm over {count} batches")
-            recalibrate_batch_norm(model, (next(batches)[0] for _ in range(count)))
-        evaluation = validate()
-        save("bnps-")
-        accuracy = evaluation and {
-            "top1": 1 - evaluation.top1_error, "top5": 1 - evaluation.top5_error, "loss": evaluation.loss,
-        }  # fmt: skip
-        storage.write(folder / "model.pkl", record() | {"accuracy": accuracy})
-        journal.say(f"finished: {folder / 'model.pkl'}" + (f", top-1 {accuracy['top1']:.2%} on validation" if accuracy else ""))
+        except Preempted:
+            save()
+            writer.wait()
+            raise
+        save()
+        writer.wait()  # from here on the weights are final, and all that follows can be repeated from this checkpoint
+
+        count = max(1, min(len(train_set), RECALIBRATION_IMAGES) // options.batch_size)
+        journal.say(f"recalibrating batch norm over {count} batches")
+        recalibrate_batch_norm(model, preemption.checked(next(batches)[0] for _ in range(count)))
+    evaluation = test()
+    save("bnps-")
+    accuracy = evaluation and {
+        "top1": 1 - evaluation.top1_error, "top5": 1 - evaluation.top5_error, "loss": evaluation.loss,
+    }  # fmt: skip
+    writer.write(folder / "model.pkl", record() | {"accuracy": accuracy})
+    writer.wait()
+    journal.say(f"finished: {folder / 'model.pkl'}" + (f", top-1 {accuracy['top1']:.2%} on validation" if accuracy else ""))
 
 
-def run_evaluation(options: Options) -> None:
-    """Evaluates a weight file, and prints the TEST line."""
+def run_evaluation(options: Options) -> int:
+    """Evaluates a weight file, and prints the TEST line. Returns the exit status."""
     devices = choose_devices(options.device)
     weights = read_weights(options.eval_resume or Path(options.save) / "model.pkl")
     if "model_size" in options.given and options.model_size != weights.model_size:
@@ -141,6 +193,7 @@ def run_evaluation(options: Options) -> None:
     model = devices.wrap(weights.network(preprocessing)).eval()
     with Journal() as journal:
         report_evaluation(journal, model, val_set, preprocessing, options, devices, weights.iteration)
+    return 0
 
 
 def evaluation_preprocessing(options: Options, weights: Weights) -> Preprocessing:
@@ -198,19 +251,19 @@ def describe(
 
 def report_evaluation(
     journal: Journal, model: nn.Module, val_set: Dataset, preprocessing: Preprocessing, options: Options,
-    devices: Devices, iteration: int,
+    devices: Devices, iteration: int, preemption: Preemption | None = None,
 ) -> Evaluation:  # fmt: skip
+    """Evaluates, and prints the TEST line."""
     started = time.perf_counter()
-    result = evaluate(
-        model,
-        evaluation_batches(
-            val_set,
-            EvaluationTransform(preprocessing.input_size, preprocessing.resize_size),
-            options.val_batch_size,
-            workers=options.workers,
-            pin_memory=devices.pin_memory,
-        ),
+    batches = evaluation_batches(
+        val_set,
+        EvaluationTransform(preprocessing.input_size, preprocessing.resize_size),
+        options.val_batch_size,
+        workers=options.workers,
+        pin_memory=devices.pin_memory,
     )
+    with closing(batches):
+        result = evaluate(model, preemption.checked(batches) if preemption else batches)
     journal.test(
         iteration,
         loss=result.loss,

@@ -35,7 +35,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("[!.]*")) if path.is_file()}
 
 
 def test_a_run_trains_validates_recalibrates_and_saves(train: Train, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_run_trains_validates_recalibrates_and_saves(train: Train, tmp_path: P
     assert [line[0] for line in TEST_LINE.findall(done.stdout)] == ["6", "12", "12"]
     assert "Total params: 352,032" in done.stdout
     assert "it/s" not in done.stdout + done.stderr  # no bar where there is no terminal
-    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "models").glob("[!.]*")) == [
         "bnps-checkpoint-000012.pth.tar", "checkpoint-000004.pth.tar", "checkpoint-000008.pth.tar",
         "checkpoint-000012.pth.tar", "model.pkl",
     ]  # fmt: skip

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from shufflenetv2 import ShuffleNetV2
 from shufflenetv2.data import Digits, EvaluationTransform, evaluation_batches
-from shufflenetv2.engine import TrainingState, evaluate, recalibrate_batch_norm, train
+from shufflenetv2.engine import TrainingState, evaluate, every, recalibrate_batch_norm, train
 from shufflenetv2.engine.evaluation import count_correct
 from shufflenetv2.recipe import linear_decay, parameter_groups
 from shufflenetv2.report import Journal
@@ -105,7 +105,7 @@ def test_the_loop_does_its_iterations_and_its_events_in_order() -> None:
     def note(what: str) -> Callable[[], None]:
         return lambda: happened.append((what, state.iteration))
 
-    events = [(3, note("validate")), (2, note("save"))]
+    events = [(every(3), note("validate")), (every(2), note("save"))]
     with Journal() as journal:
         source: Iterator[tuple[Tensor, Tensor]] = iter(batches(7))
         train(

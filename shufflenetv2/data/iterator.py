@@ -9,7 +9,7 @@ number of workers, gets the very batch it would have got.
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -126,7 +126,7 @@ def evaluation_batches(
     *,
     workers: int | None = None,
     pin_memory: bool = False,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Generator[tuple[Tensor, Tensor], None, None]:
     """Every sample once, in order; the last batch may be short. Shapes and errors are DataIterator's."""
 
     def fill(index: int, out: np.ndarray) -> int:

@@ -2,7 +2,10 @@
 
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
+from .preemption import Preempted as Preempted
+from .preemption import Preemption as Preemption
 from .training import TrainingState as TrainingState
+from .training import every as every
 from .training import recalibrate_batch_norm as recalibrate_batch_norm
 from .training import train as train
 from .training import train_step as train_step

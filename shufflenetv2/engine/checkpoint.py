@@ -1,14 +1,100 @@
 """Checkpoints: their names, and the newest good one."""
 
+import contextlib
 import logging
+import os
 import re
+import socket
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import storage
+import torch
+
+from .. import UserError, storage
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _NAME = re.compile(r"checkpoint-(\d+)\.pth\.tar")
 logger = logging.getLogger(__name__)
+
+
+class FolderInUseError(UserError):
+    """Another run writes to the folder."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder, and clears away what a killed one left half written.
+
+    The lock is the kernel's and ends with the process, however that ends.
+
+    Raises:
+        FolderInUseError: where another run lives there.
+    """
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise FolderInUseError(
+                    f"{folder} is in use by {file.read().strip() or 'another run'}; give this run a --save folder of its own"
+                ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink()
+        yield
+
+
+class Writer:
+    """Writes files in a thread, one at a time, while training goes on with a state that changes."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def write(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Copies the content to the host's memory and has it written; waits for the file before it."""
+        self.wait()
+        # Not a daemon: should the run end with an error, the file is finished all the same.
+        self._thread = threading.Thread(target=self._write, args=(path, on_host(content)), name="writer")
+        self._thread.start()
+
+    def _write(self, path: Path, content: dict[str, Any]) -> None:
+        try:
+            storage.write(path, content)
+        except BaseException as error:  # raised where the run can see it
+            self._error = error
+
+    def check(self) -> None:
+        """Raises the error of a write that failed."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def wait(self) -> None:
+        """Waits until everything is written, and raises what went wrong."""
+        if self._thread is not None:
+            self._thread.join()
+        self.check()
+
+
+def on_host(value: Any) -> Any:
+    """A copy of nested dicts and lists in which every tensor is a copy in the host's memory."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: on_host(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [on_host(item) for item in value]
+    return value
 
 
 def path_of(folder: Path, iteration: int, tag: str = "") -> Path:

@@ -57,11 +57,13 @@ class TrainingState:
     def __init__(self, network: ShuffleNetV2, optimizer: Optimizer, scheduler: LRScheduler) -> None:
         self.network, self.optimizer, self.scheduler = network, optimizer, scheduler
         self.iteration = 0  # how many are done
+        self.validated = 0  # the last one after which a validation was completed
         self.progress = Progress()
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "iteration": self.iteration,
+            "validated": self.validated,
             "state_dict": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -70,6 +72,7 @@ class TrainingState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.iteration = state["iteration"]
+        self.validated = state["validated"]
         self.network.load_state_dict(state["state_dict"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -103,6 +106,23 @@ def seed_device(seed: int, iteration: int) -> None:
     torch.manual_seed(int(generator(seed, DEVICE, iteration).integers(2**63)))
 
 
+def every(interval: int | str) -> Callable[[int], bool]:
+    """Whether something is due after an iteration: every so many (int), or after so much time ('90s', '10m', '2h')."""
+    if isinstance(interval, int):
+        return lambda iteration: iteration % interval == 0
+    seconds = float(interval[:-1]) * {"s": 1, "m": 60, "h": 3600}[interval[-1]]
+    last = time.monotonic()
+
+    def is_due(iteration: int) -> bool:
+        nonlocal last
+        if time.monotonic() - last < seconds:
+            return False
+        last = time.monotonic()
+        return True
+
+    return is_due
+
+
 def train(
     model: nn.Module,
     state: TrainingState,
@@ -113,7 +133,8 @@ def train(
     seed: int,
     journal: Journal,
     display_interval: int,
-    events: Iterable[tuple[int, Callable[[], object]]] = (),
+    events: Iterable[tuple[Callable[[int], bool], Callable[[], object]]] = (),
+    check: Callable[[], object] = lambda: None,
 ) -> None:
     """Trains from `state.iteration` to `total_iters`, in place.
 
@@ -122,7 +143,9 @@ def train(
         batches: of (images, targets), the first being that of iteration `state.iteration + 1`.
         seed: of what is drawn on the device.
         journal: told every iteration, and every `display_interval` the figures.
-        events: (interval, what to do after every so many iterations), done in this order.
+        events: (whether it is due after an iteration, what to do then), asked and done in this order.
+        check: called after every iteration, before the events; what it raises ends the training there,
+            with the state complete.
     """
     device = next(model.parameters()).device
     optimizer, scheduler, progress = state.optimizer, state.scheduler, state.progress
@@ -161,8 +184,9 @@ def train(
             )
             progress = state.progress = Progress()
             since, data_time, iterations, images_seen = time.perf_counter(), 0.0, 0, 0
-        for interval, event in events:
-            if iteration % interval == 0:
+        check()
+        for is_due, event in events:
+            if is_due(iteration):
                 started = time.perf_counter()
                 event()
                 model.train()

@@ -1,0 +1,156 @@
+"""A run that is stopped or killed goes on to the same bits, and nothing on the disk is lost."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from shufflenetv2 import storage
+from shufflenetv2.engine import Preempted, Preemption, checkpoint, every
+from shufflenetv2.options import OptionsError, parse
+from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, same_tensors
+
+LONGER = [*SHORT, "--total-iters", "40", "--display-interval", "1", "--val-interval", "10", "--save-interval", "15"]
+
+
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(ROOT / "train.py"), *LONGER, *arguments]
+    return subprocess.Popen(command, cwd=folder, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(process: "subprocess.Popen[str]", text: str) -> None:
+    """Reads what the process prints until a line has the text in it."""
+    assert process.stdout is not None
+    assert any(text in line for line in process.stdout), f"{text!r} was never printed"
+
+
+def result(folder: Path) -> dict[str, torch.Tensor]:
+    state_dict: dict[str, torch.Tensor] = torch.load(folder / "model.pkl", weights_only=True)["state_dict"]
+    return state_dict
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    folder = tmp_path_factory.mktemp("untouched")
+    process = start(folder)
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    return result(folder / "models")
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
+def test_a_stopped_run_saves_and_goes_on_to_the_same_bits(
+    tmp_path: Path, untouched: dict[str, torch.Tensor], signum: int, status: int
+) -> None:
+    process = start(tmp_path)
+    wait_for(process, "TRAIN Iter 4:")
+    process.send_signal(signum)
+    rest, _ = process.communicate(timeout=300)
+    assert process.returncode == status
+    assert rest.count(f"stopped by {signal.Signals(signum).name} after iteration ") == 1
+    (saved,) = (tmp_path / "models").glob("*.pth.tar")  # well before the first one that is due
+    assert 4 <= torch.load(saved, weights_only=True)["iteration"] < 15
+
+    again = start(tmp_path, "--workers", "3")
+    assert "going on from models/checkpoint-" in again.communicate(timeout=300)[0]
+    assert again.returncode == 0
+    assert same_tensors(result(tmp_path / "models"), untouched)
+
+
+def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, untouched: dict[str, torch.Tensor]) -> None:
+    """At random instants, saves and validations among them."""
+    chance = random.Random(1)
+    for _ in range(4):
+        process = start(tmp_path, "--save-interval", "2", "--workers", str(chance.randint(1, 3)))
+        wait_for(process, "training on cpu")
+        try:
+            process.communicate(timeout=chance.uniform(0.1, 1.5))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+    (tmp_path / "models" / ".checkpoint-000999.pth.tar.abc.tmp").write_bytes(b"half written")
+    process = start(tmp_path)
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert same_tensors(result(tmp_path / "models"), untouched)
+    assert not list((tmp_path / "models").glob(".*.tmp"))
+
+
+def test_a_second_run_in_the_same_folder_is_refused_while_the_first_lives(tmp_path: Path, train: Train) -> None:
+    first = start(tmp_path, "--total-iters", "100000")
+    wait_for(first, "TRAIN Iter 1:")
+    second = train(*LONGER, "--total-iters", "100000")
+    assert (second.returncode, second.stderr.count("\n")) == (2, 1)
+    assert f"models is in use by process {first.pid} on " in second.stderr
+    first.kill()
+    first.communicate()
+    assert train(*SHORT, "--no-auto-continue").returncode == 0  # the lock died with its owner
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_the_earlier_checkpoints(tmp_path: Path) -> None:
+    """With a real limit on the size of files, below that of a checkpoint."""
+
+    full = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *SHORT], cwd=tmp_path, env=os.environ | ONE_THREAD,
+        capture_output=True, text=True, timeout=300,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )  # fmt: skip
+    assert full.returncode == 1
+    assert full.stderr.count("\n") == 1
+    assert (
+        "models/checkpoint-000004.pth.tar cannot be written: File too large; what was saved before is untouched" in full.stderr
+    )
+    assert not list((tmp_path / "models").glob("[!.]*"))
+    assert not list((tmp_path / "models").glob(".*.tmp"))
+
+
+def test_a_second_ctrl_c_stops_at_once_and_a_first_signal_waits() -> None:
+    with Preemption() as preemption:
+        preemption.check()
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Preempted, match="SIGINT") as caught:
+            list(preemption.checked([1, 2]))
+        assert caught.value.status == 130
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_is_written_is_the_state_at_the_time_of_the_call(tmp_path: Path) -> None:
+    writer, tensor = checkpoint.Writer(), torch.zeros(1_000_000)
+    for number in range(3):
+        writer.write(tmp_path / f"{number}.pth", {"nested": [{"tensor": tensor}]})
+        tensor += 1
+    writer.wait()
+    for number in range(3):
+        assert (storage.read(tmp_path / f"{number}.pth")["nested"][0]["tensor"] == number).all()
+
+
+def test_an_error_of_the_writer_is_an_error_of_the_run(tmp_path: Path) -> None:
+    writer = checkpoint.Writer()
+    writer.write(tmp_path / "absent" / "file.pth", {})
+    with pytest.raises(storage.NotWrittenError, match=r"file\.pth cannot be written: No such file"):
+        writer.wait()
+    writer.wait()  # told once
+
+
+def test_intervals_are_iterations_or_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [k for k in range(1, 8) if every(3)(k)] == [3, 6]
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    due = every("2m")
+    assert not due(1)
+    now[0] += 121
+    assert due(2)
+    assert not due(3)
+    assert parse(["--train-dir", "D", "--save-interval", "10m"]).save_interval == "10m"
+    assert parse(["--train-dir", "D", "--save-interval", "10"]).save_interval == 10
+    for wrong in ("0", "m", "0m", "nanm", "5d"):
+        with pytest.raises(OptionsError, match="90s, 10m or 2h"):
+            parse(["--train-dir", "D", "--save-interval", wrong])
