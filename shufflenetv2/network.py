@@ -28,6 +28,7 @@ class ShuffleNetV2(nn.Module):
             on it, and any image of at least 32 x 32 pixels is taken.
         n_class: number of classes.
         model_size: '0.5x', '1.0x', '1.5x' or '2.0x'.
+        dropout: probability, before the classifier; None is the published one, 0.2 for 2.0x and 0 else.
         mean, std: three numbers each, in BGR order and on the scale 0..255. Where they are not
             0 and 1 the network normalises its input first. They are part of the model but not of
             its state dict, whose names stay those of the published weights.
@@ -45,6 +46,7 @@ class ShuffleNetV2(nn.Module):
         n_class: int = 1000,
         model_size: str = "1.5x",
         *,
+        dropout: float | None = None,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> None:
@@ -83,7 +85,7 @@ class ShuffleNetV2(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.globalpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(DROPOUT.get(model_size, 0.0))
+        self.dropout = nn.Dropout(DROPOUT.get(model_size, 0.0) if dropout is None else dropout)
         self.classifier = nn.Sequential(nn.Linear(last_channels, n_class, bias=False))
         self.initialize_weights()
 

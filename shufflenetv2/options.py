@@ -135,6 +135,7 @@ class Augmentation:
 @dataclass(frozen=True)
 class Model:
     model_size: str = option("1.5x", _choice("0.5x", "1.0x", "1.5x", "2.0x"), "width of the network", recipe=True)
+    drop: float | None = option(None, SHARE_BELOW_1, "dropout of the features; default: 0.2 for 2.0x, else 0", recipe=True)
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,8 @@ class Training:
     momentum: float = option(0.9, SHARE_BELOW_1, "of SGD", recipe=True)
     weight_decay: float = option(4e-5, NON_NEGATIVE, "on weights; biases and batch norm have none", recipe=True)
     label_smooth: float = option(0.1, SHARE_BELOW_1, "share of the target spread over all classes", recipe=True)
+    model_ema: bool = option(False, SWITCH, "average the weights over the iterations as well, into model-ema.pkl", recipe=True)
+    model_ema_decay: float = option(0.9998, SHARE_BELOW_1, "share of the average kept in an iteration", recipe=True)
     seed: int = option(0, NATURAL, "of the initial weights, the order of samples and the augmentation", recipe=True)
 
 

@@ -25,7 +25,7 @@ from .engine import (
 )  # fmt: skip
 from .network import ShuffleNetV2
 from .options import REFERENCE_BATCH_SIZE, Options, OptionsError, default_learning_rate, flag, recipe_of, to_yaml
-from .recipe import linear_decay, parameter_groups
+from .recipe import AveragedWeights, linear_decay, parameter_groups
 from .report import Journal
 from .weights import Preprocessing, Weights, WeightsError, model_record, read_weights
 
@@ -88,6 +88,8 @@ def run_training(options: Options) -> int:
         state = build_state(options, len(train_set.class_names))
         describe(journal, options, devices, state.network, train_set, val_set)
         model = devices.wrap(state.network)  # before loading, so that the optimizer's state lands beside the weights
+        if options.model_ema:
+            state.averaged = AveragedWeights(state.network, options.model_ema_decay)
         resume(journal, state, options, train_set, folder)
         with Preemption() as preemption:
             try:
@@ -110,39 +112,56 @@ def train_and_finish(
     preprocessing = Preprocessing(options.input_size, options.resize_size, options.mean, options.std)
     writer = checkpoint.Writer()
 
-    def record() -> dict[str, Any]:
+    def record(network: ShuffleNetV2) -> dict[str, Any]:
         described = model_record(
-            state.network, class_names=train_set.class_names, preprocessing=preprocessing, iteration=state.iteration
+            network, class_names=train_set.class_names, preprocessing=preprocessing, iteration=state.iteration
         )
         return described | {"options": recipe_of(options), "images": len(train_set), "version": __version__}
 
     def save(tag: str = "") -> None:
-        writer.write(checkpoint.path_of(folder, state.iteration, tag), record() | state.state_dict())
+        writer.write(checkpoint.path_of(folder, state.iteration, tag), record(state.network) | state.state_dict())
 
-    def test() -> Evaluation | None:
+    def test(tested: nn.Module, prefix: str = "") -> Evaluation | None:
         if val_set is None:
             return None
-        return report_evaluation(journal, model, val_set, preprocessing, options, devices, state.iteration, preemption)
+        return report_evaluation(journal, tested, val_set, preprocessing, options, devices, state.iteration, preemption, prefix)
 
     def validate() -> None:
         if state.validated != state.iteration:
-            test()
+            test(model)
+            if state.averaged:
+                test(state.averaged.network, "EMA ")
             state.validated = state.iteration
 
     def check() -> None:
         preemption.check()
         writer.check()
 
-    batches = DataIterator(
-        train_set,
-        TrainTransform(options.input_size, options.scale, options.ratio, options.color_jitter, options.hflip),
-        options.batch_size,
-        seed=options.seed,
-        start_iteration=state.iteration,
-        workers=options.workers,
-        pin_memory=devices.pin_memory,
-    )
-    with closing(batches):
+    def training_batches() -> closing[DataIterator]:
+        """From the next iteration on; to be closed."""
+        return closing(
+            DataIterator(
+                train_set,
+                TrainTransform(options.input_size, options.scale, options.ratio, options.color_jitter, options.hflip),
+                options.batch_size,
+                seed=options.seed,
+                start_iteration=state.iteration,
+                workers=options.workers,
+                pin_memory=devices.pin_memory,
+            )
+        )
+
+    def finish(network: nn.Module, bare: ShuffleNetV2, prefix: str = "") -> dict[str, Any]:
+        """Recalibrates and tests a network; gives what is to be its file."""
+        count = max(1, min(len(train_set), RECALIBRATION_IMAGES) // options.batch_size)
+        journal.say(f"{prefix}recalibrating batch norm over {count} batches")
+        with training_batches() as batches:
+            recalibrate_batch_norm(network, preemption.checked(next(batches)[0] for _ in range(count)))
+        tested = test(network, prefix)
+        accuracy = tested and {"top1": 1 - tested.top1_error, "top5": 1 - tested.top5_error, "loss": tested.loss}
+        return record(bare) | {"accuracy": accuracy}
+
+    with training_batches() as batches:
         journal.start(state.iteration, options.total_iters)
         try:
             if state.iteration % options.val_interval == 0 and state.iteration:
@@ -163,20 +182,19 @@ def train_and_finish(
             save()
             writer.wait()
             raise
-        save()
-        writer.wait()  # from here on the weights are final, and all that follows can be repeated from this checkpoint
+    save()
+    writer.wait()  # from here on the weights are final, and all that follows can be repeated from this checkpoint
 
-        count = max(1, min(len(train_set), RECALIBRATION_IMAGES) // options.batch_size)
-        journal.say(f"recalibrating batch norm over {count} batches")
-        recalibrate_batch_norm(model, preemption.checked(next(batches)[0] for _ in range(count)))
-    evaluation = test()
+    results = {"model.pkl": finish(model, state.network)}
+    if state.averaged:
+        results["model-ema.pkl"] = finish(state.averaged.network, state.averaged.network, "EMA ")
     save("bnps-")
-    accuracy = evaluation and {
-        "top1": 1 - evaluation.top1_error, "top5": 1 - evaluation.top5_error, "loss": evaluation.loss,
-    }  # fmt: skip
-    writer.write(folder / "model.pkl", record() | {"accuracy": accuracy})
+    for name, content in reversed(results.items()):  # model.pkl last: it says that the run is finished
+        writer.write(folder / name, content)
     writer.wait()
-    journal.say(f"finished: {folder / 'model.pkl'}" + (f", top-1 {accuracy['top1']:.2%} on validation" if accuracy else ""))
+    for name, content in results.items():
+        accuracy = content["accuracy"]
+        journal.say(f"finished: {folder / name}" + (f", top-1 {accuracy['top1']:.2%} on validation" if accuracy else ""))
 
 
 def run_evaluation(options: Options) -> int:
@@ -224,7 +242,9 @@ def open_val_set(options: Options, class_names: list[str] | None) -> Dataset:
 
 def build_state(options: Options, n_class: int) -> TrainingState:
     """The network, the optimizer and the schedule, as they are before the first iteration."""
-    network = ShuffleNetV2(options.input_size, n_class, options.model_size, mean=options.mean, std=options.std)
+    network = ShuffleNetV2(
+        options.input_size, n_class, options.model_size, dropout=options.drop, mean=options.mean, std=options.std
+    )
     network.initialize_weights(torch.Generator().manual_seed(options.seed))
     optimizer = torch.optim.SGD(
         parameter_groups(network, options.weight_decay), lr=options.learning_rate, momentum=options.momentum
@@ -251,7 +271,7 @@ def describe(
 
 def report_evaluation(
     journal: Journal, model: nn.Module, val_set: Dataset, preprocessing: Preprocessing, options: Options,
-    devices: Devices, iteration: int, preemption: Preemption | None = None,
+    devices: Devices, iteration: int, preemption: Preemption | None = None, prefix: str = "",
 ) -> Evaluation:  # fmt: skip
     """Evaluates, and prints the TEST line."""
     started = time.perf_counter()
@@ -270,6 +290,7 @@ def report_evaluation(
         top1_error=result.top1_error,
         top5_error=result.top5_error,
         val_time=time.perf_counter() - started,
+        prefix=prefix,
     )
     return result
 

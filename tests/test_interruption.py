@@ -16,7 +16,10 @@ from shufflenetv2.engine import Preempted, Preemption, checkpoint, every
 from shufflenetv2.options import OptionsError, parse
 from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 
-LONGER = [*SHORT, "--total-iters", "40", "--display-interval", "1", "--val-interval", "10", "--save-interval", "15"]
+LONGER = [
+    *SHORT, "--total-iters", "40", "--display-interval", "1", "--val-interval", "10", "--save-interval", "15",
+    "--model-ema", "--model-ema-decay", "0.9", "--drop", "0.2",
+]  # fmt: skip
 
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -31,8 +34,9 @@ def wait_for(process: "subprocess.Popen[str]", text: str) -> None:
 
 
 def result(folder: Path) -> dict[str, torch.Tensor]:
-    state_dict: dict[str, torch.Tensor] = torch.load(folder / "model.pkl", weights_only=True)["state_dict"]
-    return state_dict
+    """The tensors of both results, the weights and their average."""
+    files = {name: torch.load(folder / name, weights_only=True)["state_dict"] for name in ("model.pkl", "model-ema.pkl")}
+    return {f"{name}/{key}": tensor for name, state_dict in files.items() for key, tensor in state_dict.items()}
 
 
 @pytest.fixture(scope="module")

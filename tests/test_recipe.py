@@ -10,7 +10,7 @@ from torch import nn
 from shufflenetv2 import ShuffleNetV2
 from shufflenetv2.data import DataIterator, Digits, TrainTransform
 from shufflenetv2.engine import train_step
-from shufflenetv2.recipe import linear_decay, parameter_groups
+from shufflenetv2.recipe import AveragedWeights, linear_decay, parameter_groups
 from tests.reference import ReferenceNetwork, reference_training, smoothed_cross_entropy
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
@@ -84,6 +84,24 @@ def test_losses_and_weights_are_those_of_the_literal_recipe() -> None:
     assert ours == pytest.approx(theirs, rel=1e-9)
     for (name, mine), other in zip(network.state_dict().items(), reference.state_dict().values(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_averaged_weights_are_the_moving_average() -> None:
+    network = ShuffleNetV2(32, 10, "0.5x").train()
+    averaged = AveragedWeights(network, decay=0.9)
+    expected = {name: value.clone() for name, value in network.state_dict().items()}
+    for step in range(3):
+        network(torch.rand(4, 3, 32, 32) * 255)  # moves the statistics
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(step + 1)
+        averaged.update(network)
+        for name, value in network.state_dict().items():
+            expected[name] = 0.9 * expected[name] + 0.1 * value if value.is_floating_point() else value.clone()
+    for name, value in averaged.network.state_dict().items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+    assert not averaged.network.training
+    assert not any(parameter.requires_grad for parameter in averaged.network.parameters())
 
 
 def machine() -> dict[str, object]:

@@ -124,7 +124,7 @@ def set_aside(folder: Path) -> Path | None:
     Returns:
         That folder, 'previous-1' or the next free number; None where there was nothing to move.
     """
-    results = [*folder.glob("*checkpoint-*.pth.tar"), *folder.glob("model.pkl")]
+    results = [*folder.glob("*checkpoint-*.pth.tar"), *folder.glob("model*.pkl")]
     if not results:
         return None
     number = 1

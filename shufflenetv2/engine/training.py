@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..data.iterator import DEVICE, generator
 from ..network import ShuffleNetV2
+from ..recipe import AveragedWeights
 from ..report import Journal
 from .evaluation import count_correct
 
@@ -52,16 +53,21 @@ class TrainingState:
     Args:
         network: the bare network, whose state dict has the published names.
         optimizer, scheduler: over the network's parameters.
+        averaged: of the network, if wanted.
     """
 
-    def __init__(self, network: ShuffleNetV2, optimizer: Optimizer, scheduler: LRScheduler) -> None:
-        self.network, self.optimizer, self.scheduler = network, optimizer, scheduler
+    def __init__(
+        self, network: ShuffleNetV2, optimizer: Optimizer, scheduler: LRScheduler, averaged: AveragedWeights | None = None
+    ) -> None:
+        self.network, self.optimizer, self.scheduler, self.averaged = network, optimizer, scheduler, averaged
         self.iteration = 0  # how many are done
         self.validated = 0  # the last one after which a validation was completed
         self.progress = Progress()
 
     def state_dict(self) -> dict[str, Any]:
+        averaged = {"state_dict_ema": self.averaged.network.state_dict()} if self.averaged else {}
         return {
+            **averaged,
             "iteration": self.iteration,
             "validated": self.validated,
             "state_dict": self.network.state_dict(),
@@ -74,6 +80,8 @@ class TrainingState:
         self.iteration = state["iteration"]
         self.validated = state["validated"]
         self.network.load_state_dict(state["state_dict"])
+        if self.averaged:
+            self.averaged.network.load_state_dict(state["state_dict_ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.progress.load_state_dict(state["progress"], next(self.network.parameters()).device)
@@ -165,6 +173,8 @@ def train(
             scheduler.step()
         loss, logits = train_step(model, images, targets, loss_function, optimizer)
         progress.add(logits, targets)
+        if state.averaged:
+            state.averaged.update(state.network)
         state.iteration = iteration
         iterations += 1
         images_seen += len(targets)

@@ -1,10 +1,14 @@
-"""Parameter groups and the learning rate, as in the original."""
+"""Parameter groups and the learning rate, as in the original; averaged weights, which it had not."""
 
+import copy
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from ..network import ShuffleNetV2
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -26,3 +30,30 @@ def linear_decay(optimizer: Optimizer, total_iters: int) -> LambdaLR:
     update (k = 1, 2, ...) uses exactly that rate, and the last one uses 0.
     """
     return LambdaLR(optimizer, lambda k: max(0.0, 1.0 - k / total_iters))
+
+
+class AveragedWeights:
+    """An exponential moving average of a network's weights and batch-norm statistics, beside the network.
+
+    Args:
+        network: what is averaged, on its device; the average starts as a copy of it.
+        decay: share of the average that an update keeps, 0 to below 1.
+
+    Attributes:
+        network: the average, in eval mode.
+    """
+
+    def __init__(self, network: ShuffleNetV2, decay: float) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, network: ShuffleNetV2) -> None:
+        """Moves the average towards the network as it is now."""
+        averages, values = ((*each.parameters(), *each.buffers()) for each in (self.network, network))
+        pairs = list(zip(averages, values, strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([average for average, _ in floats], [value for _, value in floats], 1 - self.decay)
+        for average, value in pairs:
+            if not average.is_floating_point():  # how many batches were seen
+                average.copy_(value)

@@ -66,10 +66,12 @@ class Journal:
             f"data_time = {data_time:.6f},\ttrain_time = {train_time:.6f}"
         )
 
-    def test(self, iteration: int, *, loss: float, top1_error: float, top5_error: float, val_time: float) -> None:
+    def test(
+        self, iteration: int, *, loss: float, top1_error: float, top5_error: float, val_time: float, prefix: str = ""
+    ) -> None:
         """The reference's TEST line."""
         self.say(
-            f"TEST Iter {iteration}: loss = {loss:.6f},\tTop-1 err = {top1_error:.6f},\t"
+            f"{prefix}TEST Iter {iteration}: loss = {loss:.6f},\tTop-1 err = {top1_error:.6f},\t"
             f"Top-5 err = {top5_error:.6f},\tval_time = {val_time:.6f}"
         )
 
