@@ -40,7 +40,14 @@ def data_path(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"data_path": data_path}
+def kills(report: dict[str, Any]) -> str:
+    """What the kills fell into, and whether that changed a bit."""
+    fell = sorted(report["kills that fell into"].items())
+    parts = ", ".join(f"{count} fell into {'a save' if what == 'save' else what}" for what, count in fell)
+    return f"{parts}: {report['tensors compared']} tensors, {len(report['tensors that differ'])} differ ({report['date']})."
+
+
+TABLES = {"data_path": data_path, "kill_test": kills}
 
 
 def with_tables(text: str) -> str:

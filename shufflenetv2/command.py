@@ -1,5 +1,6 @@
 """The command `train.py`: what was asked for, and how it ended."""
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -15,26 +16,30 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
         Whatever the user can mend is one line on the standard error; `--debug` shows the traceback.
     """
     argv = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in argv  # until the options are known
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without the summary's lines is no reason to fail
     try:
         options = parse(argv, prog)
+        debug = options.debug
         from . import run  # torch takes seconds to load: not for help, nor for a mistyped option
 
         return (run.run_evaluation if options.eval else run.run_training)(options)
     except UserError as error:
-        if "--debug" in argv:
+        if debug:
             raise
         print(f"{prog}: error: {error}", file=sys.stderr)
         return error.status
     except OSError as error:
-        if "--debug" in argv or error.filename is None:
+        if debug or error.filename is None:
             raise
         print(f"{prog}: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        if "--debug" in argv or "out of memory" not in str(error):
+        if debug or "out of memory" not in str(error):
             raise
         print(f"{prog}: error: the device is out of memory; use a smaller --batch-size or --val-batch-size", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
+        print(f"{prog}: interrupted", file=sys.stderr)
         return 130

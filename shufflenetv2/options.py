@@ -54,6 +54,12 @@ def _switch(text: str) -> bool:
     return values[text.lower()]
 
 
+def _name(text: str) -> str:
+    if not text:  # an unset variable of the shell, as a rule
+        raise ValueError
+    return text
+
+
 def _interval(text: str) -> int | str:
     if text[-1:] in ("s", "m", "h"):
         if not 0 < float(text[:-1]) < math.inf:
@@ -77,16 +83,17 @@ def _several(kind: Kind, accepts: str, metavar: str, *counts: int) -> Kind:
 
 SWITCH = Kind("true or false", _switch, "")
 TEXT = Kind("text", str, "NAME")
-FILE = Kind("a file name", str, "FILE")
-FOLDER = Kind("a folder name", str, "DIR")
+FILE = Kind("a file name", _name, "FILE")
+FOLDER = Kind("a folder name", _name, "DIR")
 COUNT = _number(int, "a whole number of at least 1", lambda value: value >= 1, "N")
-NATURAL = _number(int, "a whole number of at least 0", lambda value: 0 <= value < 2**63, "N")
+NATURAL = _number(int, "a whole number from 0 to below 2**63", lambda value: 0 <= value < 2**63, "N")
 PIXELS = _number(int, "a whole number of pixels, at least 32", lambda value: value >= 32, "PIXELS")
 POSITIVE = _number(float, "a number above 0", lambda value: value > 0, "X")
 NON_NEGATIVE = _number(float, "a number of at least 0", lambda value: value >= 0, "X")
 SHARE = _number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1, "P")
 SHARE_BELOW_1 = _number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1, "X")
 RANGE = _several(POSITIVE, "two numbers above 0, the smaller first", "X", 2)
+SHARES = _several(POSITIVE, "two numbers above 0 and at most 1, the smaller first", "X", 2)
 JITTER = _several(NON_NEGATIVE, "one number of at least 0, or three", "X", 1, 3)
 INTERVAL = Kind("a whole number of at least 1, or a time like 90s, 10m or 2h", _interval, "N|TIME")
 BGR = _several(_number(float, "", lambda value: True, "X"), "three numbers", "X", 3)
@@ -124,7 +131,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Augmentation:
-    scale: tuple[float, float] = option((0.08, 1.0), RANGE, "share of the area a random crop covers", recipe=True)
+    scale: tuple[float, float] = option((0.08, 1.0), SHARES, "share of the area a random crop covers", recipe=True)
     ratio: tuple[float, float] = option((3 / 4, 4 / 3), RANGE, "width / height of a random crop", recipe=True)
     color_jitter: tuple[float, float, float] = option(
         (0.4,), JITTER, "strength of brightness, contrast and saturation jitter", recipe=True
@@ -205,7 +212,8 @@ def to_yaml(options: Options) -> str:
         for field in dataclasses.fields(group):
             value = getattr(options, field.name)
             if value not in (None, "") and field.name != "config":
-                shown = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True)
+                plain = list(value) if isinstance(value, tuple) else value
+                shown = yaml.safe_dump(plain, default_flow_style=True, width=math.inf, allow_unicode=True)
                 lines.append(f"{flag(field.name)[2:]}: {shown.splitlines()[0]}")
     return "\n".join(lines) + "\n"
 
@@ -236,10 +244,12 @@ def _resolve(options: Options) -> Options:
     for name in ("scale", "ratio"):
         low, high = getattr(options, name)
         if low > high or (name == "scale" and high > 1):
-            raise OptionsError(f"{flag(name)} {low} {high}: the smaller comes first" + (", and 1 is all" if high > 1 else ""))
+            raise OptionsError(f"{flag(name)} {low} {high}: must be {_BY_NAME[name].metadata['kind'].accepts}")
     resize_size = options.resize_size or int(options.input_size / 0.875 + 0.5)
-    if resize_size < options.input_size:
+    if resize_size < options.input_size and not options.eval:  # there the weight file may say otherwise
         raise OptionsError(f"--resize-size {resize_size} is smaller than --input-size {options.input_size}")
+    if options.eval_resume and not options.eval:
+        raise OptionsError("--eval-resume is for --eval; without it nothing is evaluated")
     learning_rate = options.learning_rate or default_learning_rate(options.batch_size)
     if options.dataset != "folder":
         for name in ("train_dir", "val_dir"):
@@ -276,7 +286,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise OptionsError(f"--config {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         raise OptionsError(f"--config {path} is not YAML{place}") from None
@@ -285,7 +295,9 @@ def _read_yaml(path: str) -> dict[str, Any]:
     given = {}
     for key, value in (content or {}).items():
         name = str(key).replace("-", "_")
-        if name not in _BY_NAME or name == "config":
+        if name == "config":
+            raise OptionsError(f"'config' in {path}: a file of options cannot name another")
+        if name not in _BY_NAME:
             raise OptionsError(_unknown(str(key), f"in {path}"))
         if value is not None:
             given[name] = _value(name, f"{key} in {path}:", value)

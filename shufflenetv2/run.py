@@ -1,5 +1,6 @@
 """A run from its options: what `train.py` does, once it knows what is wanted."""
 
+import hashlib
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from . import UserError, __version__, storage
 from .data import DataIterator, Dataset, Digits, EvaluationTransform, FolderDataset, TrainTransform, evaluation_batches
 from .engine import (
     Evaluation,
+    NonFiniteLossError,
     Preempted,
     Preemption,
     TrainingState,
@@ -31,6 +33,8 @@ from .weights import Preprocessing, Weights, WeightsError, model_record, read_we
 
 # The original recalibrates over 1,250 batches of 1,024 images: about one epoch of ImageNet.
 RECALIBRATION_IMAGES = 1_280_000
+
+SAMPLES_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ def choose_devices(name: str) -> Devices:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
         raise OptionsError(f"--device {name}: there is no such device here; auto finds one") from error
@@ -95,7 +101,10 @@ def run_training(options: Options) -> int:
             try:
                 train_and_finish(options, devices, train_set, val_set, folder, journal, state, model, preemption)
             except Preempted as signal:
-                journal.say(f"stopped by {signal} after iteration {state.iteration}; the same command goes on from there")
+                journal.say(
+                    f"stopped by {signal} after iteration {state.iteration}; the command goes on from there"
+                    + ("" if options.auto_continue else " if --no-auto-continue is left out")
+                )
                 return signal.status
     return 0
 
@@ -116,9 +125,10 @@ def train_and_finish(
         described = model_record(
             network, class_names=train_set.class_names, preprocessing=preprocessing, iteration=state.iteration
         )
-        return described | {"options": recipe_of(options), "images": len(train_set), "version": __version__}
+        return described | {"options": recipe_of(options), "samples": fingerprint(train_set), "version": __version__}
 
     def save(tag: str = "") -> None:
+        state.require_finite()  # what is saved is good
         writer.write(checkpoint.path_of(folder, state.iteration, tag), record(state.network) | state.state_dict())
 
     def test(tested: nn.Module, prefix: str = "") -> Evaluation | None:
@@ -178,6 +188,13 @@ def train_and_finish(
                 events=[(every(options.val_interval), validate), (every(options.save_interval), save)],
                 check=check,
             )
+        except NonFiniteLossError as error:
+            names = batches.sample_names(error.iteration)
+            shown = ", ".join(names[:SAMPLES_SHOWN]) + (", ..." if len(names) > SAMPLES_SHOWN else "")
+            error.args = (
+                f"{error}; its {len(names)} samples were {shown}. What was saved before is good; a lower --learning-rate helps",
+            )
+            raise
         except Preempted:
             save()
             writer.wait()
@@ -215,14 +232,18 @@ def run_evaluation(options: Options) -> int:
 
 
 def evaluation_preprocessing(options: Options, weights: Weights) -> Preprocessing:
-    """The file's own, unless an option says otherwise; the defaults where the file says nothing."""
-    own = weights.preprocessing or Preprocessing()
-    return Preprocessing(
-        options.input_size if "input_size" in options.given else own.input_size,
-        options.resize_size if options.given & {"input_size", "resize_size"} else own.resize_size,
-        options.mean if "mean" in options.given else own.mean,
-        options.std if "std" in options.given else own.std,
+    """The file's own, unless the command line says otherwise; the options where the file says nothing."""
+    said = Preprocessing(options.input_size, options.resize_size, options.mean, options.std)
+    own = weights.preprocessing or said
+    use = Preprocessing(
+        said.input_size if "input_size" in options.given else own.input_size,
+        said.resize_size if options.given & {"input_size", "resize_size"} else own.resize_size,
+        said.mean if "mean" in options.given else own.mean,
+        said.std if "std" in options.given else own.std,
     )
+    if use.resize_size < use.input_size:
+        raise OptionsError(f"--resize-size {use.resize_size} is smaller than the {use.input_size} pixels of the model's input")
+    return use
 
 
 def open_training_sets(options: Options) -> tuple[Dataset, Dataset | None]:
@@ -305,6 +326,11 @@ def is_finished(options: Options, train_set: Dataset, result: Path) -> bool:
         checkpoint.logger.warning("%s; it will be made anew", error)
         return False
     require_same_run(options, train_set, content, result)
+    if content.get("samples") != fingerprint(train_set):
+        raise UserError(
+            f"{result} was trained on other images than there are now; give this run a --save folder of its own, "
+            "or start over with --no-auto-continue"
+        )
     return True
 
 
@@ -317,11 +343,18 @@ def resume(journal: Journal, state: TrainingState, options: Options, train_set: 
     require_same_run(options, train_set, content, path)
     state.load_state_dict(content)
     journal.say(f"going on from {path}")
-    if content["images"] != len(train_set):
+    if content["samples"] != fingerprint(train_set):
         checkpoint.logger.warning(
-            "the training set had %d images and now has %d: from here on the run is another than it would have been",
-            content["images"], len(train_set),
-        )  # fmt: skip
+            "the training images are others than when this run began: from here on it is another than it would have been"
+        )
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """A digest of the names of the samples and of their classes, which decide the order of training."""
+    digest = hashlib.sha256(dataset.targets.tobytes())
+    for index in range(len(dataset)):
+        digest.update(dataset.name(index).encode(errors="surrogateescape") + b"\0")
+    return digest.hexdigest()
 
 
 def require_same_run(options: Options, train_set: Dataset, content: dict[str, Any], path: Path) -> None:

@@ -98,14 +98,17 @@ def read_weights(path: str | Path) -> Weights:
     model_size = size_of(state_dict)
     if model_size is None:
         raise WeightsError(f"{path} does not hold weights of a ShuffleNetV2 of this layout")
-    preprocessing = content.get("preprocessing")
+    try:
+        preprocessing = Preprocessing(**content["preprocessing"]) if "preprocessing" in content else None
+    except TypeError as error:
+        raise WeightsError(f"{path} describes its preprocessing in a way this version does not know") from error
     return Weights(
         path=path,
         state_dict=state_dict,
         model_size=model_size,
         n_class=state_dict["classifier.0.weight"].shape[0],
         class_names=content.get("class_names"),
-        preprocessing=None if preprocessing is None else Preprocessing(**preprocessing),
+        preprocessing=preprocessing,
         iteration=content.get("iteration", 0),
     )
 

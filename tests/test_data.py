@@ -177,7 +177,7 @@ def test_a_validation_folder_is_labelled_by_the_classes_of_the_model(photographs
     (tmp_path / "owl").mkdir()
     photograph(8, 8, seed=1).save(tmp_path / "owl" / "1.png")
     assert FolderDataset(tmp_path, FolderDataset(photographs).class_names).targets.tolist() == [2]
-    with pytest.raises(DatasetError, match="'owl', which is no class"):
+    with pytest.raises(DatasetError, match="'owl', which is none of the 2 known classes"):
         FolderDataset(tmp_path, ["cat", "dog"])
 
 
@@ -302,6 +302,14 @@ def test_batches_do_not_depend_on_the_workers_nor_on_where_the_iterator_starts(p
         assert torch.equal(got_targets, targets)
     assert all(images.shape == (8, 3, 32, 32) and images.dtype == torch.uint8 for images, _ in expected)
     assert all(targets.shape == (8,) and targets.dtype == torch.int64 for _, targets in expected)
+
+
+def test_the_samples_of_any_iteration_can_be_named(photographs: Path) -> None:
+    dataset = FolderDataset(photographs)
+    batches = DataIterator(dataset, SMALL, 8, seed=4, workers=1)
+    labels = {dataset.name(index): target for index, target in enumerate(dataset.targets)}
+    for iteration in range(1, 6):
+        assert [labels[name] for name in batches.sample_names(iteration)] == batches.next()[1].tolist()
 
 
 def test_a_batch_stays_what_it_was_while_others_are_made() -> None:

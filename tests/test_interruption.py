@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -112,6 +113,14 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_earlier_checkpoints(tmp_
     )
     assert not list((tmp_path / "models").glob("[!.]*"))
     assert not list((tmp_path / "models").glob(".*.tmp"))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_by_name_and_is_never_saved(tmp_path: Path, train: Train) -> None:
+    done = train(*SHORT, "--learning-rate", "1e30", "--display-interval", "100")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert re.search(r"the loss is not finite at iteration [23], where the learning rate was \S+e\+29", done.stderr)
+    assert "its 16 samples were digits/train/" in done.stderr
+    assert not list((tmp_path / "models").glob("[!.]*"))  # the first save was due at iteration 4
 
 
 def test_a_second_ctrl_c_stops_at_once_and_a_first_signal_waits() -> None:

@@ -49,7 +49,7 @@ def test_a_switch_has_all_its_old_spellings(arguments: list[str], value: bool) -
 
 
 def test_the_options_of_a_run_are_themselves_a_config(tmp_path: Path) -> None:
-    options = parse(["--train-dir", "a: b # c", "--scale", "0.3", "0.9", "--no-auto-continue", "--color-jitter", "0.1"])
+    options = parse(["--train-dir", "a: b # c é " * 20, "--scale", "0.3", "0.9", "--no-auto-continue", "--color-jitter", "0.1"])
     (tmp_path / "options.yaml").write_text(to_yaml(options))
     again = parse(["--config", str(tmp_path / "options.yaml")])
     assert dataclasses.replace(again, config="", given=frozenset()) == dataclasses.replace(options, given=frozenset())
@@ -102,6 +102,10 @@ def test_nothing_to_train_on_names_the_digits_as_the_thing_to_try() -> None:
         (["--auto-continue", "perhaps"], ["--auto-continue perhaps", "true or false"]),
         (["--trian-dir", "D"], ["--trian-dir", "did you mean --train-dir?"]),
         (["--xyzzy"], ["--xyzzy", "--help"]),
+        (["--eval-resume", "x"], ["--eval-resume", "--eval"]),
+        (["--save", ""], ["--save", "folder name"]),
+        (["--seed", "99999999999999999999"], ["2**63"]),
+        (["--scale", "0.5", "2"], ["--scale 0.5 2", "at most 1"]),
         (["--config", "absent.yaml"], ["absent.yaml", "No such file"]),
         (["--dataset", "digits"], ["--train-dir", "--dataset folder"]),
     ],
@@ -120,6 +124,7 @@ def test_wrong_use_gets_one_line_that_names_the_culprit(arguments: list[str], pa
         ("- a\n- b", ["option: value"]),
         ("a: b: c", ["not YAML, line 1"]),
         ("config: other.yaml", ["'config'"]),
+        ("save: 2024-13-45", ["not YAML"]),
     ],
 )
 def test_a_wrong_file_gets_one_line_that_names_the_culprit(tmp_path: Path, content: str, parts: list[str]) -> None:

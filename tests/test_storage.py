@@ -81,7 +81,7 @@ def test_the_newest_good_checkpoint_is_found_and_the_damaged_ones_are_named(
 ) -> None:
     caplog.set_level("WARNING")
     for iteration in (2, 10, 1_000_000):
-        storage.write(checkpoint.path_of(tmp_path, iteration), {"iteration": iteration})
+        storage.write(checkpoint.path_of(tmp_path, iteration), {"iteration": iteration, "optimizer": {}})
     storage.write(checkpoint.path_of(tmp_path, 10, "bnps-"), {"iteration": 99})
     assert (tmp_path / "checkpoint-000010.pth.tar").exists()
     (tmp_path / "checkpoint-1000000.pth.tar").write_bytes(b"")
@@ -89,6 +89,7 @@ def test_the_newest_good_checkpoint_is_found_and_the_damaged_ones_are_named(
     found = checkpoint.read_newest(tmp_path)
     assert found is not None
     assert found[1]["iteration"] == 10
+    assert (tmp_path / "checkpoint-000500.pth.tar.damaged").exists()  # kept, and out of the way
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2
     assert "checkpoint-1000000.pth.tar is empty" in messages[0]

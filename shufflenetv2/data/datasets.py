@@ -52,7 +52,9 @@ class FolderDataset:
             raise DatasetError(f"{folder} holds no class folders; put the images of each class into a folder of its own")
         unknown = [] if class_names is None else [name for name in found if name not in class_names]
         if unknown:
-            raise DatasetError(f"{folder} has the class folder {unknown[0]!r}, which is no class of the model")
+            raise DatasetError(
+                f"{folder} has the class folder {unknown[0]!r}, which is none of the {len(class_names or [])} known classes"
+            )
         self.class_names = found if class_names is None else class_names
         self.paths: list[str] = []  # relative to the folder: a million absolute paths are memory
         targets: list[int] = []

@@ -91,8 +91,8 @@ class SequentialJpeg:
 def open_image(path: str | Path) -> Image:
     """The image in a file. Grey, palette, transparent, CMYK and 16-bit images come out as three channels alike.
 
-    Transparency is dropped, and sixteen bits keep their upper eight. On JPEG the pixels are
-    Pillow's, bit for bit.
+    Transparency is dropped, and sixteen bits keep their upper eight. On grey and
+    three-coloured JPEG the pixels are Pillow's, bit for bit.
 
     Raises:
         ImageError: for a file that cannot be read or decoded, now or when its rows are asked for.
@@ -107,7 +107,7 @@ def open_image(path: str | Path) -> Image:
     if header is not None and encoded.endswith(b"\xff\xd9"):
         return SequentialJpeg(str(path), encoded, header)
     pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), READ_FLAGS) if encoded else None
-    # A few formats (PFM) come back without channels.
+    # Some contents (PFM, whatever its suffix) come back without channels.
     return DecodedImage(pixels if pixels is not None and pixels.ndim == 3 else decode_with_pillow(str(path), encoded))
 
 

@@ -106,6 +106,7 @@ class DataIterator:
             return int(dataset.targets[index])
 
         first = start_iteration * batch_size
+        self._dataset, self._order, self._batch_size = dataset, order, batch_size
         self._batches = _ThreadedBatches(fill, first, None, batch_size, transform.size, workers, pin_memory)
         self.close = weakref.finalize(self, self._batches.close)
 
@@ -114,6 +115,11 @@ class DataIterator:
         return self._batches.next()
 
     __next__ = next
+
+    def sample_names(self, iteration: int) -> list[str]:
+        """What the samples of an iteration (1, 2, ...) are called, in the order of the batch."""
+        first = (iteration - 1) * self._batch_size
+        return [self._dataset.name(self._order(position)) for position in range(first, first + self._batch_size)]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self

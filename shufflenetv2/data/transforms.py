@@ -131,9 +131,9 @@ class TrainTransform:
                 return top, left, crop_height, crop_width
         crop_width, crop_height = width, height
         if width / height < self.ratio[0]:
-            crop_height = round(width / self.ratio[0])
+            crop_height = max(1, round(width / self.ratio[0]))
         elif width / height > self.ratio[1]:
-            crop_width = round(height * self.ratio[1])
+            crop_width = max(1, round(height * self.ratio[1]))
         return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
     def draw_jitter(self, mean: Sequence[float], rng: np.random.Generator) -> np.ndarray:

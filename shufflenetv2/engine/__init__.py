@@ -4,6 +4,7 @@ from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .preemption import Preempted as Preempted
 from .preemption import Preemption as Preemption
+from .training import NonFiniteLossError as NonFiniteLossError
 from .training import TrainingState as TrainingState
 from .training import every as every
 from .training import recalibrate_batch_norm as recalibrate_batch_norm

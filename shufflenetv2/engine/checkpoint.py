@@ -109,12 +109,21 @@ def find(folder: Path) -> list[Path]:
 
 
 def read_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that is whole, and its content. A damaged one is named in a warning and passed over."""
+    """The newest checkpoint that is whole, and its content.
+
+    A damaged or foreign one is named in a warning and renamed to '*.damaged', lest it be overwritten.
+    """
     for path in find(folder):
         try:
-            return path, storage.read(path, must_be_ours=True)
-        except (storage.DamagedFileError, OSError) as error:
-            logger.warning("%s; trying the checkpoint before it", error)
+            content = storage.read(path, must_be_ours=True)
+            if "optimizer" not in content:
+                raise storage.DamagedFileError(f"{path} holds no state to go on from")
+            return path, content
+        except storage.DamagedFileError as error:
+            logger.warning("%s; it is renamed, and the checkpoint before it is used, if there is one", error)
+            path.rename(path.with_name(path.name + ".damaged"))
+        except OSError as error:
+            logger.warning("%s cannot be read: %s; the checkpoint before it is used, if there is one", path, error.strerror)
     return None
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .. import UserError
 from ..data.iterator import DEVICE, generator
 from ..network import ShuffleNetV2
 from ..recipe import AveragedWeights
@@ -17,6 +18,20 @@ from ..report import Journal
 from .evaluation import count_correct
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+class NonFiniteLossError(UserError):
+    """The loss is infinite or not a number, or the weights are.
+
+    Attributes:
+        iteration: where that was first so.
+    """
+
+    status = 1
+
+    def __init__(self, iteration: int, learning_rate: float) -> None:
+        super().__init__(f"the loss is not finite at iteration {iteration}, where the learning rate was {learning_rate:g}")
+        self.iteration = iteration
 
 
 class Progress:
@@ -63,6 +78,27 @@ class TrainingState:
         self.iteration = 0  # how many are done
         self.validated = 0  # the last one after which a validation was completed
         self.progress = Progress()
+        self._first_bad: Tensor | None = None  # the first iteration whose loss was not finite or 0, on the device
+        self._rates: dict[int, float] = {}  # learning rates of the iterations that nobody has looked at yet
+
+    def note(self, loss: Tensor) -> None:
+        """Remembers, without waiting for the device, if this iteration's loss is not finite."""
+        self._rates[self.iteration] = float(self.scheduler.get_last_lr()[0])
+        bad = torch.where(loss.isfinite(), 0, self.iteration)
+        self._first_bad = bad if self._first_bad is None else torch.where(self._first_bad > 0, self._first_bad, bad)
+
+    def require_finite(self) -> None:
+        """Waits for the device.
+
+        Raises:
+            NonFiniteLossError: where a loss since the last call, or a weight now, is not finite.
+        """
+        bad = 0 if self._first_bad is None else int(self._first_bad)
+        if not bad and not all(parameter.isfinite().all() for parameter in self.network.parameters()):
+            bad = self.iteration
+        if bad:
+            raise NonFiniteLossError(bad, self._rates.get(bad, float(self.scheduler.get_last_lr()[0])))
+        self._rates.clear()
 
     def state_dict(self) -> dict[str, Any]:
         averaged = {"state_dict_ema": self.averaged.network.state_dict()} if self.averaged else {}
@@ -176,12 +212,14 @@ def train(
         if state.averaged:
             state.averaged.update(state.network)
         state.iteration = iteration
+        state.note(loss)
         iterations += 1
         images_seen += len(targets)
         journal.advance(iteration)
 
         if iteration % display_interval == 0:
-            top1, top5 = progress.read()  # waits for the device
+            state.require_finite()  # waits for the device
+            top1, top5 = progress.read()
             journal.training(
                 iteration,
                 learning_rate=float(scheduler.get_last_lr()[0]),
