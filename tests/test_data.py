@@ -167,6 +167,7 @@ def test_a_folder_is_read_deep_and_in_order_without_hidden_files(tmp_path: Path)
     for name in ("b/1.JPG", "b/deep/2.png", "a/3.jpeg", "a/.hidden.jpg", "a/notes.txt", ".cache/4.jpg", "stray.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         photograph(8, 8, seed=1).save(tmp_path / name, "PNG")
+    (tmp_path / "a" / "back").symlink_to(tmp_path / "a", target_is_directory=True)
     dataset = FolderDataset(tmp_path)
     assert dataset.class_names == ["a", "b"]
     assert [dataset.name(index) for index in range(len(dataset))] == ["a/3.jpeg", "b/1.JPG", "b/deep/2.png"]

@@ -79,8 +79,13 @@ class FolderDataset:
 
 
 def _images_below(folder: Path, class_name: str) -> list[str]:
-    found = []
+    found: list[str] = []
+    visited: set[str] = set()
     for where, folders, names in os.walk(folder / class_name, followlinks=True):
+        if (real := os.path.realpath(where)) in visited:  # a link that leads back up
+            folders.clear()
+            continue
+        visited.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = os.path.relpath(where, folder)
         found += [
