@@ -17,7 +17,9 @@ import torch
 from PIL import Image
 
 from shufflenetv2 import ShuffleNetV2, load_model
+from shufflenetv2.data import DataIterator, Digits, TrainTransform
 from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, photograph, same_tensors
+from tests.test_recipe import our_training
 
 TRAIN_LINE = re.compile(
     r"TRAIN Iter (\d+): lr = [\d.]+,\tloss = [\d.]+,\tTop-1 err = [\d.]+,\tTop-5 err = [\d.]+,"
@@ -91,6 +93,20 @@ def test_a_run_trains_validates_recalibrates_and_saves(train: Train, tmp_path: P
     assert tree(tmp_path / "models/previous-1") == before
     assert (tmp_path / "models/checkpoint-000002.pth.tar").exists()
     assert not (tmp_path / "models/checkpoint-000012.pth.tar").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_every_option_of_the_recipe_reaches_its_place(train: Train) -> None:
+    """The losses are those of the parts put together by hand; each part is held against the literal recipe elsewhere."""
+    done = train(*SHORT, "--total-iters", "4", "--display-interval", "1", "--seed", "3", "--learning-rate", "0.02",
+                 "--weight-decay", "0.01", "--hflip", "0.5", "--color-jitter", "0.3", "--scale", "0.5", "0.9")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    network = ShuffleNetV2(32, 10, "0.5x")
+    network.initialize_weights(torch.Generator().manual_seed(3))
+    stream = DataIterator(Digits("train"), TrainTransform(32, (0.5, 0.9), (0.9, 1.1), (0.3,) * 3, 0.5), 16, seed=3)
+    expected = our_training(network, [stream.next() for _ in range(4)], base=0.02, decay=0.01)
+    losses = [float(loss) for loss in re.findall(r"TRAIN Iter .*?loss = ([\d.]+)", done.stdout)]
+    assert losses == pytest.approx(expected, abs=2e-6)
 
 
 def test_the_same_command_gives_the_same_bits_with_one_worker_or_three(train: Train, tmp_path: Path) -> None:

@@ -57,8 +57,10 @@ def digit_batches(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [batches.next() for _ in range(count)]
 
 
-def our_training(network: ShuffleNetV2, batches: list[tuple[torch.Tensor, torch.Tensor]], base: float) -> list[float]:
-    optimizer = torch.optim.SGD(parameter_groups(network, 4e-5), lr=base, momentum=0.9)
+def our_training(
+    network: ShuffleNetV2, batches: list[tuple[torch.Tensor, torch.Tensor]], base: float, decay: float = 4e-5
+) -> list[float]:
+    optimizer = torch.optim.SGD(parameter_groups(network, decay), lr=base, momentum=0.9)
     scheduler, loss_function = linear_decay(optimizer, len(batches)), nn.CrossEntropyLoss(label_smoothing=0.1)
     network.train()
     losses = []
