@@ -119,13 +119,14 @@ def train_and_finish(
         Preempted: with everything saved that is needed to go on.
     """
     preprocessing = Preprocessing(options.input_size, options.resize_size, options.mean, options.std)
+    samples = fingerprint(train_set)  # once: a million names take a second
     writer = checkpoint.Writer()
 
     def record(network: ShuffleNetV2) -> dict[str, Any]:
         described = model_record(
             network, class_names=train_set.class_names, preprocessing=preprocessing, iteration=state.iteration
         )
-        return described | {"options": recipe_of(options), "samples": fingerprint(train_set), "version": __version__}
+        return described | {"options": recipe_of(options), "samples": samples, "version": __version__}
 
     def save(tag: str = "") -> None:
         state.require_finite()  # what is saved is good
@@ -188,6 +189,7 @@ def train_and_finish(
                 events=[(every(options.val_interval), validate), (every(options.save_interval), save)],
                 check=check,
             )
+            save()
         except NonFiniteLossError as error:
             names = batches.sample_names(error.iteration)
             shown = ", ".join(names[:SAMPLES_SHOWN]) + (", ..." if len(names) > SAMPLES_SHOWN else "")
@@ -199,7 +201,6 @@ def train_and_finish(
             save()
             writer.wait()
             raise
-    save()
     writer.wait()  # from here on the weights are final, and all that follows can be repeated from this checkpoint
 
     results = {"model.pkl": finish(model, state.network)}

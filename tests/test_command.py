@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from shufflenetv2 import ShuffleNetV2, load_model
+from shufflenetv2 import ShuffleNetV2, load_model, storage
 from shufflenetv2.data import DataIterator, Digits, TrainTransform
 from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, photograph, same_tensors
 from tests.test_recipe import our_training
@@ -136,6 +136,21 @@ def test_a_run_goes_on_from_its_newest_good_checkpoint_to_the_same_bits(train: T
     lines = {match.group(1): match.group(0).split("data_time")[0] for match in TRAIN_LINE.finditer(whole.stdout)}
     for match in TRAIN_LINE.finditer(resumed.stdout):
         assert match.group(0).split("data_time")[0] == lines[match.group(1)]
+
+
+def test_a_validation_that_was_cut_off_is_repeated_and_a_completed_one_is_not(train: Train, tmp_path: Path) -> None:
+    half = [*SHORT, "--save-interval", "6", "--val-interval", "6"]
+    assert train(*half, "--save", "whole").returncode == 0
+    content = (tmp_path / "whole/checkpoint-000006.pth.tar").read_bytes()
+    for name, expected in (("completed", ["12", "12"]), ("cut", ["6", "12", "12"])):
+        (tmp_path / name).mkdir()
+        checkpoint = tmp_path / name / "checkpoint-000006.pth.tar"
+        checkpoint.write_bytes(content)
+        if name == "cut":  # as a signal in the middle of the validation leaves it
+            storage.write(checkpoint, storage.read(checkpoint) | {"validated": 0})
+        done = train(*half, "--save", name)
+        assert done.returncode == 0, done.stderr
+        assert [line[0] for line in TEST_LINE.findall(done.stdout)] == expected
 
 
 def test_a_folder_of_photographs_is_trained_on_and_evaluated(train: Train, tmp_path: Path, photographs: Path) -> None:
