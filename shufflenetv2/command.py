@@ -1,11 +1,12 @@
 """The command `train.py`: what was asked for, and how it ended."""
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 
 from . import UserError
-from .options import parse
+from .options import OptionsError, parse
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
@@ -28,7 +29,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
     except UserError as error:
         if debug:
             raise
-        print(f"{prog}: error: {error}", file=sys.stderr)
+        # All processes that torchrun started have the same options, and one complains for all.
+        if not isinstance(error, OptionsError) or os.environ.get("RANK", "0") == "0":
+            print(f"{prog}: error: {error}", file=sys.stderr)
         return error.status
     except OSError as error:
         if debug or error.filename is None:

@@ -111,7 +111,9 @@ class Common:
     save: str = option("./models", FOLDER, "where checkpoints and the finished model.pkl go")
     log_dir: str = option("./logs", FOLDER, "where logs go, in a folder named like the last part of --save")
     device: str = option("auto", TEXT, "auto, cpu, cuda, cuda:N or mps; auto takes every GPU there is")
-    workers: int | None = option(None, COUNT, "threads that load images; default: the usable cores", short="-j")
+    workers: int | None = option(
+        None, COUNT, "threads that load images, per process; default: the usable cores, shared", short="-j"
+    )
     debug: bool = option(False, SWITCH, "show the traceback of an error")
 
 
@@ -120,7 +122,7 @@ class Data:
     dataset: str = option("folder", _choice("folder", "digits"), "folders of images, or the built-in digits", recipe=True)
     train_dir: str = option("", FOLDER, "folder of one folder of images per class")
     val_dir: str = option("", FOLDER, "the same for validation; without it nothing is validated")
-    val_batch_size: int = option(None, COUNT, "images in a validation batch; default: --batch-size, at most 256")
+    val_batch_size: int = option(None, COUNT, "images in a validation batch, per process; default: --batch-size, at most 256")
     input_size: int = option(224, PIXELS, "side of the images the network sees", recipe=True)
     resize_size: int = option(
         None, PIXELS, "short side before the central crop in validation; default: --input-size / 0.875", recipe=True
@@ -142,13 +144,19 @@ class Augmentation:
 @dataclass(frozen=True)
 class Model:
     model_size: str = option("1.5x", _choice("0.5x", "1.0x", "1.5x", "2.0x"), "width of the network", recipe=True)
+    dist_bn: str = option(
+        "broadcast",
+        _choice("broadcast", "reduce"),
+        "batch-norm statistics of several processes: the first one's, or their average",
+        recipe=True,
+    )
     drop: float | None = option(None, SHARE_BELOW_1, "dropout of the features; default: 0.2 for 2.0x, else 0", recipe=True)
 
 
 @dataclass(frozen=True)
 class Training:
     total_iters: int = option(300_000, COUNT, "iterations", recipe=True)
-    batch_size: int = option(REFERENCE_BATCH_SIZE, COUNT, "images in an iteration, over all GPUs", recipe=True)
+    batch_size: int = option(REFERENCE_BATCH_SIZE, COUNT, "images in an iteration, over all GPUs and processes", recipe=True)
     learning_rate: float = option(
         None, POSITIVE, "at the start, falling linearly to 0; default: 0.5 x batch size / 1024", recipe=True
     )
@@ -163,6 +171,12 @@ class Training:
 @dataclass(frozen=True)
 class Running:
     auto_continue: bool = option(True, SWITCH, "start over instead of going on from the newest checkpoint in --save")
+    on_nonfinite: str = option(
+        "stop",
+        _choice("stop", "skip", "rollback"),
+        "a loss that is not finite ends the run, or from the newest checkpoint on its iteration is left out, "
+        "or all up to it are",
+    )
     display_interval: int = option(20, COUNT, "iterations between two TRAIN lines")
     val_interval: int = option(10_000, COUNT, "iterations between two validations")
     save_interval: int | str = option(10_000, INTERVAL, "iterations, or time (90s, 10m, 2h), between two checkpoints")
@@ -354,3 +368,4 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 
 _BY_NAME = {field.name: field for field in fields()}
+DEFAULTS = {name: field.default for name, field in _BY_NAME.items()}

@@ -1,9 +1,7 @@
 """A run from its options: what `train.py` does, once it knows what is wanted."""
 
-import hashlib
 import time
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +9,35 @@ import torch
 import torchinfo
 from torch import nn
 
-from . import UserError, __version__, storage
-from .data import DataIterator, Dataset, Digits, EvaluationTransform, FolderDataset, TrainTransform, evaluation_batches
+from . import UserError, __version__
+from .data import (
+    DataIterator,
+    Dataset,
+    Digits,
+    EvaluationTransform,
+    FolderDataset,
+    TrainTransform,
+    evaluation_batches,
+    usable_cores,
+)  # fmt: skip
 from .engine import (
+    Devices,
     Evaluation,
     NonFiniteLossError,
     Preempted,
     Preemption,
     TrainingState,
     checkpoint,
+    choose_devices,
+    distributed,
     evaluate,
     every,
     recalibrate_batch_norm,
     train,
 )  # fmt: skip
+from .identity import fingerprint, is_finished, require_same_run
 from .network import ShuffleNetV2
-from .options import REFERENCE_BATCH_SIZE, Options, OptionsError, default_learning_rate, flag, recipe_of, to_yaml
+from .options import REFERENCE_BATCH_SIZE, Options, OptionsError, default_learning_rate, recipe_of, to_yaml
 from .recipe import AveragedWeights, linear_decay, parameter_groups
 from .report import Journal
 from .weights import Preprocessing, Weights, WeightsError, model_record, read_weights
@@ -35,42 +46,7 @@ from .weights import Preprocessing, Weights, WeightsError, model_record, read_we
 RECALIBRATION_IMAGES = 1_280_000
 
 SAMPLES_SHOWN = 8
-
-
-@dataclass(frozen=True)
-class Devices:
-    """Where the network runs: `first`, and with several GPUs all of them through nn.DataParallel."""
-
-    first: torch.device
-    count: int = 1
-
-    @property
-    def pin_memory(self) -> bool:
-        return self.first.type == "cuda"
-
-    def wrap(self, network: ShuffleNetV2) -> nn.Module:
-        """The network on its device, or spread over several; its own names stay without 'module.'."""
-        network.to(self.first)
-        return nn.DataParallel(network) if self.count > 1 else network
-
-    def __str__(self) -> str:
-        return f"{self.count} GPUs" if self.count > 1 else str(self.first)
-
-
-def choose_devices(name: str) -> Devices:
-    """'auto' and 'cuda' take all GPUs, 'cuda:N' takes one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
-        raise OptionsError(f"--device {name}: there is no such device here; auto finds one") from error
-    if device.type == "cuda" and device.index is None:
-        return Devices(torch.device("cuda:0"), torch.cuda.device_count())
-    return Devices(device)
+MOST_SKIPPED = 10  # a recipe that needs more of it is not one
 
 
 def run_training(options: Options) -> int:
@@ -80,139 +56,256 @@ def run_training(options: Options) -> int:
         The exit status: 0, or that of the signal which ended the run early, with a checkpoint saved.
     """
     devices = choose_devices(options.device)
-    train_set, val_set = open_training_sets(options)
     folder = Path(options.save)
     log_folder = Path(options.log_dir) / folder.resolve().name
-    folder.mkdir(parents=True, exist_ok=True)
-    with checkpoint.locked(folder), Journal(log_folder) as journal:
-        if not options.auto_continue and (aside := checkpoint.set_aside(folder)):
+    with distributed.joined(devices), ExitStack() as stack:
+        if options.batch_size % distributed.size():
+            raise OptionsError(f"--batch-size {options.batch_size} cannot be divided among {distributed.size()} processes")
+        train_set, val_set = open_training_sets(options)
+        first = distributed.rank() == 0
+        if first:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(checkpoint.locked(folder))
+        journal = stack.enter_context(Journal(log_folder) if first else Journal(silent=True))
+        if first and not options.auto_continue and (aside := checkpoint.set_aside(folder)):
             journal.say(f"starting over; the earlier results are in {aside}")
-        if is_finished(options, train_set, folder / "model.pkl"):
+        if distributed.from_first(first and is_finished(options, train_set, folder / "model.pkl")):
             journal.say(f"this run is finished: {folder / 'model.pkl'} is its result; --no-auto-continue trains anew")
             return 0
-        (log_folder / "options.yaml").write_text(to_yaml(options), encoding="utf-8")
-        state = build_state(options, len(train_set.class_names))
-        describe(journal, options, devices, state.network, train_set, val_set)
-        model = devices.wrap(state.network)  # before loading, so that the optimizer's state lands beside the weights
-        if options.model_ema:
-            state.averaged = AveragedWeights(state.network, options.model_ema_decay)
-        resume(journal, state, options, train_set, folder)
-        with Preemption() as preemption:
+        if first:
+            (log_folder / "options.yaml").write_text(to_yaml(options), encoding="utf-8")
+        preemption = Preemption()
+        run = TrainingRun(options, devices, train_set, val_set, folder, journal, preemption)
+        with preemption:
             try:
-                train_and_finish(options, devices, train_set, val_set, folder, journal, state, model, preemption)
+                run.train()
+                run.finish()
             except Preempted as signal:
                 journal.say(
-                    f"stopped by {signal} after iteration {state.iteration}; the command goes on from there"
+                    f"stopped by {signal} after iteration {run.state.iteration}; the command goes on from there"
                     + ("" if options.auto_continue else " if --no-auto-continue is left out")
                 )
                 return signal.status
     return 0
 
 
-def train_and_finish(
-    options: Options, devices: Devices, train_set: Dataset, val_set: Dataset | None, folder: Path, journal: Journal,
-    state: TrainingState, model: nn.Module, preemption: Preemption,
-) -> None:  # fmt: skip
-    """From where `state` is to the end: iterations, recalibration, the last validation, the result.
+class TrainingRun:
+    """A run in its folder, from the newest good checkpoint there, or from the beginning.
 
-    Raises:
-        Preempted: with everything saved that is needed to go on.
+    Args:
+        folder: where checkpoints are and results go.
+        preemption: what may end it between two iterations, or within a validation or the recalibration.
     """
-    preprocessing = Preprocessing(options.input_size, options.resize_size, options.mean, options.std)
-    samples = fingerprint(train_set)  # once: a million names take a second
-    writer = checkpoint.Writer()
 
-    def record(network: ShuffleNetV2) -> dict[str, Any]:
-        described = model_record(
-            network, class_names=train_set.class_names, preprocessing=preprocessing, iteration=state.iteration
-        )
-        return described | {"options": recipe_of(options), "samples": samples, "version": __version__}
+    def __init__(
+        self, options: Options, devices: Devices, train_set: Dataset, val_set: Dataset | None, folder: Path,
+        journal: Journal, preemption: Preemption,
+    ) -> None:  # fmt: skip
+        self.options, self.devices, self.train_set, self.val_set = options, devices, train_set, val_set
+        self.folder, self.journal, self.preemption = folder, journal, preemption
+        self.writer = checkpoint.Writer()
+        self.preprocessing = Preprocessing(options.input_size, options.resize_size, options.mean, options.std)
+        self.samples = fingerprint(train_set)  # once: a million names take a second
+        if distributed.from_first(self.samples) != self.samples:
+            raise UserError(f"process {distributed.rank()} sees other training images than process 0")
+        self.state = build_state(options, len(train_set.class_names))
+        if distributed.rank() == 0:
+            describe(journal, options, devices, self.state.network, train_set, val_set)
+        # On its device before loading, so that the optimizer's state lands beside the weights.
+        self.placed = devices.place(self.state.network)
+        if options.model_ema:
+            self.state.averaged = AveragedWeights(self.state.network, options.model_ema_decay)
+        self.model = distributed.synchronized(self.placed, devices.first)
+        if (path := self.load_newest()) is not None:
+            journal.say(f"going on from {path}")
 
-    def save(tag: str = "") -> None:
-        state.require_finite()  # what is saved is good
-        writer.write(checkpoint.path_of(folder, state.iteration, tag), record(state.network) | state.state_dict())
+    def load_newest(self, interval: int | None = None) -> str | None:
+        """Loads the newest good checkpoint; only one of every so many iterations, where that is given.
 
-    def test(tested: nn.Module, prefix: str = "") -> Evaluation | None:
-        if val_set is None:
+        Returns:
+            Its name, or None where there is none; then nothing has changed.
+        """
+        found = None
+        if distributed.rank() == 0 and (newest := checkpoint.read_newest(self.folder, interval)):
+            path, content = newest
+            require_same_run(self.options, self.train_set, content, path)
+            if content["samples"] != self.samples:
+                checkpoint.logger.warning(
+                    "the training images are others than when this run began, and its result will be another too"
+                )
+            found = [str(path), content]
+        found = distributed.from_first(found)
+        if found is None:
             return None
-        return report_evaluation(journal, tested, val_set, preprocessing, options, devices, state.iteration, preemption, prefix)
+        self.state.load_state_dict(found[1])
+        return str(found[0])
 
-    def validate() -> None:
-        if state.validated != state.iteration:
-            test(model)
-            if state.averaged:
-                test(state.averaged.network, "EMA ")
-            state.validated = state.iteration
+    def record(self, network: ShuffleNetV2) -> dict[str, Any]:
+        """What a file says of a network beside its weights."""
+        described = model_record(
+            network,
+            class_names=self.train_set.class_names,
+            preprocessing=self.preprocessing,
+            iteration=self.state.iteration,
+        )
+        return described | {"options": recipe_of(self.options), "samples": self.samples, "version": __version__}
 
-    def check() -> None:
-        preemption.check()
-        writer.check()
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        if distributed.rank() == 0:
+            self.writer.write(self.folder / name, content)
 
-    def training_batches() -> closing[DataIterator]:
+    def save(self, tag: str = "") -> None:
+        """Has a checkpoint written; what is saved is good.
+
+        Raises:
+            NonFiniteLossError: where it would not be.
+        """
+        self.state.require_finite()
+        content = self.record(self.state.network) | self.state.state_dict()
+        self.write(checkpoint.name_of(self.state.iteration, tag), content)
+
+    def test(self, model: nn.Module, prefix: str = "") -> Evaluation | None:
+        """Evaluates on the validation set, if there is one."""
+        if self.val_set is None:
+            return None
+        return report_evaluation(
+            self.journal, model, self.val_set, self.preprocessing, self.options, self.devices, self.state.iteration,
+            self.preemption, prefix,
+        )  # fmt: skip
+
+    def validate(self) -> None:
+        if self.state.validated != self.state.iteration:
+            self.test(self.placed)
+            if self.state.averaged:
+                self.test(self.state.averaged.network, "EMA ")
+            self.state.validated = self.state.iteration
+
+    def check(self) -> None:
+        self.preemption.check()
+        self.writer.check()
+
+    def batches(self) -> "closing[DataIterator]":
         """From the next iteration on; to be closed."""
+        options = self.options
         return closing(
             DataIterator(
-                train_set,
+                self.train_set,
                 TrainTransform(options.input_size, options.scale, options.ratio, options.color_jitter, options.hflip),
                 options.batch_size,
                 seed=options.seed,
-                start_iteration=state.iteration,
-                workers=options.workers,
-                pin_memory=devices.pin_memory,
+                start_iteration=self.state.iteration,
+                workers=workers(options),
+                pin_memory=self.devices.pin_memory,
+                rank=distributed.rank(),
+                world_size=distributed.size(),
             )
         )
 
-    def finish(network: nn.Module, bare: ShuffleNetV2, prefix: str = "") -> dict[str, Any]:
+    def train(self) -> None:
+        """The iterations.
+
+        Raises:
+            Preempted: with everything saved that is needed to go on.
+            NonFiniteLossError: where that is to be the end.
+        """
+        self.journal.start(self.state.iteration, self.options.total_iters)
+        while True:
+            try:
+                if self.state.iteration % self.options.val_interval == 0 and self.state.iteration:
+                    self.validate()  # the one that the last attempt did not get to, or not through
+                while self.state.iteration < self.options.total_iters:
+                    self.train_up_to_a_gap()
+                self.save()
+                break
+            except NonFiniteLossError as error:
+                self.go_around(error)
+            except Preempted:
+                try:
+                    self.save()
+                except NonFiniteLossError as error:
+                    if self.options.on_nonfinite == "stop":
+                        raise
+                    self.journal.say(f"not saved, as {error}")  # the next attempt comes by there again
+                self.writer.wait()
+                raise
+        self.writer.wait()  # the weights are final, and all that follows can be repeated from this checkpoint
+
+    def train_up_to_a_gap(self) -> None:
+        """Trains until the next iterations that are to be left out, and passes over those."""
+        options, state = self.options, self.state
+        gaps = [(first, last) for first, last in state.skipped if last > state.iteration]
+        first, last = min(gaps, default=(options.total_iters + 1, options.total_iters))
+        with self.batches() as batches:
+            try:
+                train(
+                    self.model,
+                    state,
+                    batches,
+                    nn.CrossEntropyLoss(label_smoothing=options.label_smooth),
+                    total_iters=first - 1,
+                    seed=options.seed,
+                    journal=self.journal,
+                    display_interval=options.display_interval,
+                    dist_bn=options.dist_bn,
+                    events=[(every(options.val_interval), self.validate), (every(options.save_interval), self.save)],
+                    check=self.check,
+                )
+            except NonFiniteLossError as error:
+                names = batches.sample_names(error.iteration)
+                shown = ", ".join(names[:SAMPLES_SHOWN]) + (", ..." if len(names) > SAMPLES_SHOWN else "")
+                error.args = (f"{error}; its {len(names)} samples were {shown}",)
+                raise
+        state.pass_over(last)
+
+    def go_around(self, error: NonFiniteLossError) -> None:
+        """Back to a good checkpoint (else the beginning), leaving out the bad iteration, or all from there to it.
+
+        That iteration comes from the schedule of saves, not from when the run was interrupted, so
+        that an interrupted run leaves out the same ones.
+        """
+        state, rollback = self.state, self.options.on_nonfinite == "rollback"
+        if self.options.on_nonfinite == "stop" or len(state.skipped) == MOST_SKIPPED:
+            tried = f", {MOST_SKIPPED} times by now" if state.skipped else ""
+            error.args = (f"{error}{tried}. What was saved before is good; a lower --learning-rate helps",)
+            raise error
+        self.writer.wait()
+        skipped, interval = state.skipped, self.options.save_interval
+        came_from = self.load_newest(interval if rollback and isinstance(interval, int) else None)
+        if came_from is None:
+            state.load_state_dict(build_state(self.options, len(self.train_set.class_names)).state_dict())
+        first = state.iteration + 1 if rollback else error.iteration
+        state.skipped = [*skipped, (first, error.iteration)]
+        self.journal.say(
+            f"{error}; going on from {came_from or 'the beginning'} without iterations {first} to {error.iteration}"
+        )
+
+    def finish(self) -> None:
+        """After the last iteration: recalibration, the last validation, and the result.
+
+        Raises:
+            Preempted: nothing is lost; all of it is repeated.
+        """
+        results = {"model.pkl": self.recalibrated(self.placed, self.state.network)}
+        if self.state.averaged:
+            results["model-ema.pkl"] = self.recalibrated(self.state.averaged.network, self.state.averaged.network, "EMA ")
+        self.save("bnps-")
+        for name, content in reversed(results.items()):  # model.pkl last: it says that the run is finished
+            self.write(name, content)
+        self.writer.wait()
+        for name, content in results.items():
+            accuracy = content["accuracy"]
+            told = f", top-1 {accuracy['top1']:.2%} on validation" if accuracy else ""
+            self.journal.say(f"finished: {self.folder / name}{told}")
+
+    def recalibrated(self, model: nn.Module, bare: ShuffleNetV2, prefix: str = "") -> dict[str, Any]:
         """Recalibrates and tests a network; gives what is to be its file."""
-        count = max(1, min(len(train_set), RECALIBRATION_IMAGES) // options.batch_size)
-        journal.say(f"{prefix}recalibrating batch norm over {count} batches")
-        with training_batches() as batches:
-            recalibrate_batch_norm(network, preemption.checked(next(batches)[0] for _ in range(count)))
-        tested = test(network, prefix)
+        count = max(1, min(len(self.train_set), RECALIBRATION_IMAGES) // self.options.batch_size)
+        self.journal.say(f"{prefix}recalibrating batch norm over {count} batches")
+        with self.batches() as batches:
+            recalibrate_batch_norm(model, self.preemption.checked(next(batches)[0] for _ in range(count)))
+        tested = self.test(model, prefix)
         accuracy = tested and {"top1": 1 - tested.top1_error, "top5": 1 - tested.top5_error, "loss": tested.loss}
-        return record(bare) | {"accuracy": accuracy}
-
-    with training_batches() as batches:
-        journal.start(state.iteration, options.total_iters)
-        try:
-            if state.iteration % options.val_interval == 0 and state.iteration:
-                validate()  # the one that the last attempt did not get to, or not through
-            train(
-                model,
-                state,
-                batches,
-                nn.CrossEntropyLoss(label_smoothing=options.label_smooth),
-                total_iters=options.total_iters,
-                seed=options.seed,
-                journal=journal,
-                display_interval=options.display_interval,
-                events=[(every(options.val_interval), validate), (every(options.save_interval), save)],
-                check=check,
-            )
-            save()
-        except NonFiniteLossError as error:
-            names = batches.sample_names(error.iteration)
-            shown = ", ".join(names[:SAMPLES_SHOWN]) + (", ..." if len(names) > SAMPLES_SHOWN else "")
-            error.args = (
-                f"{error}; its {len(names)} samples were {shown}. What was saved before is good; a lower --learning-rate helps",
-            )
-            raise
-        except Preempted:
-            save()
-            writer.wait()
-            raise
-    writer.wait()  # from here on the weights are final, and all that follows can be repeated from this checkpoint
-
-    results = {"model.pkl": finish(model, state.network)}
-    if state.averaged:
-        results["model-ema.pkl"] = finish(state.averaged.network, state.averaged.network, "EMA ")
-    save("bnps-")
-    for name, content in reversed(results.items()):  # model.pkl last: it says that the run is finished
-        writer.write(folder / name, content)
-    writer.wait()
-    for name, content in results.items():
-        accuracy = content["accuracy"]
-        journal.say(f"finished: {folder / name}" + (f", top-1 {accuracy['top1']:.2%} on validation" if accuracy else ""))
+        return self.record(bare) | {"accuracy": accuracy}
 
 
 def run_evaluation(options: Options) -> int:
@@ -226,8 +319,8 @@ def run_evaluation(options: Options) -> int:
     if len(val_set.class_names) != weights.n_class:
         where = options.val_dir or options.dataset
         raise WeightsError(f"{weights.path} knows {weights.n_class} classes, and {where} has {len(val_set.class_names)}")
-    model = devices.wrap(weights.network(preprocessing)).eval()
-    with Journal() as journal:
+    model = devices.place(weights.network(preprocessing)).eval()
+    with distributed.joined(devices), Journal(silent=distributed.rank() > 0) as journal:
         report_evaluation(journal, model, val_set, preprocessing, options, devices, weights.iteration)
     return 0
 
@@ -300,9 +393,11 @@ def report_evaluation(
     batches = evaluation_batches(
         val_set,
         EvaluationTransform(preprocessing.input_size, preprocessing.resize_size),
-        options.val_batch_size,
-        workers=options.workers,
+        options.val_batch_size * distributed.size(),
+        workers=workers(options),
         pin_memory=devices.pin_memory,
+        rank=distributed.rank(),
+        world_size=distributed.size(),
     )
     with closing(batches):
         result = evaluate(model, preemption.checked(batches) if preemption else batches)
@@ -317,63 +412,6 @@ def report_evaluation(
     return result
 
 
-def is_finished(options: Options, train_set: Dataset, result: Path) -> bool:
-    """Whether the result of this very run is there already."""
-    if not result.exists():
-        return False
-    try:
-        content = storage.read(result, must_be_ours=True)
-    except storage.DamagedFileError as error:
-        checkpoint.logger.warning("%s; it will be made anew", error)
-        return False
-    require_same_run(options, train_set, content, result)
-    if content.get("samples") != fingerprint(train_set):
-        raise UserError(
-            f"{result} was trained on other images than there are now; give this run a --save folder of its own, "
-            "or start over with --no-auto-continue"
-        )
-    return True
-
-
-def resume(journal: Journal, state: TrainingState, options: Options, train_set: Dataset, folder: Path) -> None:
-    """Goes on from the newest good checkpoint in the folder, if there is one."""
-    found = checkpoint.read_newest(folder)
-    if found is None:
-        return
-    path, content = found
-    require_same_run(options, train_set, content, path)
-    state.load_state_dict(content)
-    journal.say(f"going on from {path}")
-    if content["samples"] != fingerprint(train_set):
-        checkpoint.logger.warning(
-            "the training images are others than when this run began: from here on it is another than it would have been"
-        )
-
-
-def fingerprint(dataset: Dataset) -> str:
-    """A digest of the names of the samples and of their classes, which decide the order of training."""
-    digest = hashlib.sha256(dataset.targets.tobytes())
-    for index in range(len(dataset)):
-        digest.update(dataset.name(index).encode(errors="surrogateescape") + b"\0")
-    return digest.hexdigest()
-
-
-def require_same_run(options: Options, train_set: Dataset, content: dict[str, Any], path: Path) -> None:
-    """Refuses to continue a run that was started with another recipe or other classes."""
-    then, now = content.get("options", {}), recipe_of(options)
-    differing = [
-        f"{flag(name)} was {_shown(then.get(name))} and is {_shown(value)}"
-        for name, value in now.items()
-        if then.get(name) != value
-    ]
-    if content.get("class_names") != train_set.class_names:
-        differing.append("the classes are others")
-    if differing:
-        raise UserError(
-            f"{path} is of another run: {'; '.join(differing)}. Give this one a --save folder of its own, "
-            "or start over with --no-auto-continue"
-        )
-
-
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def workers(options: Options) -> int:
+    """Threads that load images in this process."""
+    return options.workers or max(1, usable_cores() // distributed.processes_here())

@@ -265,7 +265,7 @@ def test_imports_point_one_way(path: Path) -> None:
     """model <- weights, data, recipe <- engine <- command line."""
     layers = {
         "blocks": 0, "network": 1, "storage": 1, "options": 1, "report": 1, "weights": 2, "data": 2, "recipe": 2,
-        "engine": 3, "run": 4, "command": 5, "__main__": 6,
+        "engine": 3, "identity": 4, "run": 5, "command": 6, "__main__": 7,
     }  # fmt: skip
     inside = path.relative_to(ROOT / "shufflenetv2").with_suffix("").parts
     if inside == ("__init__",):

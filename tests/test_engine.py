@@ -115,7 +115,7 @@ def test_the_loop_does_its_iterations_and_its_events_in_order() -> None:
     assert state.iteration == 7
     assert happened == [("save", 2), ("validate", 3), ("save", 4), ("validate", 6), ("save", 6)]
     assert next(source, None) is None
-    assert state.progress.images == 8  # of the seventh, not yet displayed
+    assert state.progress.state_dict()["images"] == 8  # of the seventh, not yet displayed
 
 
 def test_a_state_goes_on_where_another_was_saved() -> None:

@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from shufflenetv2 import storage
+from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
 from shufflenetv2.engine import Preempted, Preemption, checkpoint, every
 from shufflenetv2.options import OptionsError, parse
 from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, same_tensors
@@ -121,6 +124,70 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_name_and_is_never_saved(tmp_p
     assert re.search(r"the loss is not finite at iteration [23], where the learning rate was \S+e\+29", done.stderr)
     assert "its 16 samples were digits/train/" in done.stderr
     assert not list((tmp_path / "models").glob("[!.]*"))  # the first save was due at iteration 4
+
+
+# Blue of 240 and more becomes infinite, and 0 stays 0.
+OVERFLOWING = ["--std", "7e-37", "1", "1", "--color-jitter", "0", "--train-dir", "data", "--seed", "1", "--model-size", "0.5x",
+               "--input-size", "32", "--batch-size", "4", "--total-iters", "20", "--learning-rate", "0.05",
+               "--display-interval", "4", "--save-interval", "5", "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture
+def one_bad_image(tmp_path: Path) -> list[int]:
+    """A folder of 24 images without blue and a blue one; gives the iterations that meet that."""
+    rng = np.random.default_rng(0)
+    for number in range(25):
+        folder = tmp_path / "data" / ("odd" if number % 2 else "even")
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        pixels[:, :, 2] = 255 if number == 7 else 0
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    iterator = DataIterator(FolderDataset(tmp_path / "data"), TrainTransform(32), 4, seed=1)
+    bad = [k for k in range(1, 27) if "odd/7.png" in iterator.sample_names(k)]
+    assert len(bad) == 4
+    assert max(bad) <= 19  # for the recalibration sees the next six batches
+    return bad
+
+
+def test_a_bad_iteration_is_skipped(tmp_path: Path, train: Train, one_bad_image: list[int]) -> None:
+    stopped = train(*OVERFLOWING)
+    assert (stopped.returncode, stopped.stderr.count("\n")) == (1, 1)
+    assert f"the loss is not finite at iteration {one_bad_image[0]}, where" in stopped.stderr
+    assert "odd/7.png" in stopped.stderr
+
+    done = train(*OVERFLOWING, "--on-nonfinite", "skip")  # goes on from what the first attempt has saved
+    assert done.returncode == 0, done.stderr
+    told = re.findall(r"not finite at iteration (\d+), .*; going on from (.+) without iterations (\d+) to (\d+)", done.stdout)
+    assert [int(k) for k, *_ in told] == one_bad_image
+    assert all(k == first == last for k, _, first, last in told)
+    final = torch.load(tmp_path / "models/checkpoint-000020.pth.tar", weights_only=True)
+    assert final["skipped"] == [(k, k) for k in one_bad_image]
+    assert all(tensor.isfinite().all() for tensor in final["state_dict"].values())
+    assert final["scheduler"]["last_epoch"] == 20
+    assert final["state_dict"]["first_conv.1.num_batches_tracked"] == 20 - len(one_bad_image)
+
+
+@pytest.mark.parametrize("how", ["skip", "rollback"])
+def test_a_run_that_goes_around_bad_iterations_can_be_interrupted(
+    tmp_path: Path, train: Train, one_bad_image: list[int], how: str
+) -> None:
+    arguments = [*OVERFLOWING, "--on-nonfinite", how]
+    whole = train(*arguments, "--save", "whole")
+    assert whole.returncode == 0, whole.stderr
+    if how == "rollback":
+        final = torch.load(tmp_path / "whole/checkpoint-000020.pth.tar", weights_only=True)
+        assert final["skipped"] == [((k - 1) // 5 * 5 + 1, k) for k in one_bad_image]
+    for k in one_bad_image[:2]:  # stopped by a signal right before, in or after it
+        command = [sys.executable, str(ROOT / "train.py"), *arguments, "--save", "cut", "--display-interval", "1"]
+        process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, text=True)
+        wait_for(process, f"TRAIN Iter {k - 1}:")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=300)
+        assert process.returncode == 143
+    resumed = train(*arguments, "--save", "cut")
+    assert resumed.returncode == 0, resumed.stderr
+    a, b = (torch.load(tmp_path / folder / "model.pkl", weights_only=True)["state_dict"] for folder in ("whole", "cut"))
+    assert same_tensors(a, b)
 
 
 def test_a_second_ctrl_c_stops_at_once_and_a_first_signal_waits() -> None:

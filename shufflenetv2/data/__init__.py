@@ -9,5 +9,6 @@ from .images import ImageError as ImageError
 from .iterator import DataIterator as DataIterator
 from .iterator import evaluation_batches as evaluation_batches
 from .iterator import generator as generator
+from .iterator import usable_cores as usable_cores
 from .transforms import EvaluationTransform as EvaluationTransform
 from .transforms import TrainTransform as TrainTransform

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 import torch
@@ -24,10 +25,10 @@ ORDER, SAMPLE, DEVICE = 1, 2, 3
 BATCHES_AHEAD = 2
 
 
-def generator(seed: int, purpose: int, index: int) -> np.random.Generator:
-    """The random stream of (seed, purpose, index); counter-based, so any stream is as near as any other."""
+def generator(seed: int, purpose: int, index: int, part: int = 0) -> np.random.Generator:
+    """The random stream of (seed, purpose, index, part); counter-based, so any stream is as near as any other."""
     # The lowest word of the counter counts within the stream.
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, index, 0, 0]))
+    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, index, part, 0]))
 
 
 class Streams(threading.local):
@@ -65,6 +66,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def slice_of(batch: range, rank: int, world_size: int) -> range:
+    """The part of a batch's positions that one of several processes takes; all parts in order are the batch."""
+    return batch[len(batch) * rank // world_size : len(batch) * (rank + 1) // world_size]
+
+
 class DataIterator:
     """Training batches without end: shuffled, augmented, decoded ahead by threads.
 
@@ -73,15 +79,16 @@ class DataIterator:
     Args:
         dataset: where the images come from.
         transform: what becomes of each.
-        batch_size: samples in a batch.
+        batch_size: samples in a batch, over all processes.
         seed: of the order and of the augmentation, 0 or more.
         start_iteration: batches to pass over; costs nothing, whatever the number.
         workers: threads, the usable cores if None. Has no influence on the batches.
         pin_memory: whether to use page-locked memory, from which a GPU can fetch while it computes.
+        rank, world_size: the number of this process and how many there are; it gets its slice of each batch.
 
     Yields:
-        images, uint8 (batch_size, 3, size, size), BGR, interleaved in memory (channels last);
-        targets, int64 (batch_size,).
+        images, uint8 (N, 3, size, size), BGR, interleaved in memory (channels last); targets, int64 (N,);
+        where N is the batch size, or with several processes the length of the slice.
 
     Raises:
         ImageError: from `next`, when the batch holds an unreadable image.
@@ -97,6 +104,8 @@ class DataIterator:
         start_iteration: int = 0,
         workers: int | None = None,
         pin_memory: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         order, streams = SampleOrder(len(dataset), seed), Streams(seed, SAMPLE)
 
@@ -105,9 +114,12 @@ class DataIterator:
             transform(dataset.image(index), out, streams(position))
             return int(dataset.targets[index])
 
-        first = start_iteration * batch_size
-        self._dataset, self._order, self._batch_size = dataset, order, batch_size
-        self._batches = _ThreadedBatches(fill, first, None, batch_size, transform.size, workers, pin_memory)
+        def positions(number: int) -> range:
+            return range(number * batch_size, (number + 1) * batch_size)
+
+        self._dataset, self._order, self._positions = dataset, order, positions
+        slices = (slice_of(positions(number), rank, world_size) for number in count(start_iteration))
+        self._batches = _ThreadedBatches(fill, slices, batch_size // world_size, transform.size, workers, pin_memory)
         self.close = weakref.finalize(self, self._batches.close)
 
     def next(self) -> tuple[Tensor, Tensor]:
@@ -118,8 +130,7 @@ class DataIterator:
 
     def sample_names(self, iteration: int) -> list[str]:
         """What the samples of an iteration (1, 2, ...) are called, in the order of the batch."""
-        first = (iteration - 1) * self._batch_size
-        return [self._dataset.name(self._order(position)) for position in range(first, first + self._batch_size)]
+        return [self._dataset.name(self._order(position)) for position in self._positions(iteration - 1)]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self
@@ -132,16 +143,23 @@ def evaluation_batches(
     *,
     workers: int | None = None,
     pin_memory: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
-    """Every sample once, in order; the last batch may be short. Shapes and errors are DataIterator's."""
+    """Every sample once, in order; the last batch may be short. Arguments, shapes and errors are DataIterator's.
+
+    All processes get the same number of batches, some of which may then be empty.
+    """
 
     def fill(index: int, out: np.ndarray) -> int:
         transform(dataset.image(index), out)
         return int(dataset.targets[index])
 
-    batches = _ThreadedBatches(fill, 0, len(dataset), batch_size, transform.size, workers, pin_memory)
+    starts = range(0, len(dataset), batch_size)
+    slices = (slice_of(range(start, min(start + batch_size, len(dataset))), rank, world_size) for start in starts)
+    batches = _ThreadedBatches(fill, slices, batch_size // world_size, transform.size, workers, pin_memory)
     try:
-        for _ in range(-(-len(dataset) // batch_size)):
+        for _ in starts:
             yield batches.next()
     finally:
         batches.close()
@@ -170,19 +188,18 @@ class _ThreadedBatches:
     def __init__(
         self,
         fill: Callable[[int, np.ndarray], int],  # (position, slot of the batch) -> target
-        first: int,
-        end: int | None,
-        batch_size: int,
+        slices: Iterator[range],  # the positions of one batch after the other
+        length: int,  # of a slice, about
         size: int,
         workers: int | None,
         pin_memory: bool,
     ) -> None:
         workers = workers or usable_cores()
-        self._fill, self._first, self._end, self._batch_size = fill, first, end, batch_size
-        self._size, self._pin_memory = size, pin_memory
+        self._fill, self._slices, self._size, self._pin_memory = fill, slices, size, pin_memory
         # Enough batches ahead that no worker waits while another finishes the last image of one.
-        self._ahead = BATCHES_AHEAD + -(-workers // batch_size)
-        self._position = first  # the next one to fill
+        self._ahead = BATCHES_AHEAD + -(-workers // max(1, length))
+        self._positions: Iterator[tuple[int, int]] = iter(())  # (slot, position) yet to fill in the newest batch
+        self._begun = 0  # batches
         self._taken = 0  # batches handed out
         self._pending: dict[int, _Batch] = {}
         self._closed = False
@@ -233,13 +250,17 @@ class _ThreadedBatches:
     def _claim(self) -> tuple[int, int, _Batch] | None:
         """The next position to fill, when there is room for its batch; None when there is nothing left to do."""
         with self._room:
-            while not self._closed and self._position != self._end:
-                number, slot = divmod(self._position - self._first, self._batch_size)
-                if number < self._taken + self._ahead:
-                    if slot == 0:
-                        left = self._batch_size if self._end is None else self._end - self._position
-                        self._pending[number] = _Batch(min(self._batch_size, left), self._size, self._pin_memory)
-                    self._position += 1
-                    return self._position - 1, slot, self._pending[number]
-                self._room.wait()
+            while not self._closed:
+                if claim := next(self._positions, None):
+                    slot, position = claim
+                    return position, slot, self._pending[self._begun - 1]
+                if self._begun < self._taken + self._ahead:
+                    if (positions := next(self._slices, None)) is None:
+                        return None
+                    self._positions = enumerate(positions)
+                    self._pending[self._begun] = _Batch(len(positions), self._size, self._pin_memory)
+                    self._begun += 1
+                    self._ready.notify()  # should it be empty
+                else:
+                    self._room.wait()
             return None

@@ -97,23 +97,23 @@ def on_host(value: Any) -> Any:
     return value
 
 
-def path_of(folder: Path, iteration: int, tag: str = "") -> Path:
-    """Where the checkpoint of an iteration stands; `tag` is 'bnps-' after recalibration."""
-    return folder / f"{tag}checkpoint-{iteration:06}.pth.tar"
+def name_of(iteration: int, tag: str = "") -> str:
+    """What the checkpoint of an iteration is called; `tag` is 'bnps-' after recalibration."""
+    return f"{tag}checkpoint-{iteration:06}.pth.tar"
 
 
-def find(folder: Path) -> list[Path]:
+def find(folder: Path, interval: int | None = None) -> list[Path]:
     """The checkpoints in a folder, newest first; those with a tag are no place to go on from."""
     found = [(int(match[1]), path) for path in folder.glob("*.pth.tar") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    return [path for iteration, path in sorted(found, reverse=True) if iteration % (interval or 1) == 0]
 
 
-def read_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that is whole, and its content.
+def read_newest(folder: Path, interval: int | None = None) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, and its content; only of every so many iterations, if that is given.
 
     A damaged or foreign one is named in a warning and renamed to '*.damaged', lest it be overwritten.
     """
-    for path in find(folder):
+    for path in find(folder, interval):
         try:
             content = storage.read(path, must_be_ours=True)
             if "optimizer" not in content:

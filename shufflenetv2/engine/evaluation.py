@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .distributed import total
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -32,7 +34,8 @@ def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
     """Runs the model in eval mode over batches of (images, targets), each as in `train_step`, on any device.
 
-    Every image counts once, whatever the batch sizes. The model's mode is restored.
+    Every image counts once, whatever the batch sizes, and those of all processes count together. The
+    model's mode is restored.
 
     Raises:
         ValueError: where there are no batches.
@@ -40,17 +43,20 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Eval
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    losses, correct, count = [], [], 0
+    losses, correct, count = [torch.zeros((), device=device)], [torch.zeros(2, dtype=torch.int64, device=device)], 0
     for images, targets in batches:
+        if not len(targets):  # the last batch, where there are more processes than images in it
+            continue
         images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
         logits = model(images)
         losses.append(functional.cross_entropy(logits.float(), targets, reduction="sum"))
         correct.append(count_correct(logits, targets))
         count += len(targets)
     model.train(was_training)
-    if not count:
-        raise ValueError("there are no images to evaluate on")
     # The first moment at which the device must have finished.
     top1, top5 = torch.stack(correct).sum(dim=0).tolist()
-    loss = torch.stack(losses).cpu().double().sum().item() / count
-    return Evaluation(loss, 1 - top1 / count, 1 - top5 / count, count)
+    loss = torch.stack(losses).cpu().double().sum().item()
+    loss, top1, top5, count = total(torch.tensor([loss, top1, top5, count], dtype=torch.float64)).tolist()
+    if not count:
+        raise ValueError("there are no images to evaluate on")
+    return Evaluation(loss / count, 1 - top1 / count, 1 - top5 / count, int(count))

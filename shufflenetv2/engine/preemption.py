@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
+from .distributed import Agreement
+
 Item = TypeVar("Item")
 
 # What a scheduler sends before it takes a machine away, and what Ctrl-C sends. (Windows has no SIGUSR1.)
@@ -27,7 +29,8 @@ class Preemption:
     """A context in which the signals are noted rather than obeyed. A second SIGINT stops at once."""
 
     def __init__(self) -> None:
-        self._requested: int | None = None
+        self._requested = 0
+        self._agreement = Agreement()
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Preemption":
@@ -44,9 +47,9 @@ class Preemption:
         self._requested = signum
 
     def check(self) -> None:
-        """Raises Preempted where a signal has arrived."""
-        if self._requested is not None:
-            raise Preempted(self._requested)
+        """Raises Preempted where a signal has arrived, in all processes of a run at the same call."""
+        if signum := self._agreement(self._requested):
+            raise Preempted(signum)
 
     def checked(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items, as long as no signal arrives."""

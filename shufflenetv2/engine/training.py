@@ -15,13 +15,14 @@ from ..data.iterator import DEVICE, generator
 from ..network import ShuffleNetV2
 from ..recipe import AveragedWeights
 from ..report import Journal
+from . import distributed
 from .evaluation import count_correct
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 class NonFiniteLossError(UserError):
-    """The loss is infinite or not a number, or the weights are.
+    """The loss is infinite or not a number, or the weights or batch norm's statistics are.
 
     Attributes:
         iteration: where that was first so.
@@ -29,8 +30,8 @@ class NonFiniteLossError(UserError):
 
     status = 1
 
-    def __init__(self, iteration: int, learning_rate: float) -> None:
-        super().__init__(f"the loss is not finite at iteration {iteration}, where the learning rate was {learning_rate:g}")
+    def __init__(self, iteration: int, learning_rate: float, what: str = "the loss is") -> None:
+        super().__init__(f"{what} not finite at iteration {iteration}, where the learning rate was {learning_rate:g}")
         self.iteration = iteration
 
 
@@ -38,28 +39,24 @@ class Progress:
     """What the TRAIN lines are made of, gathered on the device so that no iteration waits for it."""
 
     def __init__(self) -> None:
-        self.images = 0
-        self.correct: Tensor | None = None  # int64 (2,): first guess, first five
+        self._images = 0
+        self._correct: Tensor | None = None  # int64 (2,): first guess, first five
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
         correct = count_correct(logits, targets)
-        self.correct = correct if self.correct is None else self.correct + correct
-        self.images += len(targets)
-
-    def read(self) -> tuple[int, int]:
-        """The two counts; waits for the device."""
-        if self.correct is None:
-            return 0, 0
-        top1, top5 = self.correct.tolist()
-        return top1, top5
+        self._correct = correct if self._correct is None else self._correct + correct
+        self._images += len(targets)
 
     def state_dict(self) -> dict[str, int]:
-        top1, top5 = self.read()
-        return {"images": self.images, "top1": top1, "top5": top5}
+        """The counts of all processes; waits for the device."""
+        correct = [0, 0] if self._correct is None else self._correct.tolist()
+        images, top1, top5 = distributed.total(torch.tensor([self._images, *correct])).tolist()
+        return {"images": images, "top1": top1, "top5": top5}
 
     def load_state_dict(self, state: dict[str, int], device: torch.device) -> None:
-        self.images = state["images"]
-        self.correct = torch.tensor([state["top1"], state["top5"]], device=device) if self.images else None
+        own = distributed.rank() == 0  # the others' counts are among these
+        self._images = state["images"] if own else 0
+        self._correct = torch.tensor([state["top1"], state["top5"]], device=device) if own else None
 
 
 class TrainingState:
@@ -69,14 +66,20 @@ class TrainingState:
         network: the bare network, whose state dict has the published names.
         optimizer, scheduler: over the network's parameters.
         averaged: of the network, if wanted.
+
+    Attributes:
+        iteration: how many are done.
+        validated: the last one after which a validation was completed.
+        skipped: (first, last) iterations in which nothing is learned, because their loss was not finite.
     """
 
     def __init__(
         self, network: ShuffleNetV2, optimizer: Optimizer, scheduler: LRScheduler, averaged: AveragedWeights | None = None
     ) -> None:
         self.network, self.optimizer, self.scheduler, self.averaged = network, optimizer, scheduler, averaged
-        self.iteration = 0  # how many are done
-        self.validated = 0  # the last one after which a validation was completed
+        self.iteration = 0
+        self.validated = 0
+        self.skipped: list[tuple[int, int]] = []
         self.progress = Progress()
         self._first_bad: Tensor | None = None  # the first iteration whose loss was not finite or 0, on the device
         self._rates: dict[int, float] = {}  # learning rates of the iterations that nobody has looked at yet
@@ -91,14 +94,28 @@ class TrainingState:
         """Waits for the device.
 
         Raises:
-            NonFiniteLossError: where a loss since the last call, or a weight now, is not finite.
+            NonFiniteLossError: where a loss since the last call, or a weight or statistic now, is not finite.
         """
-        bad = 0 if self._first_bad is None else int(self._first_bad)
-        if not bad and not all(parameter.isfinite().all() for parameter in self.network.parameters()):
-            bad = self.iteration
-        if bad:
-            raise NonFiniteLossError(bad, self._rates.get(bad, float(self.scheduler.get_last_lr()[0])))
+        bad, what = 0 if self._first_bad is None else int(self._first_bad), "the loss is"
+        if not bad and not all(tensor.isfinite().all() for tensor in self.network.state_dict().values()):
+            bad, what = self.iteration, "weights or batch-norm statistics are"
+        never = self.iteration + 1
+        first = -distributed.largest(-(bad or never))  # of all processes
+        if first < never:
+            raise NonFiniteLossError(first, self._rates.get(first, float(self.scheduler.get_last_lr()[0])), what)
         self._rates.clear()
+
+    def step_schedule(self) -> None:
+        """Sets the learning rate of the next iteration."""
+        with warnings.catch_warnings():  # torch expects it after the update; see linear_decay
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self.scheduler.step()
+
+    def pass_over(self, last: int) -> None:
+        """Leaves everything up to this iteration undone, except that the schedule goes on."""
+        while self.iteration < last:
+            self.step_schedule()
+            self.iteration += 1
 
     def state_dict(self) -> dict[str, Any]:
         averaged = {"state_dict_ema": self.averaged.network.state_dict()} if self.averaged else {}
@@ -106,6 +123,7 @@ class TrainingState:
             **averaged,
             "iteration": self.iteration,
             "validated": self.validated,
+            "skipped": list(self.skipped),
             "state_dict": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -115,12 +133,15 @@ class TrainingState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.iteration = state["iteration"]
         self.validated = state["validated"]
+        self.skipped = list(state["skipped"])
         self.network.load_state_dict(state["state_dict"])
         if self.averaged:
             self.averaged.network.load_state_dict(state["state_dict_ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        self.progress = Progress()
         self.progress.load_state_dict(state["progress"], next(self.network.parameters()).device)
+        self._first_bad, self._rates = None, {}
 
 
 def train_step(
@@ -146,20 +167,23 @@ def train_step(
 
 
 def seed_device(seed: int, iteration: int) -> None:
-    """Makes what torch draws in an iteration (dropout) a function of (seed, iteration)."""
-    torch.manual_seed(int(generator(seed, DEVICE, iteration).integers(2**63)))
+    """Makes what torch draws in an iteration (dropout) a function of (seed, iteration, process)."""
+    torch.manual_seed(int(generator(seed, DEVICE, iteration, distributed.rank()).integers(2**63)))
 
 
 def every(interval: int | str) -> Callable[[int], bool]:
-    """Whether something is due after an iteration: every so many (int), or after so much time ('90s', '10m', '2h')."""
+    """Whether something is due after an iteration: every so many (int), or after so much time ('90s', '10m', '2h').
+
+    All processes are told the same.
+    """
     if isinstance(interval, int):
         return lambda iteration: iteration % interval == 0
     seconds = float(interval[:-1]) * {"s": 1, "m": 60, "h": 3600}[interval[-1]]
-    last = time.monotonic()
+    last, agreed = time.monotonic(), distributed.Agreement()
 
     def is_due(iteration: int) -> bool:
         nonlocal last
-        if time.monotonic() - last < seconds:
+        if not agreed(time.monotonic() - last >= seconds):
             return False
         last = time.monotonic()
         return True
@@ -177,22 +201,23 @@ def train(
     seed: int,
     journal: Journal,
     display_interval: int,
+    dist_bn: str = "broadcast",
     events: Iterable[tuple[Callable[[int], bool], Callable[[], object]]] = (),
     check: Callable[[], object] = lambda: None,
 ) -> None:
     """Trains from `state.iteration` to `total_iters`, in place.
 
     Args:
-        model: the network of `state`, or a wrapper around it (nn.DataParallel).
+        model: the network of `state`, or a wrapper around it (nn.DataParallel, DistributedDataParallel).
         batches: of (images, targets), the first being that of iteration `state.iteration + 1`.
         seed: of what is drawn on the device.
         journal: told every iteration, and every `display_interval` the figures.
+        dist_bn: how several processes' batch-norm statistics become one, 'broadcast' or 'reduce'.
         events: (whether it is due after an iteration, what to do then), asked and done in this order.
         check: called after every iteration, before the events; what it raises ends the training there,
             with the state complete.
     """
     device = next(model.parameters()).device
-    optimizer, scheduler, progress = state.optimizer, state.scheduler, state.progress
     events = list(events)
     model.train()
     since, data_time, iterations, images_seen = time.perf_counter(), 0.0, 0, 0
@@ -204,11 +229,10 @@ def train(
 
         iteration = state.iteration + 1
         seed_device(seed, iteration)
-        with warnings.catch_warnings():  # torch expects the other order; see linear_decay
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-            scheduler.step()
-        loss, logits = train_step(model, images, targets, loss_function, optimizer)
-        progress.add(logits, targets)
+        state.step_schedule()
+        loss, logits = train_step(model, images, targets, loss_function, state.optimizer)
+        distributed.synchronize_batch_norm(state.network, dist_bn)
+        state.progress.add(logits, targets)
         if state.averaged:
             state.averaged.update(state.network)
         state.iteration = iteration
@@ -219,18 +243,18 @@ def train(
 
         if iteration % display_interval == 0:
             state.require_finite()  # waits for the device
-            top1, top5 = progress.read()
+            seen = state.progress.state_dict()
             journal.training(
                 iteration,
-                learning_rate=float(scheduler.get_last_lr()[0]),
-                loss=loss.item(),
-                top1_error=1 - top1 / progress.images,
-                top5_error=1 - top5 / progress.images,
+                learning_rate=float(state.scheduler.get_last_lr()[0]),
+                loss=float(distributed.total(loss.double().cpu())) / distributed.size(),
+                top1_error=1 - seen["top1"] / seen["images"],
+                top5_error=1 - seen["top5"] / seen["images"],
                 data_time=data_time / iterations,
                 train_time=(elapsed := time.perf_counter() - since) / iterations,
-                images_per_second=images_seen / elapsed,
+                images_per_second=images_seen * distributed.size() / elapsed,
             )
-            progress = state.progress = Progress()
+            state.progress = Progress()
             since, data_time, iterations, images_seen = time.perf_counter(), 0.0, 0, 0
         check()
         for is_due, event in events:
@@ -246,8 +270,8 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replaces the running statistics of batch norm by their plain averages over batches of images.
 
     Training averages them exponentially, over weights that were still moving. As in the
-    original, nothing but the statistics changes: forward passes only, each batch counting alike.
-    The model is left in eval mode.
+    original, nothing but the statistics changes: forward passes only, each batch counting alike,
+    those of all processes too. The model is left in eval mode.
 
     Args:
         batches: of images (N, 3, H, W), prepared as for training, on any device.
@@ -272,3 +296,4 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     model.eval()
     if not number:
         raise ValueError("there are no images to recalibrate batch norm with")
+    distributed.synchronize_batch_norm(model, "reduce")

@@ -25,10 +25,12 @@ class Journal:
 
     Args:
         folder: created if missing; None for the terminal alone.
+        silent: say nothing, as another process does.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._handlers: list[logging.Handler] = [_Terminal()]
+    def __init__(self, folder: Path | None = None, *, silent: bool = False) -> None:
+        self._silent = silent
+        self._handlers: list[logging.Handler] = [logging.NullHandler() if silent else _Terminal()]
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self._handlers.append(logging.FileHandler(folder / "train.log", encoding="utf-8"))
@@ -45,7 +47,14 @@ class Journal:
 
     def start(self, iteration: int, total_iters: int) -> None:
         """Shows the bar, on a terminal."""
-        self._bar = tqdm(initial=iteration, total=total_iters, unit="it", dynamic_ncols=True, disable=None, file=sys.stderr)
+        self._bar = tqdm(
+            initial=iteration,
+            total=total_iters,
+            unit="it",
+            dynamic_ncols=True,
+            disable=self._silent or None,  # None: unless there is a terminal
+            file=sys.stderr,
+        )
 
     def advance(self, iteration: int) -> None:
         if self._bar is not None:

@@ -1,0 +1,246 @@
+"""Several devices: nn.DataParallel in one process, or a process for each, started by torchrun.
+
+Several processes each take their slice of every batch. Gradients and batch-norm statistics are
+combined within the iteration, so after it all of them hold the same state, and a checkpoint says
+nothing about how many they were. For a single process every function here has no effect.
+"""
+
+import contextlib
+import io
+import os
+import secrets
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+
+from .. import UserError
+from ..network import ShuffleNetV2
+
+
+class DeviceError(UserError):
+    """A device that is not there."""
+
+
+class ProcessLostError(UserError):
+    """Another process of the run has ended or cannot be reached."""
+
+    status = 1
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where the network of this process runs: `first`, and with several GPUs all of them through nn.DataParallel."""
+
+    first: torch.device
+    count: int = 1
+
+    @property
+    def pin_memory(self) -> bool:
+        return self.first.type == "cuda"
+
+    def place(self, network: ShuffleNetV2) -> nn.Module:
+        """The network on its device, or spread over several; its own names stay without 'module.'."""
+        network.to(self.first)
+        return nn.DataParallel(network) if self.count > 1 else network
+
+    def __str__(self) -> str:
+        each = f"{self.count} GPUs" if self.count > 1 else str(self.first)
+        return each if size() == 1 else f"{size()} processes ({self.first.type})"
+
+
+def rank() -> int:
+    """The number of this process, 0 to size() - 1. Process 0 is the one that writes."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def processes_here() -> int:
+    """How many of them torchrun started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def choose_devices(name: str) -> Devices:
+    """'auto' and 'cuda' take all GPUs, or under torchrun the one of this process; 'cuda:N' takes one.
+
+    Raises:
+        DeviceError: where there is none of that name, or not one for every process.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
+        raise DeviceError(f"--device {name}: there is no such device here; auto finds one") from error
+    if processes_here() > 1:
+        if device.type == "mps" or device.index is not None:
+            raise DeviceError(f"--device {name}: torchrun's processes take a GPU each, or the CPU; leave --device out")
+        if device.type == "cuda":
+            here, gpus = processes_here(), torch.cuda.device_count()
+            if here > gpus:
+                raise DeviceError(f"torchrun started {here} processes for {gpus} GPUs; say --nproc-per-node {gpus}")
+            return Devices(torch.device("cuda", int(os.environ["LOCAL_RANK"])))
+    elif device.type == "cuda" and device.index is None:
+        return Devices(torch.device("cuda:0"), 1 if "LOCAL_RANK" in os.environ else torch.cuda.device_count())
+    return Devices(device)
+
+
+@contextlib.contextmanager
+def joined(devices: Devices) -> Iterator[None]:
+    """Finds the other processes that torchrun started, if it did: through NCCL for GPUs, gloo for CPUs.
+
+    Raises:
+        ProcessLostError: in place of what is raised where another process ends.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    if devices.first.type == "cuda":
+        torch.cuda.set_device(devices.first)
+    # What is agreed upon below lies in the host's memory and takes gloo in either case.
+    backend = "cpu:gloo,cuda:nccl" if devices.first.type == "cuda" else "gloo"
+    store, own_rank, world_size = next(iter(rendezvous("env://")))
+    dist.init_process_group(backend, store=_unused(store, own_rank, world_size), rank=own_rank, world_size=world_size)
+    try:
+        yield
+    except RuntimeError as error:
+        if "gloo" in str(error) or isinstance(error, dist.DistError):
+            raise ProcessLostError(f"process {rank()} of {size()}: another process of this run has ended") from error
+        raise
+    dist.destroy_process_group()
+
+
+def _unused(store: Store, own_rank: int, world_size: int) -> Store:
+    """A part of the store in which nobody has written.
+
+    When torchrun starts processes again, its store still has the addresses of the dead ones, and
+    whoever comes first would wait for them. So each process asks under a name that nobody had before,
+    and process 0 answers with such a name for all, until it knows that all have heard it.
+    """
+    name = secrets.token_hex(8)
+    if own_rank == 0:
+        waiting = set(range(1, world_size))
+        while waiting:
+            for other in sorted(waiting):
+                if store.check([f"asks/{other}"]):  # perhaps a dead one still
+                    asking = store.get(f"asks/{other}").decode()
+                    store.set(f"answer/{asking}", name)
+                    if store.check([f"heard/{asking}/{name}"]):
+                        waiting.remove(other)
+            time.sleep(0.01)
+    else:
+        store.set(f"asks/{own_rank}", name)
+        answer = store.get(f"answer/{name}").decode()
+        store.set(f"heard/{name}/{answer}", "")
+        name = answer
+    return PrefixStore(name, store)
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum over all processes of a tensor in the host's memory."""
+    if size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def largest(value: int) -> int:
+    """The largest of the processes' values."""
+    if size() == 1:
+        return value
+    values = torch.tensor(value, dtype=torch.int64)
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return int(values)
+
+
+class Agreement:
+    """Like `largest`, but of the values of the call before, so that no process waits for another."""
+
+    def __init__(self) -> None:
+        self._pending: tuple[dist.Work, Tensor] | None = None
+
+    def __call__(self, value: int) -> int:
+        if size() == 1:
+            return value
+        agreed = 0
+        if self._pending:
+            work, values = self._pending
+            work.wait()
+            agreed = int(values)
+        values = torch.tensor(value, dtype=torch.int64)
+        work = dist.all_reduce(values, dist.ReduceOp.MAX, async_op=True)
+        assert work is not None
+        self._pending = work, values
+        return agreed
+
+
+def from_first(content: Any) -> Any:
+    """What process 0 has: tensors and plain values, nested; what the others pass is ignored."""
+    if size() == 1:
+        return content
+    buffer = io.BytesIO()
+    if rank() == 0:
+        torch.save(content, buffer)
+    length = torch.tensor(buffer.tell(), dtype=torch.int64)
+    dist.broadcast(length, 0)
+    data = (
+        torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+        if rank() == 0
+        else torch.empty(int(length), dtype=torch.uint8)
+    )
+    dist.broadcast(data, 0)
+    return content if rank() == 0 else torch.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=True)
+
+
+def synchronized(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model, its gradients averaged over all processes in every backward pass (DistributedDataParallel)."""
+    if size() == 1:
+        return model
+    with warnings.catch_warnings():  # torch 2.15 gives this argument a new name, which older ones do not know
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+        wrapped = nn.parallel.DistributedDataParallel(
+            model,
+            device_ids=None if device.index is None else [device.index],
+            broadcast_buffers=False,  # synchronize_batch_norm does that, at the end of an iteration
+            gradient_as_bucket_view=True,
+        )
+    # It lays its buckets out anew after the first backward pass, and the layout decides in what order
+    # three or more processes' gradients are added. Once and for all now, or a run that was resumed
+    # would round its first iteration unlike one that was not.
+    model.eval()
+    wrapped(torch.zeros(1, 3, 32, 32, device=device)).sum().backward()
+    model.train().zero_grad()
+    return wrapped
+
+
+@torch.no_grad()
+def synchronize_batch_norm(network: nn.Module, how: str) -> None:
+    """Makes the running statistics the same in all processes.
+
+    Args:
+        how: 'broadcast', those of process 0, which nn.DataParallel keeps as well; or 'reduce', the average.
+    """
+    if size() == 1:
+        return
+    statistics = [buffer for name, buffer in network.named_buffers() if "running_" in name]
+    flat = torch.cat([each.flatten() for each in statistics])  # one message
+    if how == "broadcast":
+        dist.broadcast(flat, 0)
+    else:
+        dist.all_reduce(flat)
+        flat /= size()
+    parts = torch.split(flat, [each.numel() for each in statistics])
+    torch._foreach_copy_(statistics, [part.view_as(each) for part, each in zip(parts, statistics, strict=True)])
