@@ -4,6 +4,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,9 @@ LONGER = [
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     command = [sys.executable, str(ROOT / "train.py"), *LONGER, *arguments]
-    return subprocess.Popen(command, cwd=folder, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=folder, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def wait_for(process: "subprocess.Popen[str]", text: str) -> None:
@@ -44,12 +47,17 @@ def result(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+def untouched_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("untouched")
     process = start(folder)
     process.communicate(timeout=300)
     assert process.returncode == 0
-    return result(folder / "models")
+    return folder / "models"
+
+
+@pytest.fixture(scope="module")
+def untouched(untouched_folder: Path) -> dict[str, torch.Tensor]:
+    return result(untouched_folder)
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
@@ -88,6 +96,35 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, untouched: dict
     assert process.returncode == 0
     assert same_tensors(result(tmp_path / "models"), untouched)
     assert not list((tmp_path / "models").glob(".*.tmp"))
+
+
+def test_wherever_a_checkpoint_is_cut_or_changed_the_one_before_is_used(tmp_path: Path, untouched_folder: Path) -> None:
+    """What a run then does with that one, tests/test_command.py shows."""
+    before, newest = (checkpoint.name_of(iteration) for iteration in (15, 30))
+    whole = (untouched_folder / newest).read_bytes()
+    storage.write(tmp_path / before, {"optimizer": {}, "iteration": 15})  # small: it is read 400 times
+    chance = random.Random(5)
+    for offset in chance.sample(range(len(whole)), 200):
+        flipped = bytearray(whole)
+        flipped[offset] ^= 1 << chance.randrange(8)
+        for damaged in (whole[:offset], flipped):
+            (tmp_path / newest).write_bytes(damaged)
+            assert checkpoint.read_newest(tmp_path) == (tmp_path / before, {"optimizer": {}, "iteration": 15})
+            assert (tmp_path / (newest + ".damaged")).read_bytes() == damaged
+    (tmp_path / newest).write_bytes(whole)
+    found = checkpoint.read_newest(tmp_path)
+    assert found is not None
+    assert (found[0].name, found[1]["iteration"]) == (newest, 30)
+
+
+def test_a_folder_that_vanishes_ends_the_run_with_one_line(tmp_path: Path) -> None:
+    process = start(tmp_path, "--save-interval", "5", "--total-iters", "100000")
+    assert process.stdout is not None
+    wait_for(process, "TRAIN Iter 7:")
+    shutil.rmtree(tmp_path / "models")
+    _, errors = process.communicate(timeout=300)
+    assert (process.returncode, errors.count("\n")) == (1, 1), errors
+    assert re.search(r"models/checkpoint-0000\d\d\.pth\.tar cannot be written: No such file or directory", errors)
 
 
 def test_a_second_run_in_the_same_folder_is_refused_while_the_first_lives(tmp_path: Path, train: Train) -> None:

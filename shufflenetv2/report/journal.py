@@ -90,6 +90,7 @@ class Journal:
         for handler in self._handlers:
             LOGGER.removeHandler(handler)
             handler.close()
+        LOGGER.propagate = True
 
     def __enter__(self) -> "Journal":
         return self
