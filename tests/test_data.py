@@ -138,13 +138,30 @@ def test_a_jpeg_decoded_in_part_has_the_pixels_of_the_whole(tmp_path: Path, samp
         assert isinstance(opened, SequentialJpeg)
         assert (opened.height, opened.width) == (height, width)
         for end in (1, 7, 16, 33, height - 1, height):
-            assert np.array_equal(opened.rows(end)[:end], whole[:end])
-        assert opened.rows(1).shape[0] < height  # and it did stop early
+            assert np.array_equal(opened.crop(0, 0, end, width), whole[:end])
+        assert np.array_equal(opened.crop(height // 3, width // 5, 5, 9), whole[height // 3 :, width // 5 :][:5, :9])
+
+
+@pytest.mark.parametrize(("side", "factor"), [(64, 8), (65, 4), (128, 4), (200, 2), (256, 2), (257, 1), (None, 1)])
+def test_a_crop_that_is_shrunk_anyway_is_decoded_smaller(tmp_path: Path, side: int | None, factor: int) -> None:
+    path = tmp_path / "image.jpg"
+    photograph(900, 701, seed=4).save(path, quality=95)
+    whole = read_image(path)
+    for top, left in ((0, 0), (101, 33), (188, 387)):
+        crop = open_image(path).crop(top, left, 513, 513, at_least=side)
+        edges = [(edge + factor // 2) // factor for edge in (top, top + 513, left, left + 513)]
+        assert crop.shape == (edges[1] - edges[0], edges[3] - edges[2], 3)
+        assert min(crop.shape[:2]) >= (side or 513)
+        # Its pixels are the averages of those they stand for, up to rounding and the coarser colours.
+        rows, columns = (n // factor * factor for n in whole.shape[:2])
+        averages = whole[:rows, :columns].reshape(rows // factor, factor, columns // factor, factor, 3).mean((1, 3))
+        inner = averages[edges[0] : edges[1], edges[2] : edges[3]]
+        assert np.abs(crop[: inner.shape[0], : inner.shape[1]] - inner).mean() < (1.5 if factor > 1 else 1e-9)
 
 
 def test_decoding_in_part_says_nothing(photographs: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for path in photographs.rglob("*.jpg"):
-        open_image(path).rows(5)
+        open_image(path).crop(0, 0, 5, 5)
     assert capfd.readouterr() == ("", "")
 
 
@@ -185,7 +202,7 @@ def test_a_validation_folder_is_labelled_by_the_classes_of_the_model(photographs
 def test_the_digits_are_all_there_and_split_once() -> None:
     train, val = Digits("train"), Digits("val")
     assert (len(train), len(val)) == (1438, 359)
-    assert train.image(0).rows(8).shape == (8, 8, 3)
+    assert train.image(0).crop(0, 0, 8, 8).shape == (8, 8, 3)
     assert train.images.max() == 255
     every = {image.tobytes() for image in train.images} | {image.tobytes() for image in val.images}
     assert len(every) == 1797  # no digit twice, none in both

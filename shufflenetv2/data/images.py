@@ -2,8 +2,9 @@
 
 Decoding is most of what a training image costs, so it is done no further than needed. A crop that
 ends at row 300 of 500 needs no later rows: a sequential JPEG is told to be shorter than it is, and
-the decoder stops there, with the very same pixels above. And pixels are decoded into memory that
-the thread has used before, since fresh pages cost a quarter of the decoding itself.
+the decoder stops there, with the very same pixels above. A crop that is to be shrunk anyway may be
+decoded at a half, a quarter or an eighth, which a JPEG's frequencies give away. And pixels are decoded
+into memory that the thread has used before, since fresh pages cost a quarter of the decoding itself.
 """
 
 import os
@@ -52,8 +53,13 @@ class Image(Protocol):
     height: int
     width: int
 
-    def rows(self, end: int) -> np.ndarray:
-        """At least the rows before `end`, as uint8 (rows, W, 3), BGR. Valid until this thread's next call."""
+    def crop(self, top: int, left: int, height: int, width: int, at_least: int | None = None) -> np.ndarray:
+        """The pixels of a part, as uint8 (height, width, 3), BGR. Valid until this thread's next call.
+
+        Args:
+            at_least: the part may come smaller where that is cheaper, by a factor of 2, 4 or 8, with
+                its edges rounded to whole pixels, as long as neither side gets shorter than this.
+        """
 
 
 class DecodedImage:
@@ -63,8 +69,8 @@ class DecodedImage:
         self.pixels = pixels
         self.height, self.width = pixels.shape[:2]
 
-    def rows(self, end: int) -> np.ndarray:
-        return self.pixels
+    def crop(self, top: int, left: int, height: int, width: int, at_least: int | None = None) -> np.ndarray:
+        return self.pixels[top : top + height, left : left + width]
 
 
 class SequentialJpeg:
@@ -74,15 +80,31 @@ class SequentialJpeg:
         self.name, self.encoded, self._header = name, encoded, header
         self.height, self.width = header.height, header.width
 
-    def rows(self, end: int) -> np.ndarray:
+    def crop(self, top: int, left: int, height: int, width: int, at_least: int | None = None) -> np.ndarray:
+        factor = 1 if at_least is None else max(f for f in (1, 2, 4, 8) if f == 1 or min(height, width) >= f * at_least)
+        pixels = self._decode(top + height, factor)
+        edges = (top, top + height, left, left + width)
+        top, bottom, left, right = ((edge + factor // 2) // factor for edge in edges)
+        return pixels[top:bottom, left:right]
+
+    def _decode(self, end: int, factor: int) -> np.ndarray:
+        """The rows before `end`, and some more, at 1 / factor."""
         height = min(end + ROWS_BELOW, self.height)
         shortened = bytearray(self.encoded)
         at = self._header.height_offset
         shortened[at : at + 2] = height.to_bytes(2, "big")
-        buffer = _scratch.of_size(height * self.width * 3)
+        rows, columns = -(-height // factor), -(-self.width // factor)
         try:
-            # Not strict: what is left over after the last row is the point, not an error.
-            pixels: np.ndarray = simplejpeg.decode_jpeg(shortened, "BGR", strict=False, buffer=buffer)
+            # Not strict: what is left over after the last row is the point, not an error. The scale is
+            # asked for by the size that it has.
+            pixels: np.ndarray = simplejpeg.decode_jpeg(
+                shortened,
+                "BGR",
+                strict=False,
+                min_height=rows if factor > 1 else 0,
+                min_width=columns if factor > 1 else 0,
+                buffer=_scratch.of_size(rows * columns * 3),
+            )
         except ValueError as error:
             raise unreadable(self.name) from error
         return pixels
@@ -114,7 +136,7 @@ def open_image(path: str | Path) -> Image:
 def read_image(path: str | Path) -> np.ndarray:
     """The whole image in a file as uint8 (H, W, 3), BGR; see `open_image`."""
     image = open_image(path)
-    return image.rows(image.height).copy()
+    return image.crop(0, 0, image.height, image.width).copy()
 
 
 def decode_with_pillow(name: str, encoded: bytes) -> np.ndarray:

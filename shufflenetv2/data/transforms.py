@@ -83,7 +83,7 @@ class EvaluationTransform:
 
     def __call__(self, image: Image, out: np.ndarray) -> None:
         """The image into `out`, uint8 (size, size, 3), BGR."""
-        out[...] = CenterCrop(self.size)(OpencvResize(self.resize_size)(image.rows(image.height)))
+        out[...] = CenterCrop(self.size)(OpencvResize(self.resize_size)(image.crop(0, 0, image.height, image.width)))
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class TrainTransform:
         top, left, height, width = self.draw_crop(image.height, image.width, rng)
         jitters = any(self.color_jitter)
         flips = rng.random() < self.hflip
-        crop = image.rows(top + height)[top : top + height, left : left + width]
+        crop = image.crop(top, left, height, width, at_least=self.size)
         # The last of the steps writes into the batch; the ones before it into memory of their own.
         pixels = cv2.resize(crop, (self.size, self.size), dst=None if flips or jitters else out, interpolation=cv2.INTER_LINEAR)
         if flips:
