@@ -1,6 +1,11 @@
 """The unit ShuffleNetV2 is made of (Ma et al. 2018, https://arxiv.org/abs/1807.11164, figure 3 c and d)."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, cat, nn
+from torch.autograd.function import once_differentiable
+from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 
 
 class ShuffleV2Block(nn.Module):
@@ -56,5 +61,71 @@ class ShuffleV2Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.branch_proj is None:
-            return cat((x[:, 0::2], self.branch_main(x[:, 1::2])), dim=1)
-        return cat((self.branch_proj(x), self.branch_main(x)), dim=1)
+            passing, entering = split(x)
+            return join(passing, self.branch_main(entering))
+        return join(self.branch_proj(x), self.branch_main(x))
+
+
+def split(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The even channels and the odd ones."""
+    if is_scripting() or _is_plain(x):
+        return x[:, 0::2], x[:, 1::2]
+    passing, entering = _Split.apply(x)
+    return passing, entering
+
+
+def join(first: Tensor, second: Tensor) -> Tensor:
+    """The channels of one after those of the other."""
+    if is_scripting() or _is_plain(second):
+        return cat((first, second), dim=1)
+    joined: Tensor = _Join.apply(first, second)
+    return joined
+
+
+def _is_plain(x: Tensor) -> bool:
+    # Without gradients there is nothing to gain, and whoever compiles or exports wants operations that all know.
+    if is_tracing() or torch.compiler.is_compiling():  # type: ignore[no-untyped-call]
+        return True
+    return not (torch.is_grad_enabled() and x.requires_grad)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+
+
+class _Split(torch.autograd.Function):
+    """Slicing whose backward pass writes each gradient once, where torch's fills two tensors with zeros and adds them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.layout = _layout(x)
+        return x[:, 0::2], x[:, 1::2].contiguous(memory_format=ctx.layout)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, passing: Tensor, entering: Tensor) -> Tensor:
+        n, half, height, width = entering.shape
+        gradient = torch.empty(
+            (n, 2 * half, height, width), dtype=entering.dtype, device=entering.device, memory_format=ctx.layout
+        )
+        gradient[:, 0::2] = passing
+        gradient[:, 1::2] = entering
+        return gradient
+
+
+class _Join(torch.autograd.Function):
+    """Concatenation whose gradients are in one piece where the inputs were; torch is slow on parts of a larger tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        ctx.channels, ctx.layout = first.shape[1], _layout(second)
+        ctx.in_one_piece = first.is_contiguous(memory_format=ctx.layout)
+        return cat((first, second), dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = gradient[:, : ctx.channels], gradient[:, ctx.channels :]
+        if ctx.in_one_piece:
+            first = first.contiguous(memory_format=ctx.layout)
+        return first, second.contiguous(memory_format=ctx.layout)

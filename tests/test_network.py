@@ -1,5 +1,7 @@
 """The network is the published one."""
 
+import warnings
+
 import pytest
 import torch
 import torchinfo
@@ -119,3 +121,33 @@ def test_dropout_is_in_the_largest_size_alone() -> None:
 def test_nonsense_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(wrong)))):
         ShuffleNetV2(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_shuffles_own_gradients_are_those_of_plain_slices(
+    layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    network = ShuffleNetV2(64, 10, "0.5x").train()
+    network.initialize_weights(generator)
+    network.to(memory_format=layout)
+    images = (torch.rand(4, 3, 64, 64, generator=generator) * 255).contiguous(memory_format=layout)
+    weights = torch.rand(4, 10, generator=generator)
+
+    def gradients() -> list[torch.Tensor]:
+        return list(torch.autograd.grad((network(images) * weights).sum(), list(network.parameters())))
+
+    own = gradients()
+    monkeypatch.setattr("shufflenetv2.blocks._is_plain", lambda x: True)
+    for mine, plain in zip(own, gradients(), strict=True):
+        assert torch.equal(mine, plain)
+
+
+def test_the_network_can_be_exported() -> None:
+    network, images = ShuffleNetV2(32, 10, "0.5x").eval(), torch.rand(2, 3, 32, 32) * 255
+    exported = torch.export.export(network, (images,)).module()
+    with warnings.catch_warnings():  # these ways are old, and still in use
+        warnings.simplefilter("ignore", FutureWarning)
+        traced, scripted = torch.jit.trace(network, images), torch.jit.script(network)  # type: ignore[no-untyped-call]
+    for other in (exported, traced, scripted):
+        assert torch.equal(other(images), network(images))
