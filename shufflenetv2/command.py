@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
         print(f"{prog}: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     except RuntimeError as error:
+        if not debug and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            print(f"{prog}: error: --torchcompile failed: {str(error).splitlines()[0]}; --debug tells more", file=sys.stderr)
+            return 1
         if debug or "out of memory" not in str(error):
             raise
         print(f"{prog}: error: the device is out of memory; use a smaller --batch-size or --val-batch-size", file=sys.stderr)

@@ -101,9 +101,11 @@ class ShuffleNetV2(nn.Module):
     def to_input(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) images as the first convolution takes them: floating point, normalised if this model is."""
         if not images.is_floating_point():
-            # The loader's bytes lie interleaved (N, H, W, 3) in memory; casting is the moment to plane them.
-            dtype = self.input_mean.dtype  # the weights' own
-            images = images.to(dtype, memory_format=torch.contiguous_format)
+            # The loader's bytes lie interleaved (N, H, W, 3) in memory; casting is the moment to plane them,
+            # unless the weights want them as they are.
+            weight = next(self.first_conv.parameters())
+            layout = torch.contiguous_format if weight.is_contiguous() else torch.channels_last
+            images = images.to(weight.dtype, memory_format=layout)
         if self.normalizes:
             images = (images - self.input_mean) / self.input_std
         return images

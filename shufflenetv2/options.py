@@ -35,6 +35,7 @@ class Kind:
     parse: Callable[[str], Any]
     metavar: str
     counts: tuple[int, ...] = ()  # how many values make a list; empty for a single value
+    alone: str = ""  # the value of an option that is given without one, where it may be
 
 
 def _number(convert: Callable[[str], Any], accepts: str, valid: Callable[[Any], bool], metavar: str) -> Kind:
@@ -84,6 +85,7 @@ def _several(kind: Kind, accepts: str, metavar: str, *counts: int) -> Kind:
 SWITCH = Kind("true or false", _switch, "")
 TEXT = Kind("text", str, "NAME")
 FILE = Kind("a file name", _name, "FILE")
+BACKEND = Kind("the name of a backend of torch.compile", _name, "BACKEND", alone="inductor")
 FOLDER = Kind("a folder name", _name, "DIR")
 COUNT = _number(int, "a whole number of at least 1", lambda value: value >= 1, "N")
 NATURAL = _number(int, "a whole number from 0 to below 2**63", lambda value: 0 <= value < 2**63, "N")
@@ -169,6 +171,16 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Execution:
+    channels_last: bool = option(
+        False, SWITCH, "interleave the channels in memory (NHWC): faster on a CPU; rounds a little differently", recipe=True
+    )
+    amp: bool = option(False, SWITCH, "compute in --amp-dtype where that is safe", recipe=True)
+    amp_dtype: str = option("bfloat16", _choice("bfloat16", "float16"), "for --amp; float16 scales the loss", recipe=True)
+    torchcompile: str = option("", BACKEND, "compile the network for training; inductor if no backend is named", recipe=True)
+
+
+@dataclass(frozen=True)
 class Running:
     auto_continue: bool = option(True, SWITCH, "start over instead of going on from the newest checkpoint in --save")
     on_nonfinite: str = option(
@@ -188,11 +200,11 @@ class Evaluation:
     eval_resume: str = option("", FILE, "weights to evaluate; default: model.pkl in --save")
 
 
-GROUPS = (Common, Data, Augmentation, Model, Training, Running, Evaluation)
+GROUPS = (Common, Data, Augmentation, Model, Training, Execution, Running, Evaluation)
 
 
 @dataclass(frozen=True)
-class Options(Evaluation, Running, Training, Model, Augmentation, Data, Common):
+class Options(Evaluation, Running, Execution, Training, Model, Augmentation, Data, Common):
     """All options. From `parse` they come resolved: a default of None that depends on another option has its value.
 
     Attributes:
@@ -362,7 +374,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
             if default not in (None, ""):
                 shown = " ".join(f"{value:.4g}" for value in default) if kind.counts else default
                 text += f" (default: {shown})"
-            nargs = None if not kind.counts else "+" if len(kind.counts) > 1 else kind.counts[0]
+            nargs: Any = None if not kind.counts else "+" if len(kind.counts) > 1 else kind.counts[0]
+            if kind.alone:
+                nargs, common = "?", common | {"const": kind.alone}
             section.add_argument(*names, metavar=kind.metavar, nargs=nargs, help=text.replace("%", "%%"), **common)
     return parser
 

@@ -23,6 +23,7 @@ from .data import (
 from .engine import (
     Devices,
     Evaluation,
+    Execution,
     NonFiniteLossError,
     Preempted,
     Preemption,
@@ -55,10 +56,10 @@ def run_training(options: Options) -> int:
     Returns:
         The exit status: 0, or that of the signal which ended the run early, with a checkpoint saved.
     """
-    devices = choose_devices(options.device)
+    devices = choose_devices(options.device, execution_of(options))
     folder = Path(options.save)
     log_folder = Path(options.log_dir) / folder.resolve().name
-    with distributed.joined(devices), ExitStack() as stack:
+    with distributed.joined(devices.first), ExitStack() as stack:
         if options.batch_size % distributed.size():
             raise OptionsError(f"--batch-size {options.batch_size} cannot be divided among {distributed.size()} processes")
         train_set, val_set = open_training_sets(options)
@@ -109,13 +110,15 @@ class TrainingRun:
         if distributed.from_first(self.samples) != self.samples:
             raise UserError(f"process {distributed.rank()} sees other training images than process 0")
         self.state = build_state(options, len(train_set.class_names))
+        self.state.scaler = devices.scaler()
         if distributed.rank() == 0:
             describe(journal, options, devices, self.state.network, train_set, val_set)
         # On its device before loading, so that the optimizer's state lands beside the weights.
         self.placed = devices.place(self.state.network)
         if options.model_ema:
             self.state.averaged = AveragedWeights(self.state.network, options.model_ema_decay)
-        self.model = distributed.synchronized(self.placed, devices.first)
+            self.placed_average = devices.place(self.state.averaged.network)
+        self.model = distributed.synchronized(devices.compiled(self.placed), devices.first)
         if (path := self.load_newest()) is not None:
             journal.say(f"going on from {path}")
 
@@ -177,7 +180,7 @@ class TrainingRun:
         if self.state.validated != self.state.iteration:
             self.test(self.placed)
             if self.state.averaged:
-                self.test(self.state.averaged.network, "EMA ")
+                self.test(self.placed_average, "EMA ")
             self.state.validated = self.state.iteration
 
     def check(self) -> None:
@@ -287,7 +290,7 @@ class TrainingRun:
         """
         results = {"model.pkl": self.recalibrated(self.placed, self.state.network)}
         if self.state.averaged:
-            results["model-ema.pkl"] = self.recalibrated(self.state.averaged.network, self.state.averaged.network, "EMA ")
+            results["model-ema.pkl"] = self.recalibrated(self.placed_average, self.state.averaged.network, "EMA ")
         self.save("bnps-")
         for name, content in reversed(results.items()):  # model.pkl last: it says that the run is finished
             self.write(name, content)
@@ -310,7 +313,7 @@ class TrainingRun:
 
 def run_evaluation(options: Options) -> int:
     """Evaluates a weight file, and prints the TEST line. Returns the exit status."""
-    devices = choose_devices(options.device)
+    devices = choose_devices(options.device, execution_of(options))
     weights = read_weights(options.eval_resume or Path(options.save) / "model.pkl")
     if "model_size" in options.given and options.model_size != weights.model_size:
         raise WeightsError(f"{weights.path} holds a {weights.model_size} model, and --model-size says {options.model_size}")
@@ -320,7 +323,7 @@ def run_evaluation(options: Options) -> int:
         where = options.val_dir or options.dataset
         raise WeightsError(f"{weights.path} knows {weights.n_class} classes, and {where} has {len(val_set.class_names)}")
     model = devices.place(weights.network(preprocessing)).eval()
-    with distributed.joined(devices), Journal(silent=distributed.rank() > 0) as journal:
+    with distributed.joined(devices.first), Journal(silent=distributed.rank() > 0) as journal:
         report_evaluation(journal, model, val_set, preprocessing, options, devices, weights.iteration)
     return 0
 
@@ -410,6 +413,12 @@ def report_evaluation(
         prefix=prefix,
     )
     return result
+
+
+def execution_of(options: Options) -> Execution:
+    return Execution(
+        options.channels_last, getattr(torch, options.amp_dtype) if options.amp else None, backend=options.torchcompile
+    )
 
 
 def workers(options: Options) -> int:

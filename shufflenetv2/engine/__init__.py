@@ -1,7 +1,8 @@
 """Training, evaluation, and what survives an interruption."""
 
-from .distributed import Devices as Devices
-from .distributed import choose_devices as choose_devices
+from .devices import Devices as Devices
+from .devices import Execution as Execution
+from .devices import choose_devices as choose_devices
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .preemption import Preempted as Preempted

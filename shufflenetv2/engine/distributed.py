@@ -1,6 +1,6 @@
-"""Several devices: nn.DataParallel in one process, or a process for each, started by torchrun.
+"""Several processes, one for each GPU, as torchrun starts them.
 
-Several processes each take their slice of every batch. Gradients and batch-norm statistics are
+Each takes their slice of every batch. Gradients and batch-norm statistics are
 combined within the iteration, so after it all of them hold the same state, and a checkpoint says
 nothing about how many they were. For a single process every function here has no effect.
 """
@@ -12,7 +12,6 @@ import secrets
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,38 +21,12 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from .. import UserError
-from ..network import ShuffleNetV2
-
-
-class DeviceError(UserError):
-    """A device that is not there."""
 
 
 class ProcessLostError(UserError):
     """Another process of the run has ended or cannot be reached."""
 
     status = 1
-
-
-@dataclass(frozen=True)
-class Devices:
-    """Where the network of this process runs: `first`, and with several GPUs all of them through nn.DataParallel."""
-
-    first: torch.device
-    count: int = 1
-
-    @property
-    def pin_memory(self) -> bool:
-        return self.first.type == "cuda"
-
-    def place(self, network: ShuffleNetV2) -> nn.Module:
-        """The network on its device, or spread over several; its own names stay without 'module.'."""
-        network.to(self.first)
-        return nn.DataParallel(network) if self.count > 1 else network
-
-    def __str__(self) -> str:
-        each = f"{self.count} GPUs" if self.count > 1 else str(self.first)
-        return each if size() == 1 else f"{size()} processes ({self.first.type})"
 
 
 def rank() -> int:
@@ -71,36 +44,8 @@ def processes_here() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def choose_devices(name: str) -> Devices:
-    """'auto' and 'cuda' take all GPUs, or under torchrun the one of this process; 'cuda:N' takes one.
-
-    Raises:
-        DeviceError: where there is none of that name, or not one for every process.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
-        raise DeviceError(f"--device {name}: there is no such device here; auto finds one") from error
-    if processes_here() > 1:
-        if device.type == "mps" or device.index is not None:
-            raise DeviceError(f"--device {name}: torchrun's processes take a GPU each, or the CPU; leave --device out")
-        if device.type == "cuda":
-            here, gpus = processes_here(), torch.cuda.device_count()
-            if here > gpus:
-                raise DeviceError(f"torchrun started {here} processes for {gpus} GPUs; say --nproc-per-node {gpus}")
-            return Devices(torch.device("cuda", int(os.environ["LOCAL_RANK"])))
-    elif device.type == "cuda" and device.index is None:
-        return Devices(torch.device("cuda:0"), 1 if "LOCAL_RANK" in os.environ else torch.cuda.device_count())
-    return Devices(device)
-
-
 @contextlib.contextmanager
-def joined(devices: Devices) -> Iterator[None]:
+def joined(device: torch.device) -> Iterator[None]:
     """Finds the other processes that torchrun started, if it did: through NCCL for GPUs, gloo for CPUs.
 
     Raises:
@@ -109,10 +54,10 @@ def joined(devices: Devices) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
-    if devices.first.type == "cuda":
-        torch.cuda.set_device(devices.first)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     # What is agreed upon below lies in the host's memory and takes gloo in either case.
-    backend = "cpu:gloo,cuda:nccl" if devices.first.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, own_rank, world_size = next(iter(rendezvous("env://")))
     dist.init_process_group(backend, store=_unused(store, own_rank, world_size), rank=own_rank, world_size=world_size)
     try:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -66,6 +67,7 @@ class TrainingState:
         network: the bare network, whose state dict has the published names.
         optimizer, scheduler: over the network's parameters.
         averaged: of the network, if wanted.
+        scaler: of the loss, where the gradients are float16.
 
     Attributes:
         iteration: how many are done.
@@ -74,9 +76,11 @@ class TrainingState:
     """
 
     def __init__(
-        self, network: ShuffleNetV2, optimizer: Optimizer, scheduler: LRScheduler, averaged: AveragedWeights | None = None
-    ) -> None:
+        self, network: ShuffleNetV2, optimizer: Optimizer, scheduler: LRScheduler, averaged: AveragedWeights | None = None,
+        scaler: GradScaler | None = None,
+    ) -> None:  # fmt: skip
         self.network, self.optimizer, self.scheduler, self.averaged = network, optimizer, scheduler, averaged
+        self.scaler = scaler
         self.iteration = 0
         self.validated = 0
         self.skipped: list[tuple[int, int]] = []
@@ -127,6 +131,7 @@ class TrainingState:
             "state_dict": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler else {},
             "progress": self.progress.state_dict(),
         }
 
@@ -139,13 +144,20 @@ class TrainingState:
             self.averaged.network.load_state_dict(state["state_dict_ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        if self.scaler and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress()
         self.progress.load_state_dict(state["progress"], next(self.network.parameters()).device)
         self._first_bad, self._rates = None, {}
 
 
 def train_step(
-    model: nn.Module, images: Tensor, targets: Tensor, loss_function: LossFunction, optimizer: Optimizer
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    loss_function: LossFunction,
+    optimizer: Optimizer,
+    scaler: GradScaler | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One update: forward, backward, optimizer step.
 
@@ -154,6 +166,7 @@ def train_step(
         images: (N, 3, H, W), BGR, 0..255, uint8 or floating point, on the model's device.
         targets: (N,) int64 classes, or whatever else the loss function takes.
         loss_function: (logits, targets) -> scalar.
+        scaler: of the loss, for float16.
 
     Returns:
         The loss, scalar, and the logits (N, n_class), detached, on the device.
@@ -161,8 +174,13 @@ def train_step(
     logits = model(images)
     loss = loss_function(logits, targets)
     optimizer.zero_grad()
-    torch.autograd.backward(loss)
-    optimizer.step()
+    if scaler is None:
+        torch.autograd.backward(loss)
+        optimizer.step()
+    else:
+        torch.autograd.backward(scaler.scale(loss))
+        scaler.step(optimizer)
+        scaler.update()
     return loss.detach(), logits.detach()
 
 
@@ -230,7 +248,7 @@ def train(
         iteration = state.iteration + 1
         seed_device(seed, iteration)
         state.step_schedule()
-        loss, logits = train_step(model, images, targets, loss_function, state.optimizer)
+        loss, logits = train_step(model, images, targets, loss_function, state.optimizer, state.scaler)
         distributed.synchronize_batch_norm(state.network, dist_bn)
         state.progress.add(logits, targets)
         if state.averaged:

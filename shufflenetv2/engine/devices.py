@@ -1,0 +1,117 @@
+"""Where and how the network computes: devices, memory layout, precision, compiler."""
+
+import os
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .. import UserError
+from . import distributed
+
+
+class DeviceError(UserError):
+    """A device that is not there, or that cannot do what is asked of it."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a network is run.
+
+    Args:
+        channels_last: whether tensors are interleaved in memory (NHWC) rather than planar.
+        amp_dtype: bfloat16 or float16 for torch.autocast, which uses it where that is safe; None for float32.
+        backend: of torch.compile, for training; none if empty.
+    """
+
+    channels_last: bool = False
+    amp_dtype: torch.dtype | None = None
+    backend: str = ""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What the network of this process runs on, and how: `first`, and with several GPUs all of them through nn.DataParallel."""
+
+    first: torch.device
+    count: int = 1
+    execution: Execution = field(default_factory=Execution)
+
+    @property
+    def pin_memory(self) -> bool:
+        return self.first.type == "cuda"
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """The network, moved there, in a wrapper if one is needed; its own names stay as they are."""
+        layout = torch.channels_last if self.execution.channels_last else torch.contiguous_format
+        model = network.to(self.first).to(memory_format=layout)
+        if self.execution.amp_dtype:
+            model = _Autocast(model, self.first.type, self.execution.amp_dtype)
+        return nn.DataParallel(model) if self.count > 1 else model
+
+    def compiled(self, model: nn.Module) -> nn.Module:
+        """A placed network for training, compiled if that is wanted.
+
+        (Not for the recalibration of batch norm, where every batch would be compiled anew.)
+        """
+        if not self.execution.backend:
+            return model
+        return cast(nn.Module, torch.compile(model, backend=self.execution.backend))
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Keeps float16 gradients from vanishing; does nothing for other types."""
+        return torch.amp.GradScaler(self.first.type, enabled=self.execution.amp_dtype == torch.float16)
+
+    def __str__(self) -> str:
+        each = f"{self.count} GPUs" if self.count > 1 else str(self.first)
+        return each if distributed.size() == 1 else f"{distributed.size()} processes ({self.first.type})"
+
+
+class _Autocast(nn.Module):
+    def __init__(self, model: nn.Module, device_type: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.device_type, self.dtype = model, device_type, dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device_type, self.dtype):
+            logits: Tensor = self.model(images)
+        return logits.float()
+
+
+def choose_devices(name: str, execution: Execution | None = None) -> Devices:
+    """'auto' and 'cuda' take all GPUs, or under torchrun the one of this process; 'cuda:N' takes one.
+
+    Raises:
+        DeviceError: where there is none of that name, or not one for every process, or it cannot compute so.
+    """
+    execution = execution or Execution()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
+        raise DeviceError(f"--device {name}: there is no such device here; auto finds one") from error
+    devices = Devices(device, execution=execution)
+    here = distributed.processes_here()
+    if here > 1:
+        if device.type == "mps" or device.index is not None:
+            raise DeviceError(f"--device {name}: torchrun's processes take a GPU each, or the CPU; leave --device out")
+        if device.type == "cuda":
+            gpus = torch.cuda.device_count()
+            if here > gpus:
+                raise DeviceError(f"torchrun started {here} processes for {gpus} GPUs; say --nproc-per-node {gpus}")
+            devices = Devices(torch.device("cuda", int(os.environ["LOCAL_RANK"])), execution=execution)
+    elif device.type == "cuda" and device.index is None:
+        count = 1 if "LOCAL_RANK" in os.environ else torch.cuda.device_count()
+        devices = Devices(torch.device("cuda:0"), count, execution)
+    if devices.count > 1 and execution.backend:
+        raise DeviceError(f"--torchcompile cannot be spread over {devices.count} GPUs in one process; start it with torchrun")
+    if execution.backend and execution.backend not in (known := torch.compiler.list_backends(exclude_tags=())):
+        raise DeviceError(f"--torchcompile {execution.backend}: torch knows {', '.join(known)}")
+    if execution.amp_dtype == torch.float16 and device.type == "cpu":
+        raise DeviceError("--amp-dtype float16 needs a GPU; the CPU has bfloat16")
+    return devices
