@@ -15,11 +15,14 @@ def test_the_tables_are_those_of_the_results() -> None:
 
 
 def test_every_file_and_option_that_the_readme_names_exists() -> None:
+    from shufflenetv2.deploy import prepare
     from shufflenetv2.options import fields, flag
 
     text = (ROOT / "README.md").read_text()
     for name in re.findall(r"(?:shufflenetv2|configs|benchmarks|tests)/[\w./{},-]*[\w}]", text):
         variants = [name.replace("{0.5x,1.0x,1.5x,2.0x}", size) for size in ("0.5x", "1.0x", "1.5x", "2.0x")]
         assert all((ROOT / variant).exists() for variant in variants), name
+    option = r"--[a-z][a-z-]+"
     known = {flag(field.name) for field in fields()} | {"--no-auto-continue", "--help"}
-    assert set(re.findall(r"--[a-z][a-z-]+", re.sub(r"<!--.*?-->", "", text))) <= known
+    known |= set(re.findall(option, prepare.parser("").format_help()))
+    assert set(re.findall(option, re.sub(r"<!--.*?-->", "", text))) <= known
