@@ -1,10 +1,12 @@
 """python -m shufflenetv2 COMMAND ..., and the console script of the same name."""
 
 import sys
+from collections.abc import Callable
 
 from . import command
+from .deploy import prepare
 
-COMMANDS = {"train": command.main}
+COMMANDS: dict[str, Callable[..., int]] = {"train": command.main, "prepare": prepare.main}
 
 
 def main() -> int:

@@ -26,26 +26,33 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
         from . import run  # torch takes seconds to load: not for help, nor for a mistyped option
 
         return (run.run_evaluation if options.eval else run.run_training)(options)
-    except UserError as error:
-        if debug:
-            raise
+    except (Exception, KeyboardInterrupt) as error:
+        return exit_status(error, prog, debug)
+
+
+def exit_status(error: Exception | KeyboardInterrupt, prog: str, debug: bool = False) -> int:
+    """The exit status of a command that ended with this error, of which it prints one line.
+
+    Raises:
+        Exception: the error itself, where it is none that the user can mend, or to debug.
+    """
+    status, line = 1, f"{prog}: error: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        status, line = 130, f"{prog}: interrupted"
+    elif debug:
+        raise error
+    elif isinstance(error, UserError):
+        status = error.status
         # All processes that torchrun started have the same options, and one complains for all.
-        if not isinstance(error, OptionsError) or os.environ.get("RANK", "0") == "0":
-            print(f"{prog}: error: {error}", file=sys.stderr)
-        return error.status
-    except OSError as error:
-        if debug or error.filename is None:
-            raise
-        print(f"{prog}: error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if not debug and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            print(f"{prog}: error: --torchcompile failed: {str(error).splitlines()[0]}; --debug tells more", file=sys.stderr)
-            return 1
-        if debug or "out of memory" not in str(error):
-            raise
-        print(f"{prog}: error: the device is out of memory; use a smaller --batch-size or --val-batch-size", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
-        return 130
+        if isinstance(error, OptionsError) and os.environ.get("RANK", "0") != "0":
+            return status
+    elif isinstance(error, OSError) and error.filename is not None:
+        line = f"{prog}: error: {error.filename}: {error.strerror}"
+    elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        line = f"{prog}: error: --torchcompile failed: {str(error).splitlines()[0]}; --debug tells more"
+    elif isinstance(error, RuntimeError) and "out of memory" in str(error):
+        line = f"{prog}: error: the device is out of memory; use a smaller --batch-size or --val-batch-size"
+    else:
+        raise error
+    print(line, file=sys.stderr)
+    return status

@@ -89,6 +89,7 @@ BACKEND = Kind("the name of a backend of torch.compile", _name, "BACKEND", alone
 FOLDER = Kind("a folder name", _name, "DIR")
 COUNT = _number(int, "a whole number of at least 1", lambda value: value >= 1, "N")
 NATURAL = _number(int, "a whole number from 0 to below 2**63", lambda value: 0 <= value < 2**63, "N")
+QUALITY = _number(int, "a whole number from 1 to 100", lambda value: 1 <= value <= 100, "Q")
 PIXELS = _number(int, "a whole number of pixels, at least 32", lambda value: value >= 32, "PIXELS")
 POSITIVE = _number(float, "a number above 0", lambda value: value > 0, "X")
 NON_NEGATIVE = _number(float, "a number of at least 0", lambda value: value >= 0, "X")
@@ -260,7 +261,7 @@ def parse(argv: Sequence[str], prog: str = "train.py") -> Options:
     found, unknown = _parser(prog).parse_known_args(argv)
     if unknown:
         raise OptionsError(_unknown(unknown[0].split("=")[0], "on the command line"))
-    given = {name: _value(name, flag(name), text) for name, text in vars(found).items()}
+    given = {name: parse_value(_BY_NAME[name].metadata["kind"], flag(name), text) for name, text in vars(found).items()}
     from_file = _read_yaml(given["config"]) if "config" in given else {}
     return _resolve(Options(**(from_file | given), given=frozenset(given)))
 
@@ -294,9 +295,12 @@ def _resolve(options: Options) -> Options:
     )
 
 
-def _value(name: str, where: str, given: Any) -> Any:
-    """What the text (or the list of texts) given for an option means."""
-    kind: Kind = _BY_NAME[name].metadata["kind"]
+def parse_value(kind: Kind, where: str, given: Any) -> Any:
+    """What the text (or the list of texts) given for an option means.
+
+    Raises:
+        OptionsError: where the kind does not accept it; `where` says which option it is.
+    """
     texts = [str(item) for item in given] if isinstance(given, list) else [str(given)]
     try:
         if len(texts) not in (kind.counts or (1,)):
@@ -326,7 +330,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
         if name not in _BY_NAME:
             raise OptionsError(_unknown(str(key), f"in {path}"))
         if value is not None:
-            given[name] = _value(name, f"{key} in {path}:", value)
+            given[name] = parse_value(_BY_NAME[name].metadata["kind"], f"{key} in {path}:", value)
     return given
 
 
@@ -337,7 +341,9 @@ def _unknown(name: str, where: str) -> str:
     return f"unknown option {name!r} {where}" + (f"; did you mean {prefix}{near[0]}?" if near else "; --help lists them all")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises an OptionsError for wrong use, where argparse would print and exit."""
+
     def error(self, message: str) -> NoReturn:
         raise OptionsError(message.removeprefix("argument "))
 
@@ -350,7 +356,7 @@ EXAMPLES = """examples:
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         allow_abbrev=False,
         description="Trains and evaluates ShuffleNetV2. Run the same command again after an interruption, and it goes on.",

@@ -34,24 +34,36 @@ class NotWrittenError(UserError):
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Writes tensors and plain values to `path`, which afterwards is complete, or as it was before.
+    """Writes tensors and plain values to `path`, which afterwards is complete, or as it was before; see `write_bytes`."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = buffer.getbuffer()
+    write_bytes(path, data, MARK + hashlib.sha256(data).digest())
+
+
+def write_bytes(path: Path, *parts: bytes | memoryview, flush: bool = True) -> None:
+    """Writes a file that afterwards is complete, or as it was before.
 
     The bytes go to a temporary file in the same folder, which is flushed to the disk and then
     renamed; the folder is flushed as well, so that a power cut cannot undo the rename.
 
+    Args:
+        path: where to.
+        parts: the content, one part after the other.
+        flush: False for files that can be made again: complete whenever the program is killed, but
+            perhaps empty after a power cut.
+
     Raises:
         NotWrittenError: where the disk is full, the folder read-only, ... What stood at `path` is untouched.
     """
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    data = buffer.getbuffer()
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # not longer than a name may be, whatever the file's is
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
-            file.write(MARK + hashlib.sha256(data).digest())
-            file.flush()
-            os.fsync(file.fileno())
+            for part in parts:
+                file.write(part)
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -59,7 +71,8 @@ def write(path: Path, content: dict[str, Any]) -> None:
         if isinstance(error, OSError):
             raise NotWrittenError(f"{path} cannot be written: {error.strerror}; what was saved before is untouched") from error
         raise
-    flush_folder(path.parent)
+    if flush:
+        flush_folder(path.parent)
 
 
 def flush_folder(folder: Path) -> None:

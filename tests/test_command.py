@@ -262,10 +262,10 @@ def test_the_package_is_a_command_too() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "shufflenetv2").rglob("*.py")), ids=lambda path: path.name)
 def test_imports_point_one_way(path: Path) -> None:
-    """model <- weights, data, recipe <- engine <- command line."""
+    """model <- weights, data, recipe <- engine <- command line <- the commands around training."""
     layers = {
         "blocks": 0, "network": 1, "storage": 1, "options": 1, "report": 1, "weights": 2, "data": 2, "recipe": 2,
-        "engine": 3, "identity": 4, "run": 5, "command": 6, "__main__": 7,
+        "engine": 3, "identity": 4, "run": 5, "command": 6, "deploy": 7, "__main__": 8,
     }  # fmt: skip
     inside = path.relative_to(ROOT / "shufflenetv2").with_suffix("").parts
     if inside == ("__init__",):

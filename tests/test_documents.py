@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 
+import torch.distributed.run
+
 from tests.conftest import ROOT
 
 
@@ -15,11 +17,20 @@ def test_the_tables_are_those_of_the_results() -> None:
 
 
 def test_every_file_and_option_that_the_readme_names_exists() -> None:
+    from shufflenetv2.deploy import prepare
     from shufflenetv2.options import fields, flag
 
     text = (ROOT / "README.md").read_text()
     for name in re.findall(r"(?:shufflenetv2|configs|benchmarks|tests)/[\w./{},-]*[\w}]", text):
         variants = [name.replace("{0.5x,1.0x,1.5x,2.0x}", size) for size in ("0.5x", "1.0x", "1.5x", "2.0x")]
         assert all((ROOT / variant).exists() for variant in variants), name
+    option = r"--[a-z][a-z-]+"
     known = {flag(field.name) for field in fields()} | {"--no-auto-continue", "--help"}
-    assert set(re.findall(r"--[a-z][a-z-]+", re.sub(r"<!--.*?-->", "", text))) <= known
+    known |= {"--nodes", "--gpus-per-node"}  # sbatch's
+    others = (
+        prepare.parser("").format_help(),
+        torch.distributed.run.get_args_parser().format_help(),
+        (ROOT / "benchmarks/kill_test.py").read_text(),
+    )
+    known |= set(re.findall(option, " ".join(others)))
+    assert set(re.findall(option, re.sub(r"<!--.*?-->", "", text))) <= known

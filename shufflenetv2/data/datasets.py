@@ -45,11 +45,7 @@ class FolderDataset:
 
     def __init__(self, folder: str | Path, class_names: list[str] | None = None) -> None:
         self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise DatasetError(f"{folder} is not a folder; it should hold one folder of images per class")
-        found = sorted(entry.name for entry in os.scandir(self.folder) if entry.is_dir() and not entry.name.startswith("."))
-        if not found:
-            raise DatasetError(f"{folder} holds no class folders; put the images of each class into a folder of its own")
+        found = class_folders(self.folder)
         unknown = [] if class_names is None else [name for name in found if name not in class_names]
         if unknown:
             raise DatasetError(
@@ -76,6 +72,20 @@ class FolderDataset:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The names of the class folders in a folder, sorted.
+
+    Raises:
+        DatasetError: where the folder is missing or has none.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder; it should hold one folder of images per class")
+    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    if not found:
+        raise DatasetError(f"{folder} holds no class folders; put the images of each class into a folder of its own")
+    return found
 
 
 def _images_below(folder: Path, class_name: str) -> list[str]:

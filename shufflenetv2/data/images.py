@@ -119,18 +119,34 @@ def open_image(path: str | Path) -> Image:
     Raises:
         ImageError: for a file that cannot be read or decoded, now or when its rows are asked for.
     """
+    return open_encoded(str(path), read_file(path))
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        ImageError: for a file that cannot be read.
+    """
     try:
         with open(path, "rb", buffering=0) as file:
-            encoded = file.read()
+            return file.read()
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def open_encoded(name: str, encoded: bytes) -> Image:
+    """The image in the bytes of a file of that name; see `open_image`."""
     header = parse_jpeg_header(encoded)
     # The check at the end is for files that were cut short; OpenCV knows those that only look so.
     if header is not None and encoded.endswith(b"\xff\xd9"):
-        return SequentialJpeg(str(path), encoded, header)
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), READ_FLAGS) if encoded else None
+        return SequentialJpeg(name, encoded, header)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), READ_FLAGS) if encoded else None
+    except cv2.error:  # a size beyond what OpenCV allows
+        pixels = None
     # Some contents (PFM, whatever its suffix) come back without channels.
-    return DecodedImage(pixels if pixels is not None and pixels.ndim == 3 else decode_with_pillow(str(path), encoded))
+    return DecodedImage(pixels if pixels is not None and pixels.ndim == 3 else decode_with_pillow(name, encoded))
 
 
 def read_image(path: str | Path) -> np.ndarray:

@@ -39,13 +39,14 @@ class OpencvResize:
 
     def __call__(self, image: PIL.Image.Image | np.ndarray) -> np.ndarray:
         image = as_bgr(image)
-        height, width = image.shape[:2]
-        if height < width:
-            target = (int(self.size / height * width + 0.5), self.size)
-        else:
-            target = (self.size, int(self.size / width * height + 0.5))
-        resized: np.ndarray = cv2.resize(image, target, interpolation=cv2.INTER_LINEAR)
+        resized: np.ndarray = cv2.resize(image, self.target(*image.shape[:2]), interpolation=cv2.INTER_LINEAR)
         return resized
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """(width, height) of what becomes of an image."""
+        if height < width:
+            return int(self.size / height * width + 0.5), self.size
+        return self.size, int(self.size / width * height + 0.5)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class FolderInUseError(UserError):
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, remedy: str = "give this run a --save folder of its own") -> Iterator[None]:
     """Keeps other runs out of a folder, and clears away what a killed one left half written.
 
     The lock is the kernel's and ends with the process, however that ends.
@@ -42,9 +42,7 @@ def locked(folder: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                raise FolderInUseError(
-                    f"{folder} is in use by {file.read().strip() or 'another run'}; give this run a --save folder of its own"
-                ) from None
+                raise FolderInUseError(f"{folder} is in use by {file.read().strip() or 'another run'}; {remedy}") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
