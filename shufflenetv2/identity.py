@@ -31,8 +31,8 @@ def is_finished(options: Options, train_set: Dataset, result: Path) -> bool:
 def fingerprint(dataset: Dataset) -> str:
     """A digest of the names of the samples and of their classes, which decide the order of training."""
     digest = hashlib.sha256(dataset.targets.tobytes())
-    for index in range(len(dataset)):
-        digest.update(dataset.name(index).encode(errors="surrogateescape") + b"\0")
+    names = "".join([dataset.name(index) + "\0" for index in range(len(dataset))])
+    digest.update(names.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from .. import UserError
-from .images import IMAGE_SUFFIXES, DecodedImage, Image, open_image
+from .images import DecodedImage, Image, open_image
+from .index import find_images
 
 
 class DatasetError(UserError):
@@ -39,30 +40,29 @@ class FolderDataset:
             Some of them may be absent here. Without it the classes are the class folders, sorted.
 
     Raises:
-        DatasetError: where the folder is missing, has no class folders or no images, has a class
-            without images (when it defines the classes) or a class that is not among class_names.
+        DatasetError: where the folder is missing, cannot be listed, has no class folders or no images, has a
+            class without images (when it defines the classes) or a class that is not among class_names.
     """
 
     def __init__(self, folder: str | Path, class_names: list[str] | None = None) -> None:
         self.folder = Path(folder)
-        found = class_folders(self.folder)
-        unknown = [] if class_names is None else [name for name in found if name not in class_names]
-        if unknown:
-            raise DatasetError(
-                f"{folder} has the class folder {unknown[0]!r}, which is none of the {len(class_names or [])} known classes"
-            )
-        self.class_names = found if class_names is None else class_names
-        self.paths: list[str] = []  # relative to the folder: a million absolute paths are memory
-        targets: list[int] = []
-        for name in found:
-            images = _images_below(self.folder, name)
+        found = images_by_class(self.folder)
+        self.class_names = list(found) if class_names is None else class_names
+        labels = {name: label for label, name in enumerate(self.class_names)}
+        for name, images in found.items():
+            if name not in labels:
+                raise DatasetError(
+                    f"{folder} has the class folder {name!r}, which is none of the {len(self.class_names)} known classes"
+                )
             if not images and class_names is None:
                 raise DatasetError(f"{self.folder / name} holds no images; remove the folder or fill it")
-            self.paths += images
-            targets += [self.class_names.index(name)] * len(images)
+        # Relative to the folder: a million absolute paths are memory.
+        self.paths = [path for images in found.values() for path in images]
         if not self.paths:
             raise DatasetError(f"{folder} holds no images below its class folders")
-        self.targets = np.array(targets, np.int64)
+        self.targets = np.repeat(
+            np.array([labels[name] for name in found], np.int64), [len(images) for images in found.values()]
+        )
 
     def name(self, index: int) -> str:
         return self.paths[index]
@@ -74,36 +74,21 @@ class FolderDataset:
         return len(self.paths)
 
 
-def class_folders(folder: Path) -> list[str]:
-    """The names of the class folders in a folder, sorted.
+def images_by_class(folder: Path) -> dict[str, list[str]]:
+    """The paths of the images below each class folder, relative to `folder`; both sorted.
 
     Raises:
-        DatasetError: where the folder is missing or has none.
+        DatasetError: where the folder is missing, cannot be listed or has no class folders.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder; it should hold one folder of images per class")
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    try:
+        found = find_images(folder)
+    except OSError as error:
+        raise DatasetError(f"{error.filename} cannot be read: {error.strerror}") from error
     if not found:
         raise DatasetError(f"{folder} holds no class folders; put the images of each class into a folder of its own")
     return found
-
-
-def _images_below(folder: Path, class_name: str) -> list[str]:
-    found: list[str] = []
-    visited: set[str] = set()
-    for where, folders, names in os.walk(folder / class_name, followlinks=True):
-        if (real := os.path.realpath(where)) in visited:  # a link that leads back up
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = os.path.relpath(where, folder)
-        found += [
-            os.path.join(inside, name)
-            for name in names
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
-        ]
-    return sorted(found)
 
 
 class Digits:

@@ -30,8 +30,8 @@ import simplejpeg
 from tqdm import tqdm
 
 from .. import UserError
-from ..data import FolderDataset, ImageError, usable_cores
-from ..data.datasets import class_folders
+from ..data import DatasetError, ImageError, usable_cores
+from ..data.datasets import images_by_class
 from ..data.images import Image, open_encoded, read_file
 from ..data.transforms import OpencvResize
 from ..engine.checkpoint import locked
@@ -85,8 +85,10 @@ def shrink(source: Path, destination: Path, *, short_side: int, quality: int, wo
         FolderInUseError: where another process prepares the same folder.
         NotWrittenError: where the disk is full, the folder read-only, ...
     """
-    classes = class_folders(source)
-    paths = FolderDataset(source, classes).paths
+    classes = images_by_class(source)
+    paths = [path for images in classes.values() for path in images]
+    if not paths:
+        raise DatasetError(f"{source} holds no images below its class folders")
     record = f"{os.path.realpath(source)} with --short-side {short_side} --quality {quality}"
     _require_a_place(source, destination, record)
     destination.mkdir(parents=True, exist_ok=True)
