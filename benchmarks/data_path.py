@@ -9,6 +9,7 @@ From JPEG files to batches of random 224-pixel crops in the training process; no
   timm           create_loader's defaults (crop, flip, colour jitter), up to the uint8 batches it moves to
                  the device; left out where timm is not installed
   decode alone   cv2.imdecode of files already in memory, in threads: the limit for a loader that uses it
+  prepared       with --prepared: shufflenetv2 on what `python -m shufflenetv2 prepare FOLDER PREPARED` has made of them
 
 W workers are W threads (shufflenetv2, decode alone) or W processes (the others), and with them this process is
 pinned to W cores, which its children inherit: 1 worker is everything on one core. Every measurement starts its
@@ -18,6 +19,7 @@ It also says how many of the cores other processes held meanwhile: the numbers a
 
     python benchmarks/photographs.py FOLDER
     python benchmarks/data_path.py FOLDER [--workers 1 2] [--images 1024] [--repeats 5] [--batch-size 64]
+        [--prepared PREPARED] [--output FILE]
 """
 
 import argparse
@@ -225,7 +227,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each side (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/data_path.json")
+    parser.add_argument("--prepared", type=Path, metavar="PREPARED", help="the same images, shrunk")
     arguments = parser.parse_args()
+    if arguments.prepared:
+        SIDES["prepared"] = lambda folder, *rest: this_loader(arguments.prepared, *rest)
     if max(arguments.workers) > len(USABLE_CORES):
         parser.error(f"{max(arguments.workers)} workers need as many cores to pin them to; {len(USABLE_CORES)} are usable")
     if not HAS_TIMM:
@@ -246,6 +251,7 @@ def main() -> None:
     print(f"\n{BASE} does no colour jitter; shufflenetv2, original and timm do. decode alone does nothing else.")
 
     command = ["python benchmarks/data_path.py FOLDER", "--workers", *map(str, arguments.workers)]
+    command += ["--prepared PREPARED"] * bool(arguments.prepared)
     command += ["--images", arguments.images, "--repeats", arguments.repeats, "--batch-size", arguments.batch_size]
     report = {
         "date": datetime.date.today().isoformat(),

@@ -5,7 +5,10 @@ downloaded. Every image is a random crop of one of them at a random scale, about
 portrait), saved as baseline JPEG with 4:2:0 chroma at the quality that gives ImageNet's mean size, 67 kB.
 The draws are seeded: the same Pillow makes the same files. The labels mean nothing.
 
-    python benchmarks/photographs.py FOLDER [--count 512] [--classes 8]
+With --long-side 4000 they are as large as a phone's, and since the sources are smaller than that they get a
+sensor's noise, or they would be blank paper to a decoder.
+
+    python benchmarks/photographs.py FOLDER [--count 512] [--classes 8] [--long-side 500]
 """
 
 import argparse
@@ -29,22 +32,27 @@ SOURCES = [
     SKLEARN / "datasets/images/flower.jpg",
 ]
 LONG_SIDE = 500
-SHORT_SIDES = (330, 420)  # smallest and largest, drawn uniformly
+SHORT_SIDES = (0.66, 0.84)  # of the long one, smallest and largest, drawn uniformly
 PORTRAITS = 0.25
 SMALLEST_CROP = 0.65  # of the largest that fits into the source, in length
 QUALITY = 95  # gives a mean of 67 kB
+LARGE, NOISE, LARGE_QUALITY = 2000, 4.0, 92  # pixels from which noise is added; its standard deviation of 255
 SEED = 0
 
 
-def photograph(sources: list[Image.Image], rng: np.random.Generator) -> Image.Image:
+def photograph(sources: list[Image.Image], rng: np.random.Generator, long_side: int) -> Image.Image:
     """One random crop of a random source, RGB."""
     source = sources[rng.integers(len(sources))]
-    short = int(rng.integers(SHORT_SIDES[0], SHORT_SIDES[1] + 1))
-    width, height = (short, LONG_SIDE) if rng.random() < PORTRAITS else (LONG_SIDE, short)
+    short = int(rng.integers(round(SHORT_SIDES[0] * long_side), round(SHORT_SIDES[1] * long_side) + 1))
+    width, height = (short, long_side) if rng.random() < PORTRAITS else (long_side, short)
     share = min(source.width / width, source.height / height) * rng.uniform(SMALLEST_CROP, 1)
     left, top = rng.random() * (source.width - width * share), rng.random() * (source.height - height * share)
     box = (left, top, left + width * share, top + height * share)
-    return source.resize((width, height), Image.Resampling.BICUBIC, box)
+    image = source.resize((width, height), Image.Resampling.BICUBIC, box)
+    if long_side < LARGE:
+        return image
+    noise = rng.standard_normal((height, width, 3), np.float32) * NOISE
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
 
 def main() -> None:
@@ -52,16 +60,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--count", type=int, default=512, help="images in all (default: %(default)s)")
     parser.add_argument("--classes", type=int, default=8, help="class folders (default: %(default)s)")
+    parser.add_argument("--long-side", type=int, default=LONG_SIDE, help="in pixels (default: %(default)s)")
     arguments = parser.parse_args()
 
     rng = np.random.Generator(np.random.Philox(SEED))
     sources = [Image.open(path).convert("RGB") for path in SOURCES]
     widths, heights, sizes = [], [], []
     for number in range(arguments.count):
-        image = photograph(sources, rng)
+        image = photograph(sources, rng, arguments.long_side)
         path = arguments.folder / f"class-{number % arguments.classes}" / f"{number:05d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, quality=QUALITY, subsampling="4:2:0")
+        image.save(path, quality=LARGE_QUALITY if arguments.long_side >= LARGE else QUALITY, subsampling="4:2:0")
         widths.append(image.width)
         heights.append(image.height)
         sizes.append(path.stat().st_size)

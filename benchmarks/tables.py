@@ -56,15 +56,38 @@ def save_time(report: dict[str, Any]) -> str:
     )
 
 
-TABLES = {"data_path": data_path, "kill_test": kills, "kill_test_processes": kills, "save_time": save_time}
+def train_step(report: dict[str, Any]) -> str:
+    """Images per second of a training step, by size."""
+    names = list(next(iter(report["results"].values())))
+    lines = ["| images per second | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+    for size, sides in report["results"].items():
+        cells = (f"{sides[name]['images per second']:.1f} ({sides[name]['ratio to reference']:.2f}x)" for name in names)
+        lines.append(f"| {size} | " + " | ".join(cells) + " |")
+    machine, versions = report["machine"], report["versions"]
+    lines += [
+        "",
+        f"Medians; in brackets the ratio to the reference's formulation. Batches of {report['batch size']} at 224 pixels on",
+        f"{machine['device']} with {machine['cores']} cores; torch {versions['torch']}; {report['date']}.",
+    ]
+    return "\n".join(lines)
+
+
+TABLES = {
+    "data_path": data_path,
+    "data_path_large": data_path,
+    "kill_test": kills,
+    "kill_test_processes": kills,
+    "save_time": save_time,
+    "train_step": train_step,
+}
 
 
 def with_tables(text: str) -> str:
     """The document with each marked place filled from its results file."""
     for name, render in TABLES.items():
-        table = render(json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text()))
         before, after = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         if before in text:
+            table = render(json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text()))
             text = text[: text.index(before)] + before + table + "\n" + text[text.index(after) :]
     return text
 

@@ -103,7 +103,7 @@ class ShuffleNetV2(nn.Module):
         if not images.is_floating_point():
             # The loader's bytes lie interleaved (N, H, W, 3) in memory; casting is the moment to plane them,
             # unless the weights want them as they are.
-            weight = next(self.first_conv.parameters())
+            weight: Tensor = self.first_conv[0].weight  # type: ignore[assignment]
             layout = torch.contiguous_format if weight.is_contiguous() else torch.channels_last
             images = images.to(weight.dtype, memory_format=layout)
         if self.normalizes:

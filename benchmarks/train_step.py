@@ -1,0 +1,150 @@
+"""Images per second of one training step (forward, backward, update), this network beside others, with random images.
+
+  reference      the original's unit as it was written: reshape, permute, reshape; planar float32 (NCHW)
+  shufflenetv2   this network with its defaults, in this trainer's step
+  channels-last  the same with --channels-last
+  compiled       with --compile: the same with --channels-last --torchcompile; needs a C++ compiler and a minute each
+  amp            on a GPU: the same with --channels-last --amp
+  torchvision    torchvision's network in its reference's loop
+
+Each repeat does one step of every side in turn; the table has medians.
+
+    python benchmarks/train_step.py [--model-sizes 0.5x 1.0x 1.5x 2.0x] [--batch-size 16] [--repeats 9] [--device auto]
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import MethodType
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from shufflenetv2 import ShuffleNetV2  # noqa: E402
+from shufflenetv2.engine import Devices, Execution, choose_devices, train_step  # noqa: E402
+from shufflenetv2.recipe import parameter_groups  # noqa: E402
+
+SIZE, CLASSES = 224, 1000
+BASE = "reference"
+Step = Callable[[], Tensor]
+
+
+def reshaping_forward(unit: nn.Module, x: Tensor) -> Tensor:
+    """The original's unit, with the channel shuffle as it is usually written."""
+    if unit.branch_proj is not None:
+        return torch.cat((unit.branch_proj(x), unit.branch_main(x)), 1)  # type: ignore[operator]
+    n, channels, height, width = x.shape
+    halves = x.reshape(n * channels // 2, 2, height * width).permute(1, 0, 2).reshape(2, -1, channels // 2, height, width)
+    return torch.cat((halves[0], unit.branch_main(halves[1])), 1)
+
+
+def ours(size: str, images: Tensor, targets: Tensor, devices: Devices, *, reshaping: bool = False) -> Step:
+    network = ShuffleNetV2(SIZE, CLASSES, size)
+    if reshaping:
+        for unit in network.features:
+            unit.forward = MethodType(reshaping_forward, unit)
+    model = devices.compiled(devices.place(network)).train()
+    optimizer = torch.optim.SGD(parameter_groups(network, 4e-5), lr=0.01, momentum=0.9)
+    loss_function, scaler = nn.CrossEntropyLoss(label_smoothing=0.1), devices.scaler()
+    return lambda: train_step(model, images, targets, loss_function, optimizer, scaler)[0]
+
+
+def torchvisions(size: str, images: Tensor, targets: Tensor, devices: Devices) -> Step:
+    model = getattr(torchvision.models, f"shufflenet_v2_x{size[:-1].replace('.', '_')}")(num_classes=CLASSES)
+    model.to(devices.first).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=4e-5)
+    loss_function = nn.CrossEntropyLoss(label_smoothing=0.1)
+    normalised = images.float().contiguous() / 255  # its loader delivers floats
+
+    def step() -> Tensor:
+        loss: Tensor = loss_function(model(normalised), targets)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def sides(size: str, images: Tensor, targets: Tensor, device: str, compiles: bool) -> dict[str, Step]:
+    plain = choose_devices(device)
+    found = {
+        BASE: ours(size, images, targets, plain, reshaping=True),
+        "shufflenetv2": ours(size, images, targets, plain),
+        "channels-last": ours(size, images, targets, choose_devices(device, Execution(channels_last=True))),
+        "torchvision": torchvisions(size, images, targets, plain),
+    }
+    if compiles:
+        execution = Execution(channels_last=True, backend="inductor")
+        found["compiled"] = ours(size, images, targets, choose_devices(device, execution))
+    if plain.first.type == "cuda":
+        execution = Execution(channels_last=True, amp_dtype=torch.bfloat16, backend="inductor" if compiles else "")
+        found["amp"] = ours(size, images, targets, choose_devices(device, execution))
+    return found
+
+
+def seconds(step: Step) -> float:
+    start = time.perf_counter()
+    step().item()  # waits for the device
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Images per second of a training step, this network beside others.")
+    parser.add_argument("--model-sizes", nargs="+", default=["0.5x", "1.0x", "1.5x", "2.0x"])
+    parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=9, help="steps of each side (default: %(default)s)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", action="store_true", help="measure the compiled network too")
+    arguments = parser.parse_args()
+    first = choose_devices(arguments.device).first
+    generator = torch.Generator().manual_seed(0)
+    shape = (arguments.batch_size, SIZE, SIZE, 3)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2).to(first)
+    targets = torch.randint(0, CLASSES, (arguments.batch_size,), generator=generator).to(first)
+
+    results = {}
+    for size in arguments.model_sizes:
+        steps = sides(size, images, targets, arguments.device, arguments.compile)
+        for step in steps.values():
+            seconds(step), seconds(step)  # warm
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for _ in range(arguments.repeats):
+            for name, step in steps.items():
+                times[name].append(seconds(step))
+        base = statistics.median(times[BASE])
+        results[size] = {
+            name: {
+                "images per second": round(arguments.batch_size / statistics.median(repeats), 1),
+                f"ratio to {BASE}": round(base / statistics.median(repeats), 3),
+                "seconds": [round(each, 4) for each in repeats],
+            }
+            for name, repeats in times.items()
+        }
+        print(size, {name: (side["images per second"], side[f"ratio to {BASE}"]) for name, side in results[size].items()})
+    report = {
+        "date": datetime.date.today().isoformat(),
+        "command": f"python benchmarks/train_step.py --model-sizes {' '.join(arguments.model_sizes)} "
+        f"--batch-size {arguments.batch_size} --repeats {arguments.repeats}" + " --compile" * arguments.compile,
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "device": str(first)},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__},
+        "batch size": arguments.batch_size,
+        "results": results,
+    }
+    output = Path(__file__).parent / "results/train_step.json"
+    output.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
