@@ -8,6 +8,8 @@ From JPEG files to batches of random 224-pixel crops in the training process; no
   original       the original trainer's PIL pipeline in a DataLoader: crop, flip, colour jitter; float32 out
   timm           create_loader's defaults (crop, flip, colour jitter), up to the uint8 batches it moves to
                  the device; left out where timm is not installed
+  dali           NVIDIA DALI's CPU operators, decoding only the crop: crop, flip, colour jitter, up to uint8 batches; left
+                 out where it is not installed
   decode alone   cv2.imdecode of files already in memory, in threads: the limit for a loader that uses it
   prepared       with --prepared: shufflenetv2 on what `python -m shufflenetv2 prepare FOLDER PREPARED` has made of them
 
@@ -35,6 +37,7 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -54,6 +57,11 @@ HAS_TIMM = importlib.util.find_spec("timm") is not None
 if HAS_TIMM:
     import timm
     from timm.data.loader import create_loader
+
+HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+if HAS_DALI:
+    import nvidia.dali as dali
+    from nvidia.dali import fn
 
 Batches = Generator[object, None, None]
 Side = Callable[[Path, int, int, int], Batches]  # (folder, workers, batch size, batches) -> that many batches
@@ -106,6 +114,27 @@ def timm_loader(folder: Path, workers: int, batch_size: int, batches: int) -> Ba
     yield from loader.loader  # without the part that runs on the device
 
 
+def dali_loader(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
+    @dali.pipeline_def(batch_size=batch_size, num_threads=workers, device_id=None)  # type: ignore[untyped-decorator]
+    def pipeline() -> Any:
+        factor = fn.random.uniform
+        encoded, labels = fn.readers.file(file_root=str(folder), random_shuffle=True)
+        images = fn.decoders.image_random_crop(
+            encoded, device="cpu", output_type=dali.types.BGR, random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3]
+        )
+        images = fn.resize(images, size=[SIZE, SIZE], interp_type=dali.types.INTERP_LINEAR, antialias=False)
+        images = fn.flip(images, horizontal=fn.random.coin_flip())
+        images = fn.color_twist(
+            images, brightness=factor(range=[0.6, 1.4]), contrast=factor(range=[0.6, 1.4]), saturation=factor(range=[0.6, 1.4])
+        )
+        return images, labels
+
+    built = pipeline()
+    built.build()
+    for _ in range(batches):
+        yield built.run()
+
+
 def decode_alone(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
     encoded = [np.fromfile(path, np.uint8) for path, _ in datasets.ImageFolder(folder).samples]
 
@@ -122,8 +151,13 @@ SIDES: dict[str, Side] = {
     "torchvision": torchvision_reference,
     "original": original,
     "timm": timm_loader,
+    "dali": dali_loader,
     "decode alone": decode_alone,
 }
+if not HAS_TIMM:
+    del SIDES["timm"]
+if not HAS_DALI:
+    del SIDES["dali"]
 BASE = "torchvision"
 
 
@@ -160,7 +194,7 @@ def measure(folder: Path, workers: int, batch_size: int, images: int, repeats: i
     cores = USABLE_CORES[:workers]
     os.sched_setaffinity(0, cores)
     start, taken_before = time.perf_counter(), seconds_of_others(cores)
-    rates: dict[str, list[float]] = {name: [] for name in SIDES if name != "timm" or HAS_TIMM}
+    rates: dict[str, list[float]] = {name: [] for name in SIDES}
     for repeat in range(repeats):
         for name, repeated in rates.items():
             repeated.append(images_per_second(SIDES[name], folder, workers, batch_size, images))
@@ -216,6 +250,7 @@ def versions() -> dict[str, str | None]:
         "cv2": cv2.__version__,
         "pillow": PIL.__version__,
         "timm": timm.__version__ if HAS_TIMM else None,
+        "dali": dali.__version__ if HAS_DALI else None,
     }
 
 
@@ -233,8 +268,9 @@ def main() -> None:
         SIDES["prepared"] = lambda folder, *rest: this_loader(arguments.prepared, *rest)
     if max(arguments.workers) > len(USABLE_CORES):
         parser.error(f"{max(arguments.workers)} workers need as many cores to pin them to; {len(USABLE_CORES)} are usable")
-    if not HAS_TIMM:
-        print("timm is not installed; its side is left out")
+    for name, there in (("timm", HAS_TIMM), ("NVIDIA DALI", HAS_DALI)):
+        if not there:
+            print(f"{name} is not installed; its side is left out")
     torch.set_num_threads(1)  # here; a DataLoader's workers do it themselves
 
     images = arguments.images // arguments.batch_size * arguments.batch_size
@@ -248,7 +284,7 @@ def main() -> None:
         print(f"{'':14}{'median':>8}{'min':>8}{'max':>8}   ratio to {BASE}")
         for name, side in sides.items():
             print(f"{name:14}{side['median']:>8.0f}{side['min']:>8.0f}{side['max']:>8.0f}{side[f'ratio to {BASE}']:>8.2f}")
-    print(f"\n{BASE} does no colour jitter; shufflenetv2, original and timm do. decode alone does nothing else.")
+    print(f"\n{BASE} does no colour jitter; the others do. decode alone does nothing else.")
 
     command = ["python benchmarks/data_path.py FOLDER", "--workers", *map(str, arguments.workers)]
     command += ["--prepared PREPARED"] * bool(arguments.prepared)
@@ -261,7 +297,7 @@ def main() -> None:
         "photographs": photographs(arguments.folder),
         "images timed per repeat": images,
         "note": f"images per second by number of workers, which is also the number of cores; {BASE} does no colour jitter, "
-        "shufflenetv2, original and timm do",
+        "the others do",
         "cores lost to other processes": cores_lost,
         "results": results,
     }

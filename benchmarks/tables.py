@@ -35,7 +35,7 @@ def data_path(report: dict[str, Any]) -> str:
         f"{images['count']} photographs of {images['mean width']:.0f} x {images['mean height']:.0f} pixels and",
         f"{images['mean kB']:.0f} kB on average; {machine['cpu']}, {machine['cores']} cores; {report['date']};",
         f"torch {versions['torch']}, torchvision {versions['torchvision']}, timm {versions['timm']}, "
-        f"OpenCV {versions['cv2']}, Pillow {versions['pillow']}.",
+        f"OpenCV {versions['cv2']}, Pillow {versions['pillow']}" + (f", DALI {versions['dali']}." if "dali" in base else "."),
     ]
     return "\n".join(lines)
 

@@ -265,7 +265,7 @@ def train(
             journal.training(
                 iteration,
                 learning_rate=float(state.scheduler.get_last_lr()[0]),
-                loss=float(distributed.total(loss.double().cpu())) / distributed.size(),
+                loss=float(distributed.total(loss.cpu().double())) / distributed.size(),
                 top1_error=1 - seen["top1"] / seen["images"],
                 top5_error=1 - seen["top5"] / seen["images"],
                 data_time=data_time / iterations,
