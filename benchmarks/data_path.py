@@ -44,6 +44,7 @@ import numpy as np
 import PIL
 import torch
 import torchvision
+from machine import USABLE_CORES, machine, seconds_of_others
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
@@ -52,7 +53,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
 
 SIZE = 224
-USABLE_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 HAS_TIMM = importlib.util.find_spec("timm") is not None
 if HAS_TIMM:
     import timm
@@ -202,15 +202,6 @@ def measure(folder: Path, workers: int, batch_size: int, images: int, repeats: i
     return rates, max(0.0, seconds_of_others(cores) - taken_before) / (time.perf_counter() - start)
 
 
-def seconds_of_others(cores: list[int]) -> float:
-    """Time that these cores have spent on neither idling nor this process and its ended children."""
-    lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
-    counts = {name: [int(count) for count in rest] for name, *rest in lines if name.startswith("cpu")}
-    # user, nice, system, idle, iowait, irq, softirq, steal
-    busy = sum(sum(counts[f"cpu{core}"][:8]) - sum(counts[f"cpu{core}"][3:5]) for core in cores)
-    return busy / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
-
-
 def summary(rates: dict[str, list[float]]) -> dict[str, dict[str, float | list[float]]]:
     base = statistics.median(rates[BASE])
     return {
@@ -234,12 +225,6 @@ def photographs(folder: Path) -> dict[str, float]:
         "mean height": round(float(sizes[:, 1].mean()), 1),
         "mean kB": round(sum(path.stat().st_size for path in paths) / len(paths) / 1000, 1),
     }
-
-
-def machine() -> dict[str, object]:
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
-    return {"cpu": models[0] if models else platform.machine(), "cores": len(USABLE_CORES)}
 
 
 def versions() -> dict[str, str | None]:

@@ -72,6 +72,50 @@ def train_step(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def inference(report: dict[str, Any]) -> str:
+    """Images per second of each way to run the network, by the batch size."""
+    sizes = sorted(report["results"], key=int)
+    lines = [
+        "| images per second | " + " | ".join(f"batches of {size}" for size in sizes) + " |",
+        "|---|" + "---:|" * len(sizes),
+    ]
+    for side in report["results"][sizes[0]]:
+        cells = (report["results"][size][side] for size in sizes)
+        lines.append(f"| {side} | " + " | ".join(f"{c['median']:,.1f} ({c['ratio to eager']:.2f}x)" for c in cells) + " |")
+    machine, versions = report["machine"], report["versions"]
+    onnx_runtime = f", ONNX Runtime {versions['onnxruntime']}" if "onnxruntime" in versions else ""
+    lost = max(report["cores lost to other processes"].values())
+    lines += [
+        "",
+        "Medians; in brackets the ratio to eager, measured in the same run. "
+        f"{report['model size']}, float32, 224 pixels, {threads(report)};",
+        f"{machine['cpu']}, {machine['cores']} cores, of which other processes held {lost:.1f}; {report['date']}; "
+        f"torch {versions['torch']}{onnx_runtime}.",
+    ]
+    return "\n".join(lines)
+
+
+def end_to_end(report: dict[str, Any]) -> str:
+    """How soon, how fast and how large the command is."""
+    lines = ["| `train.py` | median |", "|---|---:|"]
+    for name, result in report["results"].items():
+        value = f"{result['median']:.1%}" if name.startswith("share") else f"{result['median']:,.1f} {result['unit']}".strip()
+        lines.append(f"| {name} | {value} |")
+    machine = report["machine"]
+    lines += [
+        "",
+        f"{report['iterations']} iterations of {report['batch size']} images; {report['model size']}, 224 pixels, "
+        f"{threads(report)} for the network, on {machine['device']};",
+        f"{machine['cpu']}, {machine['cores']} cores, of which other processes held "
+        f"{report['cores lost to other processes']:.1f}; {report['date']}; torch {report['versions']['torch']}.",
+    ]
+    return "\n".join(lines)
+
+
+def threads(report: dict[str, Any]) -> str:
+    return f"{report['threads']} thread{'s' * (report['threads'] != 1)}"
+
+
 TABLES = {
     "data_path": data_path,
     "data_path_large": data_path,
@@ -79,6 +123,8 @@ TABLES = {
     "kill_test_processes": kills,
     "save_time": save_time,
     "train_step": train_step,
+    "inference": inference,
+    "end_to_end": end_to_end,
 }
 
 

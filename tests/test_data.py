@@ -2,7 +2,10 @@
 
 import gc
 import io
+import os
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +340,30 @@ def test_a_batch_stays_what_it_was_while_others_are_made() -> None:
     for _ in range(20):
         batches.next()
     assert torch.equal(kept, copy)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def growth_from_batch_200_to_1000() -> int:
+    batches = DataIterator(Digits("train"), SMALL, 8, workers=2)
+    for _ in range(200):
+        batches.next()
+    before = resident_bytes()
+    for _ in range(800):
+        batches.next()
+    growth = resident_bytes() - before
+    batches.close()
+    return growth
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the size of a process from Linux's /proc")
+def test_a_thousand_batches_take_no_more_memory_than_two_hundred() -> None:
+    """In a process of its own, where no hole left by other tests hides what is kept."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        growth = process.submit(growth_from_batch_200_to_1000).result()
+    assert growth < 1_000_000  # it is 0.1 MB at most; every tenth of the batches, 25 kB each, would be 2
 
 
 def test_the_far_end_of_a_long_run_is_as_near_as_its_start() -> None:
