@@ -116,12 +116,26 @@ def threads(report: dict[str, Any]) -> str:
     return f"{report['threads']} thread{'s' * (report['threads'] != 1)}"
 
 
+def start_up(report: dict[str, Any]) -> str:
+    """How long it takes until it is known which images there are."""
+    seconds = {**report["results"], "train.py --help": report["train.py --help"]}
+    lines = ["| seconds | median | least | most |", "|---|---:|---:|---:|"]
+    lines += [f"| {name} | {side['median']:.2f} | {side['min']:.2f} | {side['max']:.2f} |" for name, side in seconds.items()]
+    lines += [
+        "",
+        f"{report['images']:,} images in {report['class folders']:,} folders on a local disk, read before; "
+        f"{report['machine']['cpu']}, {report['machine']['cores']} cores; {report['date']}.",
+    ]
+    return "\n".join(lines)
+
+
 TABLES = {
     "data_path": data_path,
     "data_path_large": data_path,
     "kill_test": kills,
     "kill_test_processes": kills,
     "save_time": save_time,
+    "start_up": start_up,
     "train_step": train_step,
     "inference": inference,
     "end_to_end": end_to_end,
