@@ -57,9 +57,14 @@ def run_training(options: Options) -> int:
         The exit status: 0, or that of the signal which ended the run early, with a checkpoint saved.
     """
     devices = choose_devices(options.device, execution_of(options))
+    with distributed.joined(devices.first):
+        return _train(options, devices)  # which leaves nothing behind that the processes have in common
+
+
+def _train(options: Options, devices: Devices) -> int:
     folder = Path(options.save)
     log_folder = Path(options.log_dir) / folder.resolve().name
-    with distributed.joined(devices.first), ExitStack() as stack:
+    with ExitStack() as stack:
         if options.batch_size % distributed.size():
             raise OptionsError(f"--batch-size {options.batch_size} cannot be divided among {distributed.size()} processes")
         train_set, val_set = open_training_sets(options)

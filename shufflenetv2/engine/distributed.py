@@ -6,6 +6,7 @@ nothing about how many they were. For a single process every function here has n
 """
 
 import contextlib
+import gc
 import io
 import os
 import secrets
@@ -66,6 +67,8 @@ def joined(device: torch.device) -> Iterator[None]:
         if "gloo" in str(error) or isinstance(error, dist.DistError):
             raise ProcessLostError(f"process {rank()} of {size()}: another process of this run has ended") from error
         raise
+    largest(0)  # nobody leaves before all are done
+    gc.collect()  # what still holds the group (DistributedDataParallel does) would end it at the interpreter's exit, and abort
     dist.destroy_process_group()
 
 
@@ -130,6 +133,12 @@ class Agreement:
         assert work is not None
         self._pending = work, values
         return agreed
+
+    def close(self) -> None:
+        """Waits for the last call's message."""
+        if self._pending:
+            self._pending[0].wait()
+            self._pending = None
 
 
 def from_first(content: Any) -> Any:

@@ -37,7 +37,9 @@ class Preemption:
         self._previous = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._agreement.close()
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
