@@ -28,6 +28,7 @@ import time
 from pathlib import Path
 
 import torch
+from machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 # fmt: off
@@ -179,7 +180,7 @@ def main() -> int:
         "date": datetime.date.today().isoformat(),
         "command": f"python benchmarks/kill_test.py --kills {arguments.kills} --seed {arguments.seed}"
         + f" --processes {arguments.processes}" * several,
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        "machine": machine(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "kills that fell into": fell,
         "tensors compared": len(expected),

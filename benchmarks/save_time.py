@@ -9,7 +9,6 @@ iteration's time is from the end of one to the end of the next, with all that ha
 import argparse
 import datetime
 import json
-import os
 import platform
 import statistics
 import sys
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+from machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -66,7 +66,7 @@ def main() -> int:
         "date": datetime.date.today().isoformat(),
         "command": f"python benchmarks/save_time.py --model-size {arguments.model_size} --batch-size {arguments.batch_size} "
         f"--iterations {arguments.iterations}",
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "device": str(devices)},
+        "machine": machine() | {"device": str(devices)},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "checkpoint MB": round(megabytes, 1),
         "iterations with a save": len(saving),

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torchvision
+from machine import machine
 from torchvision import datasets
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -79,13 +80,6 @@ def summary(taken: list[float]) -> dict[str, float | list[float]]:
         "max": round(max(taken), 4),
         "repeats": [round(each, 4) for each in taken],
     }
-
-
-def machine() -> dict[str, object]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {"cpu": models[0] if models else platform.machine(), "cores": os.cpu_count()}
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ Each repeat does one step of every side in turn; the table has medians.
 import argparse
 import datetime
 import json
-import os
 import platform
 import statistics
 import sys
@@ -26,6 +25,7 @@ from types import MethodType
 
 import torch
 import torchvision
+from machine import machine
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,7 +137,7 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "command": f"python benchmarks/train_step.py --model-sizes {' '.join(arguments.model_sizes)} "
         f"--batch-size {arguments.batch_size} --repeats {arguments.repeats}" + " --compile" * arguments.compile,
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "device": str(first)},
+        "machine": machine() | {"device": str(first)},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__},
         "batch size": arguments.batch_size,
         "results": results,

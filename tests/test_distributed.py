@@ -16,6 +16,7 @@ from torch import nn
 from shufflenetv2 import ShuffleNetV2
 from shufflenetv2.data import DataIterator, Digits, EvaluationTransform, TrainTransform, evaluation_batches
 from shufflenetv2.data.images import Image
+from shufflenetv2.engine import recalibrate_batch_norm
 from shufflenetv2.recipe import linear_decay, parameter_groups
 from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 
@@ -107,13 +108,14 @@ def test_an_update_is_the_average_over_the_slices(tmp_path: Path, dist_bn: str) 
     optimizer = torch.optim.SGD(parameter_groups(network, 4e-5), lr=0.02, momentum=0.9)
     schedule, loss_function = linear_decay(optimizer, 3), nn.CrossEntropyLoss(label_smoothing=0.1)
     transform = TrainTransform(32, (0.8, 1.0), (0.9, 1.1), (0.2,) * 3, 0.0)  # those of digits.yaml
-    stream, losses = DataIterator(Digits("train"), transform, 16, seed=0), []
+    stream, losses, wrong = DataIterator(Digits("train"), transform, 16, seed=0), [], []
     for _ in range(3):
         images, targets = stream.next()
         copies = [copy.deepcopy(network).train() for _ in range(2)]
         schedule.step()
-        slices = zip(copies, torch.split(images, 8), torch.split(targets, 8), strict=True)
-        loss = torch.stack([loss_function(each(part), of) for each, part, of in slices]).mean()
+        logits = [each(part) for each, part in zip(copies, torch.split(images, 8), strict=True)]
+        loss = torch.stack([loss_function(*pair) for pair in zip(logits, torch.split(targets, 8), strict=True)]).mean()
+        wrong.append((torch.cat(logits).argmax(1) != targets).double().mean().item())
         torch.autograd.backward(loss)
         losses.append(loss.item())
         for parameter, *others in zip(network.parameters(), *(each.parameters() for each in copies), strict=True):
@@ -123,8 +125,21 @@ def test_an_update_is_the_average_over_the_slices(tmp_path: Path, dist_bn: str) 
             buffer.copy_(first if dist_bn == "broadcast" or not first.is_floating_point() else (first + second) / 2)
     printed = [float(loss) for loss in re.findall(r"TRAIN Iter .*?loss = ([\d.]+)", output)]
     assert printed == pytest.approx(losses, rel=1e-4)
-    for name, tensor in read(tmp_path / "models/checkpoint-000003.pth.tar").items():
+    assert [float(error) for error in re.findall(r"Top-1 err = ([\d.]+),\tTop-5.*data_time", output)] == pytest.approx(wrong)
+    trained = read(tmp_path / "models/checkpoint-000003.pth.tar")
+    for name, tensor in trained.items():
         torch.testing.assert_close(tensor, network.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
+
+    # The recalibration averages over the slices of all processes, whatever --dist-bn says.
+    stream, parts = DataIterator(Digits("train"), transform, 16, seed=0, start_iteration=3), []
+    batches = [torch.split(stream.next()[0], 8) for _ in range(1438 // 16)]
+    for rank in range(2):
+        network.load_state_dict(trained)
+        recalibrate_batch_norm(network, [slices[rank] for slices in batches])
+        parts.append(copy.deepcopy(network.state_dict()))
+    for name, tensor in read(tmp_path / "models/model.pkl").items():
+        expected = (parts[0][name] + parts[1][name]) / 2 if "running" in name else parts[0][name]
+        torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.fixture(scope="module")
