@@ -22,15 +22,16 @@ from machine import machine
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from shufflenetv2 import run  # noqa: E402
+from shufflenetv2 import build  # noqa: E402
 from shufflenetv2.engine import Preemption, choose_devices  # noqa: E402
 from shufflenetv2.options import parse  # noqa: E402
 from shufflenetv2.report import Journal  # noqa: E402
+from shufflenetv2.training_run import TrainingRun  # noqa: E402
 
 SAVE_INTERVAL, WARM_UP = 4, 8
 
 
-class Timed(run.TrainingRun):
+class Timed(TrainingRun):
     """Notes when each iteration ended."""
 
     ends: list[float]
@@ -52,9 +53,9 @@ def main() -> int:
              "--resize-size", "224", "--batch-size", arguments.batch_size, "--total-iters", str(arguments.iterations),
              "--save-interval", str(SAVE_INTERVAL), "--val-interval", "1000000", "--display-interval", "1000000"]
         )  # fmt: skip
-        train_set, _ = run.open_training_sets(options)
+        train_set, _ = build.data_sets(options)
         devices = choose_devices(options.device)
-        timed = Timed(options, devices, train_set, None, Path(name), journal, Preemption())
+        timed = Timed(options, devices, train_set, None, None, Path(name), journal, Preemption())
         timed.ends = []
         timed.train()
         megabytes = next(Path(name).glob("checkpoint-*")).stat().st_size / 1e6

@@ -1,12 +1,27 @@
 """python -m shufflenetv2 COMMAND ..., and the console script of the same name."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 
-from . import command
-from .deploy import prepare
 
-COMMANDS: dict[str, Callable[..., int]] = {"train": command.main, "prepare": prepare.main}
+def _in(module: str) -> Callable[..., int]:
+    """The `main` in a module, which is not loaded before it is called."""
+
+    def main(argv: Sequence[str], prog: str) -> int:
+        status: int = import_module(module, __package__).main(argv, prog=prog)
+        return status
+
+    return main
+
+
+COMMANDS = {
+    "train": _in(".command"),
+    "prepare": _in(".deploy.prepare"),
+    "info": _in(".deploy.info"),
+    "convert": _in(".deploy.convert"),
+    "recalibrate": _in(".deploy.recalibrate"),
+}
 
 
 def main() -> int:

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, cat, nn
-from torch.autograd.function import once_differentiable
 from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 
 
@@ -21,6 +20,8 @@ class ShuffleV2Block(nn.Module):
         mid_channels: channels between the convolutions of the main branch.
         ksize: side of the depthwise kernel, odd.
         stride: 1 or 2.
+        projected: channels that the projection of stride 2 makes; inp, unless given.
+        drop: applied to what the main branch makes (stochastic depth, DropBlock), if anything.
 
     Shape:
         stride 1: (N, 2 * inp, H, W) -> (N, oup, H, W)
@@ -30,40 +31,49 @@ class ShuffleV2Block(nn.Module):
         ValueError: for another stride, or where no channels are left for the main branch.
     """
 
-    def __init__(self, inp: int, oup: int, mid_channels: int, *, ksize: int, stride: int) -> None:
+    def __init__(
+        self, inp: int, oup: int, mid_channels: int, *, ksize: int, stride: int, projected: int | None = None,
+        drop: nn.Module | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         if stride not in (1, 2):
             raise ValueError(f"stride is 1 or 2, not {stride}")
-        if oup <= inp:
-            raise ValueError(f"oup ({oup}) must exceed inp ({inp}): the main branch makes oup - inp channels")
+        # What passes by the main branch is inp channels in both published forms: untouched or projected.
+        passing = inp if projected is None else projected
+        if oup <= passing:
+            raise ValueError(f"oup ({oup}) must exceed {passing}, which pass by the main branch: it makes the rest")
         self.stride = stride
         pad = ksize // 2
-        # What passes by the main branch is inp channels in both forms: untouched or projected.
         self.branch_main = nn.Sequential(
             nn.Conv2d(inp, mid_channels, 1, bias=False),
             nn.BatchNorm2d(mid_channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(mid_channels, mid_channels, ksize, stride, pad, groups=mid_channels, bias=False),
             nn.BatchNorm2d(mid_channels),
-            nn.Conv2d(mid_channels, oup - inp, 1, bias=False),
-            nn.BatchNorm2d(oup - inp),
+            nn.Conv2d(mid_channels, oup - passing, 1, bias=False),
+            nn.BatchNorm2d(oup - passing),
             nn.ReLU(inplace=True),
         )
+        self.drop = drop
         self.branch_proj: nn.Sequential | None = None
         if stride == 2:
             self.branch_proj = nn.Sequential(
                 nn.Conv2d(inp, inp, ksize, stride, pad, groups=inp, bias=False),
                 nn.BatchNorm2d(inp),
-                nn.Conv2d(inp, inp, 1, bias=False),
-                nn.BatchNorm2d(inp),
+                nn.Conv2d(inp, passing, 1, bias=False),
+                nn.BatchNorm2d(passing),
                 nn.ReLU(inplace=True),
             )
 
     def forward(self, x: Tensor) -> Tensor:
         if self.branch_proj is None:
             passing, entering = split(x)
-            return join(passing, self.branch_main(entering))
-        return join(self.branch_proj(x), self.branch_main(x))
+        else:
+            passing, entering = self.branch_proj(x), x
+        made = self.branch_main(entering)
+        if self.drop is not None:
+            made = self.drop(made)
+        return join(passing, made)
 
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,7 +112,6 @@ class _Split(torch.autograd.Function):
         return x[:, 0::2], x[:, 1::2].contiguous(memory_format=ctx.layout)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, passing: Tensor, entering: Tensor) -> Tensor:
         n, half, height, width = entering.shape
         gradient = torch.empty(
@@ -123,7 +132,6 @@ class _Join(torch.autograd.Function):
         return cat((first, second), dim=1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         first, second = gradient[:, : ctx.channels], gradient[:, ctx.channels :]
         if ctx.in_one_piece:

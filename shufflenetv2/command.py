@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from . import UserError
-from .options import OptionsError, parse
+from .arguments import OptionsError
+from .options import parse
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
@@ -25,6 +26,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
         debug = options.debug
         from . import run  # torch takes seconds to load: not for help, nor for a mistyped option
 
+        if options.throughput:
+            return run.run_throughput(options)
         return (run.run_evaluation if options.eval else run.run_training)(options)
     except (Exception, KeyboardInterrupt) as error:
         return exit_status(error, prog, debug)

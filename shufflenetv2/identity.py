@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from . import UserError, storage
+from .arguments import flag
 from .data import Dataset
 from .engine import checkpoint
-from .options import DEFAULTS, Options, flag, recipe_of
+from .options import DEFAULTS, Options, recipe_of
 
 
 def is_finished(options: Options, train_set: Dataset, result: Path) -> bool:

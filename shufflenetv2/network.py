@@ -15,6 +15,10 @@ SIZES: dict[str, tuple[tuple[int, int, int], int]] = {
     "2.0x": ((244, 488, 976), 2048),
 }
 STAGE_UNITS = (4, 8, 4)
+LAYOUTS = ("original", "torchvision")
+POOLINGS = ("avg", "max", "avgmax", "catavgmax")
+# DropBlock's (block size, share of the rate) in the last two stages, as timm's ResNet has it
+DROP_BLOCKS = (None, (5, 0.25), (3, 1.0))
 STEM_CHANNELS = 24
 SMALLEST_INPUT = 32  # the network halves its input five times
 DROPOUT = {"2.0x": 0.2}
@@ -32,6 +36,17 @@ class ShuffleNetV2(nn.Module):
         mean, std: three numbers each, in BGR order and on the scale 0..255. Where they are not
             0 and 1 the network normalises its input first. They are part of the model but not of
             its state dict, whose names stay those of the published weights.
+        pooling: 'avg', as published; 'max'; 'avgmax', the mean of the two; or 'catavgmax', one after the other.
+        layout: 'original'; or 'torchvision' (mmpretrain's as well), where both branches of the very
+            first unit make half of its channels. For 0.5x the two are the same.
+        head_bias: whether the classifier has biases; the original's has none, torchvision's has.
+        drop_path: stochastic depth: for how many of the samples the main branch of the last unit is zero,
+            less the earlier the unit; those of stride 2 are spared. (timm.layers.DropPath)
+        drop_block: rate of DropBlock in the last two stages, on what the main branches make. (timm.layers.DropBlock2d)
+        bn_eps, bn_momentum: batch norm's, as torch defines them.
+
+    Attributes:
+        architecture: those of the arguments above, by name, that inference depends on.
 
     Shape:
         images (N, 3, H, W), BGR, 0..255, uint8 or floating point -> logits (N, n_class)
@@ -49,6 +64,13 @@ class ShuffleNetV2(nn.Module):
         dropout: float | None = None,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
+        pooling: str = "avg",
+        layout: str = "original",
+        head_bias: bool = False,
+        drop_path: float = 0.0,
+        drop_block: float = 0.0,
+        bn_eps: float = 1e-5,
+        bn_momentum: float = 0.1,
     ) -> None:
         super().__init__()
         if model_size not in SIZES:
@@ -57,8 +79,11 @@ class ShuffleNetV2(nn.Module):
             raise ValueError(f"input_size is at least {SMALLEST_INPUT} pixels, not {input_size}")
         if n_class < 1:
             raise ValueError(f"n_class is at least 1, not {n_class}")
+        if pooling not in POOLINGS or layout not in LAYOUTS:
+            raise ValueError(f"pooling is one of {', '.join(POOLINGS)}, and layout one of {', '.join(LAYOUTS)}")
         self.input_size, self.n_class, self.model_size = input_size, n_class, model_size
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std, self.pooling = tuple(mean), tuple(std), pooling
+        self.architecture = {"pooling": pooling, "layout": layout, "head_bias": head_bias, "bn_eps": bn_eps}
         self.input_mean: Tensor
         self.input_std: Tensor
         self.normalizes = self.mean != (0.0, 0.0, 0.0) or self.std != (1.0, 1.0, 1.0)
@@ -74,9 +99,15 @@ class ShuffleNetV2(nn.Module):
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         units: list[nn.Module] = []
         inp = STEM_CHANNELS
-        for oup, repeats in zip(stage_channels, STAGE_UNITS, strict=True):
-            units.append(ShuffleV2Block(inp, oup, oup // 2, ksize=3, stride=2))
-            units += [ShuffleV2Block(oup // 2, oup, oup // 2, ksize=3, stride=1) for _ in range(repeats - 1)]
+        for oup, repeats, block in zip(stage_channels, STAGE_UNITS, DROP_BLOCKS, strict=True):
+            for number in range(repeats):
+                path = drop_path * len(units) / (sum(STAGE_UNITS) - 1) if number else 0.0
+                drop = _drop(path, drop_block if block else 0.0, block)
+                if number:
+                    units.append(ShuffleV2Block(oup // 2, oup, oup // 2, ksize=3, stride=1, drop=drop))
+                else:
+                    projected = inp if layout == "original" else oup // 2
+                    units.append(ShuffleV2Block(inp, oup, oup // 2, ksize=3, stride=2, projected=projected, drop=drop))
             inp = oup
         self.features = nn.Sequential(*units)
         self.last_conv = nn.Sequential(
@@ -86,7 +117,11 @@ class ShuffleNetV2(nn.Module):
         )
         self.globalpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(DROPOUT.get(model_size, 0.0) if dropout is None else dropout)
-        self.classifier = nn.Sequential(nn.Linear(last_channels, n_class, bias=False))
+        pooled = 2 * last_channels if pooling == "catavgmax" else last_channels
+        self.classifier = nn.Sequential(nn.Linear(pooled, n_class, bias=head_bias))
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps, module.momentum = bn_eps, bn_momentum
         self.initialize_weights()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -94,18 +129,29 @@ class ShuffleNetV2(nn.Module):
         x = self.maxpool(x)  # (N, 24, H/4, W/4)
         x = self.features(x)  # (N, C, H/32, W/32)
         x = self.last_conv(x)
-        x = self.globalpool(x).flatten(1)  # (N, 1024 or 2048)
+        x = self.pool(x)  # (N, 1024 or 2048)
         logits: Tensor = self.classifier(self.dropout(x))
         return logits
 
+    def pool(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C), or (N, 2 C) with 'catavgmax'."""
+        if self.pooling == "avg":
+            pooled: Tensor = self.globalpool(x).flatten(1)
+            return pooled
+        largest = x.amax((2, 3))
+        if self.pooling == "max":
+            return largest
+        mean = x.mean((2, 3))
+        return (mean + largest) / 2 if self.pooling == "avgmax" else torch.cat((mean, largest), dim=1)
+
     def to_input(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) images as the first convolution takes them: floating point, normalised if this model is."""
-        if not images.is_floating_point():
-            # The loader's bytes lie interleaved (N, H, W, 3) in memory; casting is the moment to plane them,
-            # unless the weights want them as they are.
-            weight: Tensor = self.first_conv[0].weight  # type: ignore[assignment]
-            layout = torch.contiguous_format if weight.is_contiguous() else torch.channels_last
-            images = images.to(weight.dtype, memory_format=layout)
+        # The loader's bytes lie interleaved (N, H, W, 3) in memory; casting is the moment to plane them,
+        # unless the weights want them as they are.
+        weight: Tensor = self.first_conv[0].weight  # type: ignore[assignment]
+        layout = torch.contiguous_format if weight.is_contiguous() else torch.channels_last
+        dtype = images.dtype if images.is_floating_point() else weight.dtype
+        images = images.to(dtype, memory_format=layout)
         if self.normalizes:
             images = (images - self.input_mean) / self.input_std
         return images
@@ -122,3 +168,19 @@ class ShuffleNetV2(nn.Module):
                 module.reset_running_stats()
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0.0, 0.01, generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+def _drop(path: float, blocks: float, block: tuple[int, float] | None) -> nn.Module | None:
+    """What drops a part of what a main branch makes, by stochastic depth, DropBlock or both; None where neither does."""
+    if not (path or blocks):
+        return None
+    from timm.layers import DropBlock2d, DropPath  # here, since timm takes a second to load
+
+    parts: list[nn.Module] = []
+    if blocks and block:
+        parts.append(DropBlock2d(blocks, block_size=block[0], gamma_scale=block[1]))
+    if path:
+        parts.append(DropPath(path))
+    return nn.Sequential(*parts)

@@ -1,7 +1,7 @@
 """Weight files: what is in one, whoever wrote it, and the network it belongs to."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,22 @@ class WeightsError(UserError):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the model's input: sizes in pixels, mean and std in BGR order on 0..255."""
+    """How an image becomes the model's input: sizes in pixels, mean and std in BGR order on 0..255, and how it is resized."""
 
     input_size: int = 224
     resize_size: int = 256
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    interpolation: str = "bilinear"
 
 
 @dataclass
 class Weights:
-    """The content of a weight file. What a file of another origin does not tell is None."""
+    """The content of a weight file. What a file of another origin does not tell is None.
+
+    Attributes:
+        architecture: what else the network is built with; see ShuffleNetV2.architecture.
+    """
 
     path: Path
     state_dict: dict[str, Tensor]
@@ -36,6 +41,7 @@ class Weights:
     class_names: list[str] | None = None
     preprocessing: Preprocessing | None = None
     iteration: int = 0
+    architecture: dict[str, Any] = field(default_factory=dict)
 
     def network(self, preprocessing: Preprocessing | None = None) -> ShuffleNetV2:
         """The network with these weights, in eval mode; `preprocessing` replaces the file's own.
@@ -44,7 +50,7 @@ class Weights:
             WeightsError: where a tensor is missing, superfluous or of another shape.
         """
         use = preprocessing or self.preprocessing or Preprocessing()
-        network = ShuffleNetV2(use.input_size, self.n_class, self.model_size, mean=use.mean, std=use.std)
+        network = ShuffleNetV2(use.input_size, self.n_class, self.model_size, mean=use.mean, std=use.std, **self.architecture)
         expected = network.state_dict()
         found = self.state_dict
         wrong = sorted(expected.keys() ^ found.keys())
@@ -70,6 +76,7 @@ def model_record(
         "class_names": class_names,
         "preprocessing": asdict(preprocessing),
         "iteration": iteration,
+        "architecture": network.architecture,
     }
 
 
@@ -94,7 +101,10 @@ def read_weights(path: str | Path) -> Weights:
     state_dict = content.get("state_dict", content)
     if not isinstance(state_dict, Mapping):
         raise WeightsError(f"{path} holds no state dict")
-    state_dict = {str(name).removeprefix("module."): tensor for name, tensor in state_dict.items()}
+    # Split batch norm's further statistics are for augmented images, which nobody evaluates on.
+    state_dict = {
+        str(name).removeprefix("module."): tensor for name, tensor in state_dict.items() if ".aux_bn." not in str(name)
+    }
     model_size = size_of(state_dict)
     if model_size is None:
         raise WeightsError(f"{path} does not hold weights of a ShuffleNetV2 of this layout")
@@ -110,6 +120,7 @@ def read_weights(path: str | Path) -> Weights:
         class_names=content.get("class_names"),
         preprocessing=preprocessing,
         iteration=content.get("iteration", 0),
+        architecture=content.get("architecture") or architecture_of(state_dict),
     )
 
 
@@ -117,9 +128,20 @@ def size_of(state_dict: Mapping[str, Any]) -> str | None:
     """The model size whose last convolution and classifier have the shapes found, if any."""
     shapes = [tuple(getattr(state_dict.get(name), "shape", ())) for name in ("last_conv.0.weight", "classifier.0.weight")]
     for size, (stages, last) in SIZES.items():
-        if shapes[0] == (last, stages[-1], 1, 1) and shapes[1][1:] == (last,):
+        if shapes[0] == (last, stages[-1], 1, 1) and shapes[1][1:] in ((last,), (2 * last,)):
             return size
     return None
+
+
+def architecture_of(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """What the shapes tell of the architecture; see ShuffleNetV2.architecture."""
+    last, pooled = state_dict["last_conv.0.weight"].shape[0], state_dict["classifier.0.weight"].shape[1]
+    made = {len(state_dict.get(f"features.0.{name}.weight", ())) for name in ("branch_proj.2", "branch_main.5")}
+    return {
+        "pooling": "catavgmax" if pooled == 2 * last else "avg",
+        "layout": "torchvision" if len(made) == 1 and 0 not in made else "original",
+        "head_bias": "classifier.0.bias" in state_dict,
+    }
 
 
 def load_model(path: str | Path) -> ShuffleNetV2:

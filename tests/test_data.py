@@ -27,11 +27,11 @@ from shufflenetv2.data import (
     ImageError,
     TrainTransform,
     evaluation_batches,
-    generator,
 )
 from shufflenetv2.data.images import SequentialJpeg, decode_with_pillow, open_image, read_image
-from shufflenetv2.data.iterator import SampleOrder, Streams
+from shufflenetv2.data.iterator import SampleOrder
 from shufflenetv2.data.transforms import CenterCrop, OpencvResize, ToBGRTensor
+from shufflenetv2.randomness import Streams, generator
 from tests.conftest import photograph
 
 SMALL = TrainTransform(size=32)

@@ -22,7 +22,7 @@ def network() -> ShuffleNetV2:
 def one_step(devices: Devices) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss of a step, and the logits after it."""
     bare, generator = network(), torch.Generator().manual_seed(1)
-    model = devices.compiled(devices.place(bare)).train()
+    model = devices.place(bare, training=True).train()
     images = torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
     targets = torch.randint(0, 10, (8,), generator=generator)
     optimizer = torch.optim.SGD(bare.parameters(), lr=0.01)

@@ -17,8 +17,9 @@ def test_the_tables_are_those_of_the_results() -> None:
 
 
 def test_every_file_and_option_that_the_readme_names_exists() -> None:
+    from shufflenetv2.arguments import flag
     from shufflenetv2.deploy import prepare
-    from shufflenetv2.options import fields, flag
+    from shufflenetv2.options import fields
 
     text = (ROOT / "README.md").read_text()
     for name in re.findall(r"(?:shufflenetv2|configs|benchmarks|tests)/[\w./{},-]*[\w}]", text):

@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 
 from shufflenetv2 import storage
+from shufflenetv2.arguments import OptionsError
 from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
 from shufflenetv2.engine import Preempted, Preemption, checkpoint, every
-from shufflenetv2.options import OptionsError, parse
+from shufflenetv2.options import parse
 from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 
 LONGER = [

@@ -97,7 +97,7 @@ def test_averaged_weights_are_the_moving_average() -> None:
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(step + 1)
-        averaged.update(network)
+        averaged.update(network, step + 1)
         for name, value in network.state_dict().items():
             expected[name] = 0.9 * expected[name] + 0.1 * value if value.is_floating_point() else value.clone()
     for name, value in averaged.network.state_dict().items():

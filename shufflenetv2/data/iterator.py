@@ -17,34 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..randomness import ORDER, SAMPLE, Streams, generator
 from .datasets import Dataset
-from .transforms import EvaluationTransform, TrainTransform
+from .transforms import Transform
 
-# What a random stream is for; part of its key, so that no two uses share numbers.
-ORDER, SAMPLE, DEVICE = 1, 2, 3
 BATCHES_AHEAD = 2
-
-
-def generator(seed: int, purpose: int, index: int, part: int = 0) -> np.random.Generator:
-    """The random stream of (seed, purpose, index, part); counter-based, so any stream is as near as any other."""
-    # The lowest word of the counter counts within the stream.
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, index, part, 0]))
-
-
-class Streams(threading.local):
-    """`generator(seed, purpose, index)` for many indices: each thread has one generator, which is turned to the next stream.
-
-    Making one takes longer than all the draws of a sample.
-    """
-
-    def __init__(self, seed: int, purpose: int) -> None:
-        self._generator = generator(seed, purpose, 0)
-        self._start = self._generator.bit_generator.state
-
-    def __call__(self, index: int) -> np.random.Generator:
-        self._start["state"]["counter"][1] = index
-        self._generator.bit_generator.state = self._start
-        return self._generator
 
 
 class SampleOrder:
@@ -84,11 +61,13 @@ class DataIterator:
         start_iteration: batches to pass over; costs nothing, whatever the number.
         workers: threads, the usable cores if None. Has no influence on the batches.
         pin_memory: whether to use page-locked memory, from which a GPU can fetch while it computes.
+        repeats: how often in a row a sample appears, each time augmented otherwise.
         rank, world_size: the number of this process and how many there are; it gets its slice of each batch.
 
     Yields:
-        images, uint8 (N, 3, size, size), BGR, interleaved in memory (channels last); targets, int64 (N,);
-        where N is the batch size, or with several processes the length of the slice.
+        images, uint8 (views * N, 3, size, size), BGR, interleaved in memory (channels last), the first views of
+        all samples before the second ones; targets, int64 (N,); where N is the batch size, or with
+        several processes the length of the slice.
 
     Raises:
         ImageError: from `next`, when the batch holds an unreadable image.
@@ -97,17 +76,21 @@ class DataIterator:
     def __init__(
         self,
         dataset: Dataset,
-        transform: TrainTransform,
+        transform: Transform,
         batch_size: int,
         *,
         seed: int = 0,
         start_iteration: int = 0,
         workers: int | None = None,
         pin_memory: bool = False,
+        repeats: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        order, streams = SampleOrder(len(dataset), seed), Streams(seed, SAMPLE)
+        samples, streams = SampleOrder(len(dataset), seed), Streams(seed, SAMPLE)
+
+        def order(position: int) -> int:
+            return samples(position // repeats)
 
         def fill(position: int, out: np.ndarray) -> int:
             index = order(position)
@@ -119,7 +102,7 @@ class DataIterator:
 
         self._dataset, self._order, self._positions = dataset, order, positions
         slices = (slice_of(positions(number), rank, world_size) for number in count(start_iteration))
-        self._batches = _ThreadedBatches(fill, slices, batch_size // world_size, transform.size, workers, pin_memory)
+        self._batches = _ThreadedBatches(fill, slices, batch_size // world_size, transform, workers, pin_memory)
         self.close = weakref.finalize(self, self._batches.close)
 
     def next(self) -> tuple[Tensor, Tensor]:
@@ -138,7 +121,7 @@ class DataIterator:
 
 def evaluation_batches(
     dataset: Dataset,
-    transform: EvaluationTransform,
+    transform: Transform,
     batch_size: int,
     *,
     workers: int | None = None,
@@ -152,12 +135,12 @@ def evaluation_batches(
     """
 
     def fill(index: int, out: np.ndarray) -> int:
-        transform(dataset.image(index), out)
+        transform(dataset.image(index), out, None)
         return int(dataset.targets[index])
 
     starts = range(0, len(dataset), batch_size)
     slices = (slice_of(range(start, min(start + batch_size, len(dataset))), rank, world_size) for start in starts)
-    batches = _ThreadedBatches(fill, slices, batch_size // world_size, transform.size, workers, pin_memory)
+    batches = _ThreadedBatches(fill, slices, batch_size // world_size, transform, workers, pin_memory)
     try:
         for _ in starts:
             yield batches.next()
@@ -168,10 +151,11 @@ def evaluation_batches(
 class _Batch:
     """A batch on its way: memory, and how many of its samples are still missing."""
 
-    def __init__(self, length: int, size: int, pin_memory: bool) -> None:
+    def __init__(self, length: int, transform: Transform, pin_memory: bool) -> None:
         # Fresh memory for every batch, so that whoever keeps one keeps it unchanged. torch's
         # allocators hand the same pages out again, pinned ones only when the GPU has read them.
-        self.images = torch.empty((length, size, size, 3), dtype=torch.uint8, pin_memory=pin_memory)
+        shape = (transform.views, length, transform.size, transform.size, 3)
+        self.images = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
         self.targets = torch.empty(length, dtype=torch.int64, pin_memory=pin_memory)
         self.slots, self.labels = self.images.numpy(), self.targets.numpy()
         self.missing = length
@@ -190,12 +174,12 @@ class _ThreadedBatches:
         fill: Callable[[int, np.ndarray], int],  # (position, slot of the batch) -> target
         slices: Iterator[range],  # the positions of one batch after the other
         length: int,  # of a slice, about
-        size: int,
+        transform: Transform,
         workers: int | None,
         pin_memory: bool,
     ) -> None:
         workers = workers or usable_cores()
-        self._fill, self._slices, self._size, self._pin_memory = fill, slices, size, pin_memory
+        self._fill, self._slices, self._transform, self._pin_memory = fill, slices, transform, pin_memory
         # Enough batches ahead that no worker waits while another finishes the last image of one.
         self._ahead = BATCHES_AHEAD + -(-workers // max(1, length))
         self._positions: Iterator[tuple[int, int]] = iter(())  # (slot, position) yet to fill in the newest batch
@@ -220,7 +204,7 @@ class _ThreadedBatches:
             self._room.notify_all()
         if batch.error is not None:
             raise batch.error
-        return batch.images.permute(0, 3, 1, 2), batch.targets
+        return batch.images.flatten(0, 1).permute(0, 3, 1, 2), batch.targets
 
     def _is_ready(self) -> bool:
         return self._taken in self._pending and self._pending[self._taken].missing == 0
@@ -239,7 +223,7 @@ class _ThreadedBatches:
         while (claim := self._claim()) is not None:
             position, slot, batch = claim
             try:
-                batch.labels[slot] = self._fill(position, batch.slots[slot])
+                batch.labels[slot] = self._fill(position, batch.slots[:, slot])
             except BaseException as error:  # handed to whoever asks for this batch
                 batch.error = error
             with self._ready:
@@ -258,7 +242,7 @@ class _ThreadedBatches:
                     if (positions := next(self._slices, None)) is None:
                         return None
                     self._positions = enumerate(positions)
-                    self._pending[self._begun] = _Batch(len(positions), self._size, self._pin_memory)
+                    self._pending[self._begun] = _Batch(len(positions), self._transform, self._pin_memory)
                     self._begun += 1
                     self._ready.notify()  # should it be empty
                 else:

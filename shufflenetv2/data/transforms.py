@@ -9,17 +9,46 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Protocol
 
 import cv2
 import numpy as np
 import PIL.Image
 import torch
 
+from .erasing import RandomErasing
 from .images import Image
+from .operations import GREY
+from .policies import Policy
 
-# ITU-R 601, the weights of Pillow's and torchvision's grey, in BGR order
-GREY = (0.114, 0.587, 0.299)
 CROP_ATTEMPTS = 10
+INTERPOLATIONS = {
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+    "area": cv2.INTER_AREA,
+    "nearest": cv2.INTER_NEAREST,
+    "lanczos": cv2.INTER_LANCZOS4,
+}
+BLUR_SIGMA = (0.1, 2.0)  # as torchvision's recipes and timm have it
+BLUR_KERNEL = 23
+
+
+class Transform(Protocol):
+    """What becomes of an image.
+
+    Attributes:
+        size: side of the result, in pixels.
+        views: how many results there are of each image.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def views(self) -> int: ...
+
+    def __call__(self, image: Image, out: np.ndarray, rng: np.random.Generator | None) -> None:
+        """The image into `out`, uint8 (views, size, size, 3) or without the first, BGR, every draw from `rng`."""
 
 
 def as_bgr(image: PIL.Image.Image | np.ndarray) -> np.ndarray:
@@ -33,13 +62,15 @@ def as_bgr(image: PIL.Image.Image | np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class OpencvResize:
-    """Makes the short side `size` pixels, bilinearly, keeping the aspect ratio. PIL (RGB) or BGR array -> BGR array."""
+    """Makes the short side `size` pixels, keeping the aspect ratio. PIL (RGB) or BGR array -> BGR array."""
 
     size: int = 256
+    interpolation: str = "bilinear"
 
     def __call__(self, image: PIL.Image.Image | np.ndarray) -> np.ndarray:
         image = as_bgr(image)
-        resized: np.ndarray = cv2.resize(image, self.target(*image.shape[:2]), interpolation=cv2.INTER_LINEAR)
+        target = self.target(*image.shape[:2])
+        resized: np.ndarray = cv2.resize(image, target, interpolation=INTERPOLATIONS[self.interpolation])
         return resized
 
     def target(self, height: int, width: int) -> tuple[int, int]:
@@ -77,19 +108,34 @@ class ToBGRTensor:
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """Short side to `resize_size`, then the central `size` x `size` pixels."""
+    """Short side to `resize_size`, then the central `size` x `size` pixels.
+
+    Args:
+        views: 1; 2, with its mirror image; 5, the corners too; or 10, all these and their mirror images.
+    """
 
     size: int = 224
     resize_size: int = 256
+    interpolation: str = "bilinear"
+    views: int = 1
 
-    def __call__(self, image: Image, out: np.ndarray) -> None:
-        """The image into `out`, uint8 (size, size, 3), BGR."""
-        out[...] = CenterCrop(self.size)(OpencvResize(self.resize_size)(image.crop(0, 0, image.height, image.width)))
+    def __call__(self, image: Image, out: np.ndarray, rng: np.random.Generator | None = None) -> None:
+        resized = OpencvResize(self.resize_size, self.interpolation)(image.crop(0, 0, image.height, image.width))
+        views = [CenterCrop(self.size)(resized)]
+        if self.views >= 5:
+            views += [resized[rows, columns] for rows in self._edges() for columns in self._edges()]
+        if self.views in (2, 10):
+            views += [view[:, ::-1] for view in views]
+        for slot, view in zip(_each(out), views, strict=True):
+            slot[...] = view
+
+    def _edges(self) -> tuple[slice, slice]:
+        return slice(None, self.size), slice(-self.size, None)
 
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random resized crop, colour jitter in random order, horizontal flip: the original's recipe.
+    """Random resized crop, colour jitter in random order, horizontal flip: the original's recipe. And what came later.
 
     Args:
         size: side of the result in pixels.
@@ -97,7 +143,13 @@ class TrainTransform:
         ratio: smallest and largest width / height of a crop, drawn log-uniformly.
         color_jitter: strengths of brightness, contrast and saturation; each factor is drawn from
             [max(0, 1 - strength), 1 + strength].
-        hflip: probability of the flip.
+        hflip, vflip: probabilities of the flips.
+        policy: applied after the flips, and before the jitter.
+        grayscale, blur: probabilities, after the jitter.
+        erasing: the last step.
+        interpolation: one of INTERPOLATIONS, or 'random', bilinear or bicubic.
+        views: of 2 and more results of the same crop and flips the first skips everything from the policy to the blur.
+        erases_first: whether that one may be erased.
     """
 
     size: int = 224
@@ -105,19 +157,57 @@ class TrainTransform:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     color_jitter: tuple[float, float, float] = (0.4, 0.4, 0.4)
     hflip: float = 0.5
+    vflip: float = 0.0
+    policy: Policy | None = None
+    grayscale: float = 0.0
+    blur: float = 0.0
+    erasing: RandomErasing | None = None
+    interpolation: str = "bilinear"
+    views: int = 1
+    erases_first: bool = True
 
-    def __call__(self, image: Image, out: np.ndarray, rng: np.random.Generator) -> None:
-        """The image into `out`, uint8 (size, size, 3), BGR, every draw from `rng`."""
-        top, left, height, width = self.draw_crop(image.height, image.width, rng)
-        jitters = any(self.color_jitter)
-        flips = rng.random() < self.hflip
-        crop = image.crop(top, left, height, width, at_least=self.size)
+    def __call__(self, image: Image, out: np.ndarray, rng: np.random.Generator | None) -> None:
+        assert rng is not None
+        slots = _each(out)
         # The last of the steps writes into the batch; the ones before it into memory of their own.
-        pixels = cv2.resize(crop, (self.size, self.size), dst=None if flips or jitters else out, interpolation=cv2.INTER_LINEAR)
+        pixels = self._cut(image, rng, None if self.views == 1 and any(self.color_jitter) else slots[0])
+        for number, slot in enumerate(slots):
+            result = pixels if number == 0 and self.views > 1 else self._recolour(pixels, slot, rng)
+            if result is not slot:
+                slot[...] = result
+        if self.erasing:
+            for slot in slots if self.erases_first else slots[1:]:
+                self.erasing(slot, rng)
+
+    def _cut(self, image: Image, rng: np.random.Generator, dst: np.ndarray | None) -> np.ndarray:
+        """Crop, resize and flips; into `dst`, if there is one."""
+        top, left, height, width = self.draw_crop(image.height, image.width, rng)
+        flips = [1] if rng.random() < self.hflip else []
+        if self.vflip and rng.random() < self.vflip:
+            flips.append(0)
+        interpolation = self.interpolation
+        if interpolation == "random":
+            interpolation = "bilinear" if rng.random() < 0.5 else "bicubic"
+        crop = image.crop(top, left, height, width, at_least=self.size)
+        pixels: np.ndarray = cv2.resize(
+            crop, (self.size, self.size), dst=None if flips else dst, interpolation=INTERPOLATIONS[interpolation]
+        )
         if flips:
-            pixels = cv2.flip(pixels, 1, dst=None if jitters else out)
-        if jitters:
-            cv2.transform(pixels, self.draw_jitter(cv2.mean(pixels), rng), dst=out)
+            pixels = cv2.flip(pixels, -1 if len(flips) == 2 else flips[0], dst=dst)
+        return pixels
+
+    def _recolour(self, pixels: np.ndarray, dst: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Policy, jitter, grey and blur; the result may be `dst`, `pixels` or neither."""
+        if self.policy:
+            pixels = self.policy(pixels, rng)
+        if any(self.color_jitter):
+            pixels = cv2.transform(pixels, self.draw_jitter(cv2.mean(pixels), rng), dst=dst)
+        if self.grayscale and rng.random() < self.grayscale:
+            pixels = cv2.transform(pixels, np.array([GREY] * 3))
+        if self.blur and rng.random() < self.blur:
+            sigma = BLUR_SIGMA[0] + (BLUR_SIGMA[1] - BLUR_SIGMA[0]) * rng.random()
+            pixels = cv2.GaussianBlur(pixels, (BLUR_KERNEL, BLUR_KERNEL), sigma)
+        return pixels
 
     def draw_crop(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """(top, left, height, width) of a crop, by torchvision's RandomResizedCrop: ten tries, then the centre."""
@@ -162,3 +252,7 @@ class TrainTransform:
 
 
 _ORDERS = tuple(permutations(range(3)))
+
+
+def _each(out: np.ndarray) -> list[np.ndarray]:
+    return list(out) if out.ndim == 4 else [out]

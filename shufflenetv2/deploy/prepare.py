@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..arguments import COUNT, PIXELS, QUALITY, Parser, parse_value
 from ..command import exit_status
-from ..options import COUNT, PIXELS, QUALITY, Parser, parse_value
 
 DEFAULT_QUALITY = 95  # why: see shrinking.py
 

@@ -5,6 +5,8 @@ from .devices import Execution as Execution
 from .devices import choose_devices as choose_devices
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
+from .hooks import Hook as Hook
+from .hooks import load_hook as load_hook
 from .preemption import Preempted as Preempted
 from .preemption import Preemption as Preemption
 from .training import NonFiniteLossError as NonFiniteLossError

@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+BEST = "best.pth.tar"
 _NAME = re.compile(r"checkpoint-(\d+)\.pth\.tar")
 logger = logging.getLogger(__name__)
 
@@ -58,16 +59,21 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def write(self, path: Path, content: Mapping[str, Any]) -> None:
-        """Copies the content to the host's memory and has it written; waits for the file before it."""
+    def write(self, path: Path, content: Mapping[str, Any], then: Callable[[], object] = lambda: None) -> None:
+        """Copies the content to the host's memory and has it written; waits for the file before it.
+
+        Args:
+            then: called by the thread when the file is complete.
+        """
         self.wait()
         # Not a daemon: should the run end with an error, the file is finished all the same.
-        self._thread = threading.Thread(target=self._write, args=(path, on_host(content)), name="writer")
+        self._thread = threading.Thread(target=self._write, args=(path, on_host(content), then), name="writer")
         self._thread.start()
 
-    def _write(self, path: Path, content: dict[str, Any]) -> None:
+    def _write(self, path: Path, content: dict[str, Any], then: Callable[[], object]) -> None:
         try:
             storage.write(path, content)
+            then()
         except BaseException as error:  # raised where the run can see it
             self._error = error
 
@@ -106,6 +112,19 @@ def find(folder: Path, interval: int | None = None) -> list[Path]:
     return [path for iteration, path in sorted(found, reverse=True) if iteration % (interval or 1) == 0]
 
 
+def prune(folder: Path, *, hist: int | None = None, interval: int | None = None) -> None:
+    """Removes checkpoints that are not wanted any more; never the newest.
+
+    Args:
+        hist: how many of the newest to keep; None for all.
+        interval: of the others keep those of every so many iterations; None for all.
+    """
+    older = find(folder)[1:]
+    kept = [path for path in find(folder, interval) if path in older]
+    for path in {*older} - {*(kept if hist is None else kept[: hist - 1])}:
+        path.unlink(missing_ok=True)
+
+
 def read_newest(folder: Path, interval: int | None = None) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that is whole, and its content; only of every so many iterations, if that is given.
 
@@ -113,10 +132,7 @@ def read_newest(folder: Path, interval: int | None = None) -> tuple[Path, dict[s
     """
     for path in find(folder, interval):
         try:
-            content = storage.read(path, must_be_ours=True)
-            if "optimizer" not in content:
-                raise storage.DamagedFileError(f"{path} holds no state to go on from")
-            return path, content
+            return path, read(path)
         except storage.DamagedFileError as error:
             logger.warning("%s; it is renamed, and the checkpoint before it is used, if there is one", error)
             path.rename(path.with_name(path.name + ".damaged"))
@@ -125,13 +141,26 @@ def read_newest(folder: Path, interval: int | None = None) -> tuple[Path, dict[s
     return None
 
 
+def read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint.
+
+    Raises:
+        DamagedFileError: where it is damaged, or another kind of file.
+        OSError: where it cannot be read.
+    """
+    content: dict[str, Any] = storage.read(path, must_be_ours=True)
+    if "optimizer" not in content:
+        raise storage.DamagedFileError(f"{path} holds no state to go on from")
+    return content
+
+
 def set_aside(folder: Path) -> Path | None:
     """Moves the results of an earlier run into a folder of their own, so that a new one cannot be mistaken for it.
 
     Returns:
         That folder, 'previous-1' or the next free number; None where there was nothing to move.
     """
-    results = [*folder.glob("*checkpoint-*.pth.tar"), *folder.glob("model*.pkl")]
+    results = [*folder.glob("*checkpoint-*.pth.tar"), *folder.glob(BEST), *folder.glob("model*.pkl")]
     if not results:
         return None
     number = 1

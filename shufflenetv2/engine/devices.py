@@ -1,6 +1,7 @@
 """Where and how the network computes: devices, memory layout, precision, compiler."""
 
 import os
+import warnings
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -23,11 +24,15 @@ class Execution:
         channels_last: whether tensors are interleaved in memory (NHWC) rather than planar.
         amp_dtype: bfloat16 or float16 for torch.autocast, which uses it where that is safe; None for float32.
         backend: of torch.compile, for training; none if empty.
+        torchscript: whether to train the network as a TorchScript program.
+        deterministic: whether operations that may add in another order every time are refused.
     """
 
     channels_last: bool = False
     amp_dtype: torch.dtype | None = None
     backend: str = ""
+    torchscript: bool = False
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,22 +47,22 @@ class Devices:
     def pin_memory(self) -> bool:
         return self.first.type == "cuda"
 
-    def place(self, network: nn.Module) -> nn.Module:
-        """The network, moved there, in a wrapper if one is needed; its own names stay as they are."""
+    def place(self, network: nn.Module, *, training: bool = False) -> nn.Module:
+        """The network, moved there, in a wrapper if one is needed; its own names stay as they are.
+
+        Args:
+            training: compile or script it too, where that is wanted. (Not for the recalibration of batch
+                norm, where every batch would be compiled anew.)
+        """
         layout = torch.channels_last if self.execution.channels_last else torch.contiguous_format
         model = network.to(self.first).to(memory_format=layout)
+        if training and self.execution.torchscript:
+            model = _scripted(model)
         if self.execution.amp_dtype:
             model = _Autocast(model, self.first.type, self.execution.amp_dtype)
+        if training and self.execution.backend:
+            model = cast(nn.Module, torch.compile(model, backend=self.execution.backend))
         return nn.DataParallel(model) if self.count > 1 else model
-
-    def compiled(self, model: nn.Module) -> nn.Module:
-        """A placed network for training, compiled if that is wanted.
-
-        (Not for the recalibration of batch norm, where every batch would be compiled anew.)
-        """
-        if not self.execution.backend:
-            return model
-        return cast(nn.Module, torch.compile(model, backend=self.execution.backend))
 
     def scaler(self) -> torch.amp.GradScaler:
         """Keeps float16 gradients from vanishing; does nothing for other types."""
@@ -77,6 +82,16 @@ class _Autocast(nn.Module):
         with torch.autocast(self.device_type, self.dtype):
             logits: Tensor = self.model(images)
         return logits.float()
+
+
+def _scripted(network: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():  # torch recommends torch.compile and torch.export by now
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        # Otherwise the first two iterations after every start would be computed, and rounded, unlike the others.
+        torch._C._jit_set_profiling_executor(False)
+        torch._C._jit_set_profiling_mode(False)
+        return cast(nn.Module, torch.jit.script(network))
 
 
 def choose_devices(name: str, execution: Execution | None = None) -> Devices:
@@ -108,10 +123,14 @@ def choose_devices(name: str, execution: Execution | None = None) -> Devices:
     elif device.type == "cuda" and device.index is None:
         count = 1 if "LOCAL_RANK" in os.environ else torch.cuda.device_count()
         devices = Devices(torch.device("cuda:0"), count, execution)
-    if devices.count > 1 and execution.backend:
-        raise DeviceError(f"--torchcompile cannot be spread over {devices.count} GPUs in one process; start it with torchrun")
+    if devices.count > 1 and (execution.backend or execution.torchscript):
+        which = "--torchcompile" if execution.backend else "--torchscript"
+        raise DeviceError(f"{which} cannot be spread over {devices.count} GPUs in one process; start it with torchrun")
     if execution.backend and execution.backend not in (known := torch.compiler.list_backends(exclude_tags=())):
         raise DeviceError(f"--torchcompile {execution.backend}: torch knows {', '.join(known)}")
     if execution.amp_dtype == torch.float16 and device.type == "cpu":
         raise DeviceError("--amp-dtype float16 needs a GPU; the CPU has bfloat16")
+    if execution.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for
+        torch.use_deterministic_algorithms(True)
     return devices

@@ -114,6 +114,17 @@ def largest(value: int) -> int:
     return int(values)
 
 
+@contextlib.contextmanager
+def first_here() -> Iterator[None]:
+    """One process of each machine goes first; the others come when it is done."""
+    ahead = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    if not ahead:
+        largest(0)  # waits for all, and the first ones are there when they are done
+    yield
+    if ahead:
+        largest(0)
+
+
 class Agreement:
     """Like `largest`, but of the values of the call before, so that no process waits for another."""
 
@@ -189,7 +200,8 @@ def synchronize_batch_norm(network: nn.Module, how: str) -> None:
     """
     if size() == 1:
         return
-    statistics = [buffer for name, buffer in network.named_buffers() if "running_" in name]
+    layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    statistics = [each for layer in layers for each in (layer.running_mean, layer.running_var) if each is not None]
     flat = torch.cat([each.flatten() for each in statistics])  # one message
     if how == "broadcast":
         dist.broadcast(flat, 0)

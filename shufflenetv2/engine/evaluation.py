@@ -7,17 +7,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .distributed import total
+from .distributed import largest, total
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over the images of a data set: cross-entropy, and the shares that the first (five) guesses missed."""
+    """Means over the images of a data set: cross-entropy, and the shares that the first (five) guesses missed.
+
+    Attributes:
+        confusion: int64 (n_class, n_class), how many of the class of the row were taken for that of the
+            column; None unless asked for.
+    """
 
     loss: float
     top1_error: float
     top5_error: float
     images: int
+    confusion: Tensor | None = None
 
 
 def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
@@ -31,11 +37,15 @@ def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, confusion: bool = False) -> Evaluation:
     """Runs the model in eval mode over batches of (images, targets), each as in `train_step`, on any device.
 
-    Every image counts once, whatever the batch sizes, and those of all processes count together. The
-    model's mode is restored.
+    Every image counts once, whatever the batch sizes, and those of all processes count together. Where
+    there are more images than targets they are views of the same, first views first, and the mean of the
+    probabilities counts. The model's mode is restored.
+
+    Args:
+        confusion: whether to count which class is taken for which; that takes 8 bytes per pair of classes.
 
     Raises:
         ValueError: where there are no batches.
@@ -44,14 +54,21 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Eval
     was_training = model.training
     model.eval()
     losses, correct, count = [torch.zeros((), device=device)], [torch.zeros(2, dtype=torch.int64, device=device)], 0
+    pairs: Tensor | None = None
     for images, targets in batches:
         if not len(targets):  # the last batch, where there are more processes than images in it
             continue
         images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        logits = model(images)
-        losses.append(functional.cross_entropy(logits.float(), targets, reduction="sum"))
+        logits = model(images).float()
+        if len(images) > len(targets):
+            logits = logits.view(-1, *targets.shape, logits.shape[1]).softmax(dim=2).mean(dim=0).log()
+        losses.append(functional.cross_entropy(logits, targets, reduction="sum"))
         correct.append(count_correct(logits, targets))
         count += len(targets)
+        if confusion:
+            n_class = logits.shape[1]
+            pairs = torch.zeros(n_class * n_class, dtype=torch.int64, device=device) if pairs is None else pairs
+            pairs.scatter_add_(0, targets * n_class + logits.argmax(dim=1), torch.ones_like(targets))
     model.train(was_training)
     # The first moment at which the device must have finished.
     top1, top5 = torch.stack(correct).sum(dim=0).tolist()
@@ -59,4 +76,9 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Eval
     loss, top1, top5, count = total(torch.tensor([loss, top1, top5, count], dtype=torch.float64)).tolist()
     if not count:
         raise ValueError("there are no images to evaluate on")
-    return Evaluation(loss / count, 1 - top1 / count, 1 - top5 / count, int(count))
+    counted = None
+    if confusion:
+        n_class = largest(0 if pairs is None else int(len(pairs) ** 0.5 + 0.5))  # a process may have had no images
+        counted = total(torch.zeros(n_class * n_class, dtype=torch.int64) if pairs is None else pairs.cpu())
+        counted = counted.view(n_class, n_class)
+    return Evaluation(loss / count, 1 - top1 / count, 1 - top5 / count, int(count), counted)

@@ -2,24 +2,24 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from .. import UserError
-from ..data.iterator import DEVICE, generator
 from ..network import ShuffleNetV2
-from ..recipe import AveragedWeights
+from ..randomness import DEVICE, generator
+from ..recipe import AveragedWeights, LossFunction, Mixing, Schedule
 from ..report import Journal
 from . import distributed
 from .evaluation import count_correct
-
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+from .hooks import Hook
 
 
 class NonFiniteLossError(UserError):
@@ -72,17 +72,19 @@ class TrainingState:
     Attributes:
         iteration: how many are done.
         validated: the last one after which a validation was completed.
+        best: the highest value so far of what a validation is judged by; None before the first.
         skipped: (first, last) iterations in which nothing is learned, because their loss was not finite.
     """
 
     def __init__(
-        self, network: ShuffleNetV2, optimizer: Optimizer, scheduler: LRScheduler, averaged: AveragedWeights | None = None,
+        self, network: ShuffleNetV2, optimizer: Optimizer, scheduler: Schedule, averaged: AveragedWeights | None = None,
         scaler: GradScaler | None = None,
     ) -> None:  # fmt: skip
         self.network, self.optimizer, self.scheduler, self.averaged = network, optimizer, scheduler, averaged
         self.scaler = scaler
         self.iteration = 0
         self.validated = 0
+        self.best: float | None = None
         self.skipped: list[tuple[int, int]] = []
         self.progress = Progress()
         self._first_bad: Tensor | None = None  # the first iteration whose loss was not finite or 0, on the device
@@ -127,6 +129,7 @@ class TrainingState:
             **averaged,
             "iteration": self.iteration,
             "validated": self.validated,
+            "best": self.best,
             "skipped": list(self.skipped),
             "state_dict": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -135,9 +138,18 @@ class TrainingState:
             "progress": self.progress.state_dict(),
         }
 
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Takes the weights and the iteration of a checkpoint, and leaves the optimizer as it is."""
+        self.network.load_state_dict(state["state_dict"])
+        if self.averaged:
+            self.averaged.network.load_state_dict(state.get("state_dict_ema", state["state_dict"]))
+        self.pass_over(state["iteration"])
+        self.validated = self.iteration
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.iteration = state["iteration"]
         self.validated = state["validated"]
+        self.best = state.get("best")
         self.skipped = list(state["skipped"])
         self.network.load_state_dict(state["state_dict"])
         if self.averaged:
@@ -154,34 +166,53 @@ class TrainingState:
 def train_step(
     model: nn.Module,
     images: Tensor,
-    targets: Tensor,
+    targets: Any,
     loss_function: LossFunction,
     optimizer: Optimizer,
     scaler: GradScaler | None = None,
+    *,
+    parts: int = 1,
+    clip: Callable[[], object] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One update: forward, backward, optimizer step.
 
     Args:
         model: in train mode.
         images: (N, 3, H, W), BGR, 0..255, uint8 or floating point, on the model's device.
-        targets: (N,) int64 classes, or whatever else the loss function takes.
-        loss_function: (logits, targets) -> scalar.
+        targets: (N,) int64 classes, or whatever else the loss function takes, a tensor or a tuple of tensors.
+        loss_function: (logits, targets) -> scalar, a mean over the images.
         scaler: of the loss, for float16.
+        parts: of the batch, all of N / parts images, computed one after the other in the memory of one.
+        clip: limits the gradients, before the optimizer's step.
 
     Returns:
         The loss, scalar, and the logits (N, n_class), detached, on the device.
     """
-    logits = model(images)
-    loss = loss_function(logits, targets)
     optimizer.zero_grad()
+    losses, logits = [], []
+    for number, (part, goal) in enumerate(zip(images.chunk(parts), _chunks(targets, parts), strict=True), 1):
+        # Gradients of several processes are added up once, with the last part.
+        with model.no_sync() if number < parts and isinstance(model, DistributedDataParallel) else nullcontext():
+            logits.append(model(part))
+            loss = loss_function(logits[-1], goal) / parts
+            torch.autograd.backward(loss if scaler is None else scaler.scale(loss))
+            losses.append(loss.detach())
+    if scaler is not None and clip is not None:
+        scaler.unscale_(optimizer)
+    if clip is not None:
+        clip()
     if scaler is None:
-        torch.autograd.backward(loss)
         optimizer.step()
     else:
-        torch.autograd.backward(scaler.scale(loss))
         scaler.step(optimizer)
         scaler.update()
-    return loss.detach(), logits.detach()
+    return torch.stack(losses).sum(), torch.cat(logits).detach()
+
+
+def _chunks(targets: Any, parts: int) -> Iterable[Any]:
+    if isinstance(targets, Tensor):
+        return targets.chunk(parts)
+    return zip(*(_chunks(each, parts) for each in targets), strict=True)
 
 
 def seed_device(seed: int, iteration: int) -> None:
@@ -219,7 +250,12 @@ def train(
     seed: int,
     journal: Journal,
     display_interval: int,
+    mixing: Mixing | None = None,
+    teacher: nn.Module | None = None,
+    parts: int = 1,
+    clip: Callable[[], object] | None = None,
     dist_bn: str = "broadcast",
+    hooks: Sequence[Hook] = (),
     events: Iterable[tuple[Callable[[int], bool], Callable[[], object]]] = (),
     check: Callable[[], object] = lambda: None,
 ) -> None:
@@ -230,7 +266,11 @@ def train(
         batches: of (images, targets), the first being that of iteration `state.iteration + 1`.
         seed: of what is drawn on the device.
         journal: told every iteration, and every `display_interval` the figures.
+        mixing: of the images and their targets, if wanted.
+        teacher: what the loss function gets logits from as well: it is then called with (targets, teacher's logits).
+        parts, clip: see `train_step`.
         dist_bn: how several processes' batch-norm statistics become one, 'broadcast' or 'reduce'.
+        hooks: told of every iteration.
         events: (whether it is due after an iteration, what to do then), asked and done in this order.
         check: called after every iteration, before the events; what it raises ends the training there,
             with the state complete.
@@ -248,16 +288,28 @@ def train(
         iteration = state.iteration + 1
         seed_device(seed, iteration)
         state.step_schedule()
-        loss, logits = train_step(model, images, targets, loss_function, state.optimizer, state.scaler)
+        if len(images) > len(targets):  # several views of each
+            targets = targets.repeat(len(images) // len(targets))
+        goal: Any = targets
+        if mixing:
+            images, goal = mixing(images, targets, iteration, distributed.rank())
+            targets = goal.argmax(dim=1)  # for the TRAIN line: whichever has the larger share
+        for hook in hooks:
+            hook.before_iteration(iteration, images, goal)
+        if teacher:
+            goal = (goal, teacher(images))
+        loss, logits = train_step(model, images, goal, loss_function, state.optimizer, state.scaler, parts=parts, clip=clip)
         distributed.synchronize_batch_norm(state.network, dist_bn)
         state.progress.add(logits, targets)
         if state.averaged:
-            state.averaged.update(state.network)
+            state.averaged.update(state.network, iteration)
         state.iteration = iteration
         state.note(loss)
         iterations += 1
         images_seen += len(targets)
         journal.advance(iteration)
+        for hook in hooks:
+            hook.after_iteration(iteration, loss, logits)
 
         if iteration % display_interval == 0:
             state.require_finite()  # waits for the device

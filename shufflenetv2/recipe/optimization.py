@@ -38,22 +38,35 @@ class AveragedWeights:
     Args:
         network: what is averaged, on its device; the average starts as a copy of it.
         decay: share of the average that an update keeps, 0 to below 1.
+        warmup: keep less at first: at most 1 - k ** (-2/3) in the k-th update, as timm's ModelEmaV3 does.
+        device: where the average is kept, if not beside the network.
 
     Attributes:
         network: the average, in eval mode.
     """
 
-    def __init__(self, network: ShuffleNetV2, decay: float) -> None:
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.decay = decay
+    def __init__(
+        self, network: ShuffleNetV2, decay: float, *, warmup: bool = False, device: torch.device | None = None
+    ) -> None:
+        self.network = copy.deepcopy(network).to(device).eval().requires_grad_(False)
+        self.decay, self.warmup = decay, warmup
+
+    def on(self, device: torch.device) -> ShuffleNetV2:
+        """The average on another device: itself if it is there, else a copy."""
+        return self.network if next(self.network.parameters()).device == device else copy.deepcopy(self.network).to(device)
+
+    def decay_of(self, iteration: int) -> float:
+        """The share of the average that the update of an iteration (1, 2, ...) keeps."""
+        return min(self.decay, 1 - iteration ** (-2 / 3)) if self.warmup else self.decay
 
     @torch.no_grad()
-    def update(self, network: ShuffleNetV2) -> None:
-        """Moves the average towards the network as it is now."""
+    def update(self, network: ShuffleNetV2, iteration: int) -> None:
+        """Moves the average towards the network as it is now, after an iteration."""
         averages, values = ((*each.parameters(), *each.buffers()) for each in (self.network, network))
-        pairs = list(zip(averages, values, strict=True))
+        pairs = [(average, value.to(average.device)) for average, value in zip(averages, values, strict=True)]
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        torch._foreach_lerp_([average for average, _ in floats], [value for _, value in floats], 1 - self.decay)
+        weight = 1 - self.decay_of(iteration)
+        torch._foreach_lerp_([average for average, _ in floats], [value for _, value in floats], weight)
         for average, value in pairs:
             if not average.is_floating_point():  # how many batches were seen
                 average.copy_(value)

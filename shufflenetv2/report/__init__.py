@@ -1,3 +1,5 @@
-"""What a run tells: on the terminal and in its log."""
+"""What a run tells: on the terminal, in its log, in files for programs, and in pictures."""
 
+from .figures import write_confusion as write_confusion
+from .figures import write_grid as write_grid
 from .journal import Journal as Journal

@@ -1,0 +1,259 @@
+"""The parts of a run, each built from its options: what an option does begins here, and mostly ends here."""
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+
+import torch
+from torch import nn
+
+from .arguments import OptionsError
+from .conversion import pretrained, read_any
+from .data import (
+    Dataset,
+    EvaluationTransform,
+    FolderDataset,
+    RandomErasing,
+    TrainTransform,
+    Transform,
+    hold_out,
+    open_named,
+    parse_policy,
+    read_class_map,
+    usable_cores,
+)  # fmt: skip
+from .engine import Devices, Execution, TrainingState, distributed
+from .network import ShuffleNetV2
+from .options import Options
+from .recipe import (
+    AveragedWeights,
+    DistillationLoss,
+    LossFunction,
+    Mixing,
+    ScheduleOptions,
+    build_loss,
+    build_optimizer,
+    build_schedule,
+    clip_gradients,
+    fine_tuning_groups,
+    freeze,
+    load_teacher,
+    parameter_groups,
+    start_from,
+)  # fmt: skip
+from .weights import Preprocessing, Weights
+
+BN_TF = (0.01, 1e-3)  # momentum and epsilon of TensorFlow's batch norm
+
+
+def execution(options: Options) -> Execution:
+    return Execution(
+        channels_last=options.channels_last,
+        amp_dtype=getattr(torch, options.amp_dtype) if options.amp else None,
+        backend=options.torchcompile,
+        torchscript=options.torchscript,
+        deterministic=options.deterministic,
+    )
+
+
+def workers(options: Options) -> int:
+    """Threads that load images in this process."""
+    return options.workers or max(1, usable_cores() // distributed.processes_here())
+
+
+def data_sets(options: Options) -> tuple[Dataset, Dataset | None]:
+    """The data to train on, and that to validate on if there is any."""
+    train_set: Dataset
+    if options.dataset == "folder":
+        train_set = FolderDataset(options.train_dir, read_class_map(options.class_map) if options.class_map else None)
+    else:
+        train_set = _named(options, options.train_split)
+    if options.num_classes and options.num_classes != len(train_set.class_names):
+        raise OptionsError(
+            f"--num-classes {options.num_classes}: the training images have {len(train_set.class_names)} classes"
+        )
+    val_set: Dataset | None = None
+    if options.val_fraction:
+        train_set, val_set = hold_out(train_set, options.val_fraction, options.seed)
+    elif options.dataset != "folder" or options.val_dir:
+        val_set = validation_set(options, train_set.class_names)
+    return train_set, val_set if options.validate else None
+
+
+def validation_set(options: Options, class_names: list[str] | None) -> Dataset:
+    """The data to evaluate on, labelled by the classes of the model where those are known."""
+    if options.val_fraction:
+        return hold_out(data_sets(dataclasses.replace(options, val_fraction=0.0))[0], options.val_fraction, options.seed)[1]
+    if options.dataset != "folder":
+        return _named(options, options.val_split)
+    return FolderDataset(options.val_dir, read_class_map(options.class_map) if options.class_map else class_names)
+
+
+def _named(options: Options, split: str) -> Dataset:
+    # One process of a machine fetches what the others then find.
+    with distributed.first_here() if options.dataset_download else nullcontext():
+        return open_named(options.dataset, split, options.data_dir, download=options.dataset_download)
+
+
+def with_length(options: Options, images: int) -> Options:
+    """The options with --total-iters for the --epochs that are asked for."""
+    if options.epochs is None:
+        return options
+    total_iters = max(1, round(options.epochs * images * options.aug_repeats / options.batch_size))
+    return dataclasses.replace(options, total_iters=total_iters, epochs=None)
+
+
+def preprocessing(options: Options) -> Preprocessing:
+    return Preprocessing(options.input_size, options.resize_size, options.mean, options.std, options.interpolation)
+
+
+def evaluation_transform(use: Preprocessing, views: int = 1) -> EvaluationTransform:
+    return EvaluationTransform(use.input_size, use.resize_size, use.interpolation, views)
+
+
+def train_transform(options: Options) -> Transform:
+    """What becomes of a training image."""
+    if options.no_aug:
+        return evaluation_transform(preprocessing(options))
+    # Where the network's input is not normalised, images are filled with the colours of ImageNet.
+    colours = {} if options.std == (1.0, 1.0, 1.0) else {"mean": options.mean, "std": options.std}
+    erasing = RandomErasing(options.reprob, options.remode, options.recount, **colours) if options.reprob else None
+    fill = {"fill": options.mean} if colours else {}
+    return TrainTransform(
+        options.input_size,
+        options.scale,
+        options.ratio,
+        options.color_jitter,
+        options.hflip,
+        vflip=options.vflip,
+        policy=parse_policy(options.aa, **fill) if options.aa else None,
+        grayscale=options.grayscale_prob,
+        blur=options.gaussian_blur_prob,
+        erasing=erasing,
+        interpolation=options.train_interpolation,
+        views=options.aug_splits or 1,
+        erases_first=not options.resplit,
+    )
+
+
+def initial_weights(options: Options) -> tuple[Options, Weights | None]:
+    """The weights to start from, if there are any; and the options, normalising the input as those are used to."""
+    weights = None
+    if options.initial_checkpoint or options.pretrained:
+        with distributed.first_here() if options.pretrained else nullcontext():  # which downloads them
+            weights = pretrained(options.model_size) if options.pretrained else read_any(options.initial_checkpoint)
+    own = (weights and weights.preprocessing) or Preprocessing()
+    return dataclasses.replace(options, mean=options.mean or own.mean, std=options.std or own.std), weights
+
+
+def training_state(
+    options: Options, devices: Devices, class_names: list[str], say: Callable[[str], object], weights: Weights | None = None
+) -> TrainingState:
+    """The network, its optimizer and what else changes, as they are before the first iteration.
+
+    Args:
+        say: told where the weights come from, and what is frozen.
+        weights: to start from.
+    """
+    momentum, eps = BN_TF if options.bn_tf else (options.bn_momentum or 0.1, options.bn_eps or 1e-5)
+    architecture = (
+        {name: weights.architecture[name] for name in ("layout", "head_bias") if name in weights.architecture}
+        if weights
+        else {}
+    )
+    network = ShuffleNetV2(
+        options.input_size, len(class_names), options.model_size, dropout=options.drop, mean=options.mean, std=options.std,
+        pooling=options.gp, drop_path=options.drop_path, drop_block=options.drop_block, bn_eps=eps, bn_momentum=momentum,
+        **architecture,
+    )  # fmt: skip
+    network.initialize_weights(torch.Generator().manual_seed(options.seed))
+    if weights:
+        say(start_from(network, weights, class_names))
+    if options.freeze:
+        say(freeze(network, options.freeze))
+    if options.split_bn:
+        from timm.layers import convert_splitbn_model  # here, since timm takes a second to load
+
+        network = convert_splitbn_model(network, options.aug_splits)  # type: ignore[no-untyped-call]
+    if options.sync_bn:
+        if devices.first.type == "cpu" or devices.count > 1:
+            raise OptionsError(f"--sync-bn needs a process for each GPU (torchrun), and this runs on {devices}")
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    # On its device from now on, so that whatever state there will be lands beside the weights.
+    devices.place(network)
+    if options.backbone_lr_scale == 1.0:
+        groups = parameter_groups(network, options.weight_decay)
+    else:
+        groups = fine_tuning_groups(network, options.weight_decay, options.learning_rate, options.backbone_lr_scale)
+    optimizer = build_optimizer(
+        options.opt, groups, learning_rate=options.learning_rate, momentum=options.momentum, eps=options.opt_eps,
+        betas=options.opt_betas,
+    )  # fmt: skip
+    averaged = None
+    if options.model_ema:
+        averaged = AveragedWeights(
+            network, options.model_ema_decay, warmup=options.model_ema_warmup,
+            device=torch.device("cpu") if options.model_ema_force_cpu else None,
+        )  # fmt: skip
+    return TrainingState(network, optimizer, build_schedule(optimizer, schedule(options)), averaged, devices.scaler())
+
+
+def schedule(options: Options) -> ScheduleOptions:
+    return ScheduleOptions(
+        sched=options.sched,
+        total_iters=options.total_iters,
+        warmup_iters=options.warmup_iters,
+        warmup_lr=options.warmup_lr if options.warmup_iters else ScheduleOptions.warmup_lr,
+        min_lr=options.min_lr,
+        decay_iters=options.decay_iters,
+        decay_milestones=options.decay_milestones,
+        decay_rate=options.decay_rate or (1.0 if options.sched == "poly" else ScheduleOptions.decay_rate),
+        cooldown_iters=options.cooldown_iters,
+        patience=options.patience_iters // options.val_interval,
+        lr_noise=options.lr_noise,
+        lr_noise_pct=options.lr_noise_pct,
+        lr_noise_std=options.lr_noise_std,
+        cycle_mul=options.lr_cycle_mul,
+        cycle_limit=options.lr_cycle_limit,
+        cycle_decay=options.lr_cycle_decay,
+        seed=options.seed,
+    )
+
+
+def clip(options: Options, network: ShuffleNetV2) -> Callable[[], object] | None:
+    """Limits the network's gradients, if that is wanted."""
+    if not options.clip_grad:
+        return None
+    spared = {id(parameter) for parameter in network.classifier.parameters()} if options.clip_mode == "agc" else set()
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in spared]
+    return partial(clip_gradients, parameters, options.clip_grad, options.clip_mode)
+
+
+def mixing(options: Options, n_class: int) -> Mixing | None:
+    if not (options.mixup or options.cutmix or options.cutmix_minmax):
+        return None
+    return Mixing(
+        n_class,
+        options.seed,
+        options.mixup,
+        options.cutmix,
+        options.cutmix_minmax,
+        options.mixup_prob,
+        options.mixup_switch_prob,
+        options.mixup_mode,
+        options.mixup_off_iter,
+    )
+
+
+def teacher(options: Options, devices: Devices, class_names: list[str]) -> nn.Module | None:
+    if not options.teacher:
+        return None
+    found = load_teacher(options.teacher, len(class_names), checkpoint=options.teacher_checkpoint, class_names=class_names)
+    return devices.place(found)
+
+
+def loss(options: Options) -> LossFunction:
+    """Of (logits, targets), or with a teacher of (logits, (targets, teacher's logits))."""
+    hard = build_loss(options.label_smooth, bce=options.bce_loss, jsd_splits=options.aug_splits if options.jsd else 0)
+    return DistillationLoss(hard, options.distill_alpha, options.distill_temperature) if options.teacher else hard

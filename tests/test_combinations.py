@@ -1,0 +1,220 @@
+"""Whatever is switched on: a run that was stopped and went on ends with the same bits, and nonsense gets one line."""
+
+import csv
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from shufflenetv2.engine import Hook
+from shufflenetv2.options import parse
+from shufflenetv2.run import run_training
+from tests.conftest import same_tensors
+
+STOPPED_AFTER = 7
+
+RECIPES = {
+    "reference": [],
+    "mixing": ["--mixup", "0.2", "--cutmix", "1.0", "--label-smooth", "0.1", "--mixup-mode", "elem"],
+    "mixing, then not": ["--cutmix-minmax", "0.2", "0.8", "--mixup-mode", "pair", "--mixup-prob", "0.8",
+                         "--mixup-off-iter", "9"],
+    "augmentation": ["--aa", "rand-m9-mstd0.5", "--reprob", "0.5", "--remode", "pixel", "--recount", "2", "--aug-repeats", "3"],
+    "policies": ["--aa", "ta_wide", "--vflip", "0.5", "--grayscale-prob", "0.3", "--gaussian-blur-prob", "0.3",
+                 "--train-interpolation", "random", "--color-jitter", "0.2"],
+    "splits": ["--aug-splits", "3", "--aa", "augmix-m3", "--jsd", "--split-bn", "--resplit", "--reprob", "0.3"],
+    "adamw": ["--opt", "adamw", "--lr", "1e-3", "--opt-eps", "1e-7", "--opt-betas", "0.9", "0.99", "--sched", "cosine",
+              "--warmup-iters", "3", "--model-ema", "--model-ema-warmup", "--clip-grad", "1", "--save-images"],
+    "value": ["--clip-grad", "0.01", "--clip-mode", "value", "--sched", "step", "--decay-iters", "4", "--decay-rate", "0.5"],
+    "agc": ["--clip-grad", "0.01", "--clip-mode", "agc", "--opt", "lookahead_lamb", "--lr", "1e-3", "--sched", "tanh",
+            "--model-ema", "--model-ema-force-cpu", "--model-ema-decay", "0.8"],
+    "noise": ["--sched", "multistep", "--decay-milestones", "5", "9", "--lr-noise", "0.2", "0.9", "--lr-noise-pct", "0.5",
+              "--lr-noise-std", "0.5", "--cooldown-iters", "2", "--min-lr", "1e-4"],
+    "cycles": ["--sched", "poly", "--lr-cycle-limit", "2", "--lr-cycle-mul", "2", "--lr-cycle-decay", "0.5"],
+    "accumulation": ["--grad-accum-steps", "3", "--mixup", "0.5", "--mixup-switch-prob", "0"],
+    "plateau": ["--sched", "plateau", "--patience-iters", "1", "--val-interval", "1", "--eval-metric", "loss",
+                "--warmup-iters", "2", "--warmup-lr", "1e-5"],
+    "drops": ["--drop", "0.3", "--drop-path", "0.3", "--drop-block", "0.2", "--gp", "catavgmax", "--bn-tf"],
+    "pooling": ["--gp", "avgmax", "--bn-momentum", "0.3", "--bn-eps", "1e-4", "--bce-loss", "--channels-last"],
+    "no augmentation": ["--no-aug", "--crop-pct", "1", "--interpolation", "area", "--sched", "constant"],
+    "bfloat16": ["--amp", "--amp-dtype", "bfloat16", "--momentum", "0.8"],
+    "torchscript": ["--torchscript", "--drop-path", "0.2"],
+    "compiled": ["--torchcompile", "aot_eager", "--deterministic", "--weight-decay", "1e-3"],
+    "everything": ["--aa", "rand-m9-mstd0.5-inc1", "--mixup", "0.2", "--reprob", "0.3", "--drop-path", "0.2",
+                   "--aug-repeats", "2", "--model-ema", "--recovery-interval", "3", "--checkpoint-hist", "2"],
+}  # fmt: skip
+
+
+class Stop(Hook):
+    """The run is sent SIGTERM in its seventh iteration."""
+
+    def after_iteration(self, iteration: int, loss: Tensor, logits: Tensor) -> None:
+        if iteration == STOPPED_AFTER:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(photographs: Path, folder: Path, *arguments: str) -> int:
+    """A run of twelve iterations in this process."""
+    common = [
+        "--train-dir", str(photographs), "--val-dir", str(photographs), "--save", str(folder / "models"),
+        "--log-dir", str(folder / "logs"), "--model-size", "0.5x", "--input-size", "32", "--batch-size", "6",
+        "--display-interval", "2", "--val-interval", "4", "--save-interval", "5", "--device", "cpu",
+    ]  # fmt: skip
+    length = [] if "--epochs" in arguments else ["--total-iters", "12"]
+    return run_training(parse([*common, *length, *arguments]))
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """Of all that the run resulted in."""
+    return {
+        f"{path.name}/{name}": tensor
+        for path in sorted((folder / "models").glob("model*.pkl"))
+        for name, tensor in torch.load(path, weights_only=True)["state_dict"].items()
+    }
+
+
+def figures(folder: Path) -> list[list[str]]:
+    """The records of a run, without what it measured in seconds."""
+    with open(folder / "logs/models/metrics.csv", encoding="utf-8") as file:
+        return [
+            [value for name, value in row.items() if "time" not in name and "second" not in name]
+            for row in csv.DictReader(file)
+        ]
+
+
+@pytest.fixture(scope="module")
+def reference(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """What becomes of a run without any option."""
+    folder = tmp_path_factory.mktemp("reference")
+    assert run(photographs, folder) == 0
+    return tensors(folder)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_that_was_stopped_ends_with_the_same_bits(
+    photographs: Path, tmp_path: Path, reference: dict[str, Tensor], name: str
+) -> None:
+    arguments = RECIPES[name]
+    assert run(photographs, tmp_path / "untouched", *arguments, "--workers", "1") == 0
+    stopped = tmp_path / "stopped"
+    assert run(photographs, stopped, *arguments, "--hook", f"{__name__}:Stop", "--workers", "2") == 143
+    assert not list((stopped / "models").glob("model*.pkl"))
+    assert run(photographs, stopped, *arguments, "--workers", "3") == 0
+    untouched = tensors(tmp_path / "untouched")
+    assert same_tensors(tensors(stopped), untouched)
+    assert len({file for file, _ in (key.split("/") for key in untouched)}) == 1 + ("--model-ema" in arguments)
+    assert figures(stopped) == figures(tmp_path / "untouched")
+    assert same_tensors(untouched, reference) == (name == "reference")  # the options had an effect
+
+
+def test_distillation_goes_on_to_the_same_bits(photographs: Path, tmp_path: Path) -> None:
+    assert run(photographs, tmp_path / "teacher") == 0
+    teacher = str(tmp_path / "teacher/models/model.pkl")
+    arguments = ["--teacher", teacher, "--distill-alpha", "0.7", "--distill-temperature", "2", "--mixup", "0.2"]
+    assert run(photographs, tmp_path / "untouched", *arguments) == 0
+    assert run(photographs, tmp_path / "stopped", *arguments, "--hook", f"{__name__}:Stop") == 143
+    assert run(photographs, tmp_path / "stopped", *arguments) == 0
+    assert same_tensors(tensors(tmp_path / "stopped"), tensors(tmp_path / "untouched"))
+    assert run(photographs, tmp_path / "alone", "--mixup", "0.2") == 0
+    assert not same_tensors(tensors(tmp_path / "alone"), tensors(tmp_path / "untouched"))
+
+
+def test_fine_tuning_goes_on_to_the_same_bits(photographs: Path, tmp_path: Path) -> None:
+    assert run(photographs, tmp_path / "first", "--mean", "104", "116", "124", "--std", "57", "57", "58") == 0
+    first = str(tmp_path / "first/models/model.pkl")
+    arguments = ["--initial-checkpoint", first, "--freeze", "stem", "stage2", "--backbone-lr-scale", "0.1"]
+    assert run(photographs, tmp_path / "untouched", *arguments) == 0
+    assert run(photographs, tmp_path / "stopped", *arguments, "--hook", f"{__name__}:Stop") == 143
+    assert run(photographs, tmp_path / "stopped", *arguments) == 0
+    assert same_tensors(tensors(tmp_path / "stopped"), tensors(tmp_path / "untouched"))
+    before, after = tensors(tmp_path / "first"), tensors(tmp_path / "untouched")
+    frozen = [name for name in after if "first_conv" in name or "features.2." in name]
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not torch.equal(
+        before["model.pkl/features.5.branch_main.0.weight"], after["model.pkl/features.5.branch_main.0.weight"]
+    )
+    content = torch.load(tmp_path / "untouched/models/model.pkl", weights_only=True)
+    assert content["preprocessing"]["mean"] == (104.0, 116.0, 124.0)  # what the weights are used to
+    log = (tmp_path / "untouched/logs/models/train.log").read_text()
+    assert "started from" in log
+    assert "frozen: stem, stage2" in log
+
+
+def test_a_run_can_be_taken_up_from_a_file(photographs: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    assert run(photographs, whole) == 0
+    checkpoint = str(whole / "models/checkpoint-000005.pth.tar")
+    assert run(photographs, tmp_path / "taken", "--resume", checkpoint) == 0
+    assert same_tensors(tensors(tmp_path / "taken"), tensors(whole))
+    # Its weights and its iteration alone, with another optimizer.
+    assert (
+        run(photographs, tmp_path / "other", "--resume", checkpoint, "--no-resume-opt", "--opt", "adamw", "--lr", "1e-3") == 0
+    )
+    assert "going on from" in (log := (tmp_path / "other/logs/models/train.log").read_text())
+    assert "TRAIN Iter 6:" in log
+    assert "TRAIN Iter 4:" not in log
+    with pytest.raises(ValueError, match="--opt was sgd and is adamw"):
+        run(photographs, tmp_path / "refused", "--resume", checkpoint, "--opt", "adamw", "--lr", "1e-3")
+
+
+def test_the_wanted_checkpoints_are_kept(photographs: Path, tmp_path: Path) -> None:
+    assert run(photographs, tmp_path, "--save-interval", "4", "--recovery-interval", "3", "--checkpoint-hist", "2") == 0
+    kept = sorted(path.name for path in (tmp_path / "models").glob("[!.]*"))
+    assert kept == [
+        "best.pth.tar", "bnps-checkpoint-000012.pth.tar", "checkpoint-000008.pth.tar", "checkpoint-000012.pth.tar", "model.pkl"
+    ]  # fmt: skip
+
+
+def test_the_best_checkpoint_is_that_of_the_best_validation(photographs: Path, tmp_path: Path) -> None:
+    assert run(photographs, tmp_path, "--val-interval", "2", "--eval-metric", "loss") == 0
+    with open(tmp_path / "logs/models/metrics.csv", encoding="utf-8") as file:
+        losses = {int(row["iteration"]): float(row["loss"]) for row in csv.DictReader(file) if row["kind"] == "test"}
+    best = torch.load(tmp_path / "models/best.pth.tar", weights_only=True)
+    assert losses[best["iteration"]] == min(losses.values())
+    assert best["best"] == -min(losses.values())
+
+
+def test_a_run_leaves_its_figures_and_pictures(photographs: Path, tmp_path: Path) -> None:
+    assert run(photographs, tmp_path, "--save-images", "--epochs", "2", "--experiment", "named") == 0
+    logs = tmp_path / "logs/named"
+    names = {path.name for path in logs.iterdir()}
+    assert {"train.log", "options.yaml", "metrics.csv", "metrics.jsonl", "per_class.csv", "confusion_matrix.png"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert sorted(path.name for path in (logs / "images").iterdir()) == ["000002.png", "000004.png", "000006.png"]
+    assert "total-iters: 7" in (logs / "options.yaml").read_text()  # two passes over 21 images, six at a time
+    assert (tmp_path / "models/named/model.pkl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--jsd"], ["--jsd", "--aug-splits"]),
+        (["--split-bn"], ["--split-bn", "--aug-splits"]),
+        (["--mixup", "0.2", "--jsd", "--aug-splits", "3"], ["--mixup", "--jsd"]),
+        (["--warmup-iters", "13"], ["--warmup-iters 13"]),
+        (["--torchscript", "--sync-bn"], ["--torchscript", "--sync-bn"]),
+        (["--sync-bn"], ["--sync-bn", "GPU"]),
+        (["--aa", "rand-x9"], ["--aa rand-x9", "rand-m9-mstd0.5"]),
+        (["--opt", "adamv", "--lr", "1"], ["--opt adamv", "adam"]),
+        (["--opt", "adamw"], ["--opt adamw", "--learning-rate"]),
+        (["--teacher", "resnet81"], ["--teacher resnet81", "resnet18"]),
+        (["--freeze", "stage5"], ["--freeze stage5", "stage"]),
+        (["--hook", "nowhere:Nobody"], ["--hook nowhere:Nobody", "nowhere"]),
+        (["--num-classes", "4"], ["--num-classes 4", "3 classes"]),
+        (["--initial-checkpoint", "absent.pkl"], ["absent.pkl"]),
+        (["--sched", "plateau", "--no-validate"], ["--sched plateau", "--no-validate"]),
+        (["--grad-accum-steps", "4"], ["--batch-size 6", "--grad-accum-steps 4"]),
+        (["--sched", "step"], ["--decay-iters"]),
+        (["--resume", "absent.pth.tar"], ["absent.pth.tar"]),
+        (["--class-map", "absent.txt"], ["absent.txt"]),
+    ],
+)  # fmt: skip
+def test_nonsense_gets_one_line(photographs: Path, tmp_path: Path, arguments: Sequence[str], parts: list[str]) -> None:
+    with pytest.raises((ValueError, OSError)) as caught:
+        run(photographs, tmp_path, *arguments)
+    assert "\n" not in str(caught.value)
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+    assert not list(tmp_path.rglob("*.pth.tar"))
