@@ -121,7 +121,7 @@ def train_transform(options: Options) -> Transform:
     erasing = RandomErasing(options.reprob, options.remode, options.recount, **colours) if options.reprob else None
     fill = {"fill": options.mean} if colours else {}
     return TrainTransform(
-        options.input_size,
+        options.train_crop_size or options.input_size,
         options.scale,
         options.ratio,
         options.color_jitter,

@@ -90,6 +90,7 @@ class Data:
     resize_size: int = option(
         None, PIXELS, "short side before the central crop in validation; default: --input-size / --crop-pct", recipe=True
     )
+    train_crop_size: int | None = option(None, PIXELS, "side of the images in training; default: --input-size", recipe=True)
     crop_pct: float = option(0.875, SHARE_ABOVE_0, "--input-size / --resize-size", recipe=True)
     interpolation: str = option("bilinear", choice(*INTERPOLATIONS), "of resizing in validation", recipe=True)
     train_interpolation: str = option(

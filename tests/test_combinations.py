@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from shufflenetv2.engine import Hook
 from shufflenetv2.options import parse
-from shufflenetv2.run import run_training
+from shufflenetv2.run import run_evaluation, run_throughput, run_training
 from tests.conftest import same_tensors
 
 STOPPED_AFTER = 7
@@ -23,7 +24,7 @@ RECIPES = {
     "mixing, then not": ["--cutmix-minmax", "0.2", "0.8", "--mixup-mode", "pair", "--mixup-prob", "0.8",
                          "--mixup-off-iter", "9"],
     "augmentation": ["--aa", "rand-m9-mstd0.5", "--reprob", "0.5", "--remode", "pixel", "--recount", "2", "--aug-repeats", "3"],
-    "policies": ["--aa", "ta_wide", "--vflip", "0.5", "--grayscale-prob", "0.3", "--gaussian-blur-prob", "0.3",
+    "policies": ["--aa", "ta_wide", "--vflip", "0.5", "--grayscale-prob", "0.3", "--train-crop-size", "40", "--gaussian-blur-prob", "0.3",
                  "--train-interpolation", "random", "--color-jitter", "0.2"],
     "splits": ["--aug-splits", "3", "--aa", "augmix-m3", "--jsd", "--split-bn", "--resplit", "--reprob", "0.3"],
     "adamw": ["--opt", "adamw", "--lr", "1e-3", "--opt-eps", "1e-7", "--opt-betas", "0.9", "0.99", "--sched", "cosine",
@@ -108,6 +109,65 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(
     assert len({file for file, _ in (key.split("/") for key in untouched)}) == 1 + ("--model-ema" in arguments)
     assert figures(stopped) == figures(tmp_path / "untouched")
     assert same_tensors(untouched, reference) == (name == "reference")  # the options had an effect
+
+
+def test_a_named_data_set_is_trained_on_in_the_wanted_splits(tmp_path: Path) -> None:
+    options = [
+        "--dataset", "digits", "--train-split", "val", "--val-split", "train", "--save", str(tmp_path / "models"),
+        "--log-dir", str(tmp_path / "logs"), "--model-size", "0.5x", "--input-size", "32", "--batch-size", "300",
+        "--ratio", "1", "1", "--total-iters", "1", "--device", "cpu",
+    ]  # fmt: skip
+    assert run_training(parse(options)) == 0
+    assert "359 images in 10 classes, validated on 1,438" in (tmp_path / "logs/models/train.log").read_text()
+
+
+def test_part_of_the_training_images_can_be_held_out(photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("owl\ncat\ndog\n")
+    options = [
+        "--data-dir", str(tmp_path / "data"), "--val-fraction", "0.3", "--class-map", str(tmp_path / "classes.txt"),
+        "--save", str(tmp_path / "models"), "--log-dir", str(tmp_path / "logs"), "--model-size", "0.5x",
+        "--input-size", "32", "--batch-size", "6", "--total-iters", "2", "--device", "cpu", "--num-classes", "3",
+    ]  # fmt: skip
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train").symlink_to(photographs)
+    assert run_training(parse(options)) == 0
+    assert "15 images in 3 classes, validated on 6" in (tmp_path / "logs/models/train.log").read_text()
+    assert torch.load(tmp_path / "models/model.pkl", weights_only=True)["class_names"] == ["owl", "cat", "dog"]
+
+
+def test_views_of_an_image_are_averaged_in_evaluation(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(photographs, tmp_path) == 0
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    losses = []
+    for views in ("1", "2", "5", "10"):
+        model = str(tmp_path / "models/model.pkl")
+        options = ["--eval", "--eval-resume", model, "--val-dir", str(photographs), "--tta", views, "--device", "cpu"]
+        assert run_evaluation(parse(options)) == 0
+        losses.append(capsys.readouterr().out.split("loss = ")[1].split(",")[0])
+    assert len(set(losses)) == 4
+    assert {"per_class.csv", "confusion_matrix.png"} <= {path.name for path in (tmp_path / "logs/eval").iterdir()}
+
+
+def test_the_throughput_of_the_network_and_of_the_loader_is_told(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [
+        "--throughput",
+        "--train-dir",
+        str(photographs),
+        "--model-size",
+        "0.5x",
+        "--input-size",
+        "32",
+        "--batch-size",
+        "2",
+    ]
+    assert run_throughput(parse([*options, "--save", str(tmp_path), "--device", "cpu"])) == 0
+    assert re.search(r"the network alone, trained on cpu: [\d,]+ images/s; the loader alone: [\d,]+", capsys.readouterr().out)
+    assert not list(tmp_path.iterdir())
 
 
 def test_distillation_goes_on_to_the_same_bits(photographs: Path, tmp_path: Path) -> None:

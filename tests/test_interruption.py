@@ -125,7 +125,7 @@ def test_a_folder_that_vanishes_ends_the_run_with_one_line(tmp_path: Path) -> No
     shutil.rmtree(tmp_path / "models")
     _, errors = process.communicate(timeout=300)
     assert (process.returncode, errors.count("\n")) == (1, 1), errors
-    assert re.search(r"models/checkpoint-0000\d\d\.pth\.tar cannot be written: No such file or directory", errors)
+    assert re.search(r"models/(checkpoint-0000\d\d|best)\.pth\.tar cannot be written: No such file or directory", errors)
 
 
 def test_a_second_run_in_the_same_folder_is_refused_while_the_first_lives(tmp_path: Path, train: Train) -> None:
