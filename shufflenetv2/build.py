@@ -100,7 +100,7 @@ def with_length(options: Options, images: int) -> Options:
     """The options with --total-iters for the --epochs that are asked for."""
     if options.epochs is None:
         return options
-    total_iters = max(1, round(options.epochs * images * options.aug_repeats / options.batch_size))
+    total_iters = max(1, round(options.epochs * images / options.batch_size))
     return dataclasses.replace(options, total_iters=total_iters, epochs=None)
 
 

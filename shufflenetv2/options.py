@@ -204,7 +204,7 @@ class Optimization:
     """optimisation"""
 
     total_iters: int = option(None, COUNT, f"iterations; default: {REFERENCE_ITERS:,}", recipe=True)
-    epochs: float | None = option(None, POSITIVE, "instead of --total-iters: passes over the training images")
+    epochs: float | None = option(None, POSITIVE, "instead of --total-iters: so many times as many samples as there are training images")
     batch_size: int = option(
         REFERENCE_BATCH_SIZE, COUNT, "images in an iteration, over all GPUs and processes", short="-b", recipe=True
     )
@@ -496,7 +496,7 @@ def _resolve_data(options: Options) -> Options:
         )
     if options.val_fraction and options.val_dir:
         raise OptionsError("--val-fraction takes the place of --val-dir; leave one out")
-    if options.eval and not options.val_dir:
+    if options.eval and not options.val_dir and not (options.val_fraction and options.train_dir):
         raise OptionsError("--val-dir is missing: the folder of one folder of images per class to evaluate on")
     if not options.eval and not options.train_dir:
         raise OptionsError(f"--train-dir is missing: a folder of one folder of images per class; {TRY_DIGITS}")

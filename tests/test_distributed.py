@@ -21,7 +21,8 @@ from shufflenetv2.recipe import linear_decay, parameter_groups
 from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 
 OPTIONS = [*SHORT, "--batch-size", "12", "--total-iters", "24", "--display-interval", "1", "--val-interval", "10",
-           "--save-interval", "5", "--model-ema", "--drop", "0.2"]  # fmt: skip
+           "--save-interval", "5", "--model-ema", "--drop", "0.2", "--grad-accum-steps", "2", "--mixup", "0.2",
+           "--clip-grad", "5", "--aug-repeats", "2"]  # fmt: skip
 
 
 class Recorded(Digits):
@@ -217,10 +218,10 @@ def test_evaluation_gives_the_same_figures_with_one_process_and_two(
 
 
 def test_a_batch_that_cannot_be_divided_is_refused_once(tmp_path: Path) -> None:
-    process = torchrun(tmp_path, 2, *OPTIONS, "--batch-size", "13")
+    process = torchrun(tmp_path, 2, *OPTIONS, "--batch-size", "14")
     output, errors = process.communicate(timeout=300)
     assert process.returncode != 0
-    assert (output + errors).count("error: --batch-size 13 cannot be divided among 2 processes") == 1
+    assert (output + errors).count("error: --batch-size 14 cannot be divided among 2 processes and --grad-accum-steps 2") == 1
     assert not (tmp_path / "models").exists()
 
 

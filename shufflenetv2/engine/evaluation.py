@@ -61,7 +61,8 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, conf
         images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
         logits = model(images).float()
         if len(images) > len(targets):
-            logits = logits.view(-1, *targets.shape, logits.shape[1]).softmax(dim=2).mean(dim=0).log()
+            # Their sum does, as cross-entropy divides by it; its logarithm is finite however small they are.
+            logits = logits.view(-1, *targets.shape, logits.shape[1]).log_softmax(dim=2).logsumexp(dim=0)
         losses.append(functional.cross_entropy(logits, targets, reduction="sum"))
         correct.append(count_correct(logits, targets))
         count += len(targets)

@@ -1,6 +1,7 @@
 """Code of one's own, called as a run goes on."""
 
 import importlib
+import inspect
 import os
 import sys
 from typing import Any
@@ -49,10 +50,10 @@ def load_hook(name: str) -> Hook:
     """An instance of the class that 'package.module:Class' names, found as `python -m` finds it.
 
     Raises:
-        HookError: where there is no such module or class, or it is no Hook.
+        HookError: where there is no such module or class, or it is no Hook, or wants arguments.
     """
     module_name, _, class_name = name.partition(":")
-    if not class_name:
+    if not (class_name and all(part.isidentifier() for part in module_name.split("."))):
         raise HookError(f"--hook {name}: must be package.module:Class")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -63,4 +64,8 @@ def load_hook(name: str) -> Hook:
     hook_class = getattr(module, class_name, None)
     if not (isinstance(hook_class, type) and issubclass(hook_class, Hook)):
         raise HookError(f"--hook {name}: {module_name} has no class {class_name} derived from shufflenetv2.engine.Hook")
+    try:
+        inspect.signature(hook_class).bind()
+    except TypeError as error:
+        raise HookError(f"--hook {name}: {error}; a hook is made without arguments") from error
     return hook_class()

@@ -85,6 +85,6 @@ class Mixing:
         tall, wide = int(height * ratio), int(width * ratio)
         middle, centre = int(rng.integers(height)), int(rng.integers(width))
         # A box that reaches over the edge is cut off there.
-        top, bottom = max(0, middle - tall // 2), min(height, middle + tall // 2)
-        left, right = max(0, centre - wide // 2), min(width, centre + wide // 2)
+        top, bottom = max(0, middle - tall // 2), min(height, middle + (tall + 1) // 2)
+        left, right = max(0, centre - wide // 2), min(width, centre + (wide + 1) // 2)
         return top, bottom, left, right
