@@ -20,7 +20,6 @@ import copy
 import datetime
 import importlib.metadata
 import importlib.util
-import itertools
 import json
 import platform
 import statistics
@@ -33,9 +32,9 @@ from pathlib import Path
 import torch
 from machine import USABLE_CORES, machine, seconds_of_others
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from shufflenetv2.deploy.formats import folded
 from shufflenetv2.engine import recalibrate_batch_norm
 from shufflenetv2.network import SIZES, ShuffleNetV2
 
@@ -63,18 +62,6 @@ def random_network(model_size: str) -> ShuffleNetV2:
 
 def random_images(count: int) -> Tensor:
     return torch.rand(count, 3, SIZE, SIZE) * 255
-
-
-def folded(network: ShuffleNetV2) -> ShuffleNetV2:
-    """A copy in which each convolution does the batch norm after it."""
-    network = copy.deepcopy(network)
-    for sequence in network.modules():
-        if isinstance(sequence, nn.Sequential):
-            for index, (layer, following) in enumerate(itertools.pairwise(list(sequence))):
-                if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
-                    sequence[index], sequence[index + 1] = fuse_conv_bn_eval(layer, following), nn.Identity()
-    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-    return network
 
 
 def channels_last(network: ShuffleNetV2) -> Side:

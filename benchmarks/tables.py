@@ -47,6 +47,34 @@ def kills(report: dict[str, Any]) -> str:
     return f"{parts}: {report['tensors compared']} tensors, {len(report['tensors that differ'])} differ ({report['date']})."
 
 
+def recipes(report: dict[str, Any]) -> str:
+    """What each recipe came to, and whether two interruptions changed a bit of that."""
+    lines = [
+        "| recipe | options | iterations | top-1 | averaged weights | tensors | differ | seconds |",
+        "|---|---|" + "---:|" * 6,
+    ]
+    for name, result in report["results"].items():
+        top1 = (f"{result['top-1'][file]:.1%}" if file in result["top-1"] else "" for file in ("model.pkl", "model-ema.pkl"))
+        options = result["options"].format(teacher="model.pkl")
+        lines.append(
+            f"| {name} | `{options}` | {result['iterations']} | {' | '.join(top1)} | {result['tensors compared']} "
+            f"| {len(result['tensors that differ'])} | {result['seconds']:.0f} |"
+        )
+    rows, differing = (
+        sum(result[key] for result in report["results"].values()) for key in ("rows of metrics.csv", "rows that differ")
+    )
+    teacher, machine, versions = report["teacher"], report["machine"], report["versions"]
+    lines += [
+        "",
+        f"All with `{report['options of all']}`;",
+        f"the teacher is a `{teacher['options']}` of {teacher['iterations']} iterations. Of {rows} rows of metrics.csv",
+        f"{differing} differ. Seconds are those of the run that was left alone; {report['runs at a time']} runs at a time, of one",
+        f"thread each; {machine['cpu']}, {machine['cores']} cores, of which other processes held "
+        f"{report['cores lost to other processes']:.1f}; {report['date']}; torch {versions['torch']}, timm {versions['timm']}.",
+    ]
+    return "\n".join(lines)
+
+
 def save_time(report: dict[str, Any]) -> str:
     """What an iteration takes with a save and without."""
     return (
@@ -134,6 +162,7 @@ TABLES = {
     "data_path_large": data_path,
     "kill_test": kills,
     "kill_test_processes": kills,
+    "recipes": recipes,
     "save_time": save_time,
     "start_up": start_up,
     "train_step": train_step,

@@ -14,11 +14,23 @@ class UserError(ValueError):
 
 if TYPE_CHECKING:
     from .blocks import ShuffleV2Block as ShuffleV2Block
+    from .conversion import load_model as load_model
+    from .conversion import read_any as read_any
+    from .deploy.convert import convert as convert
+    from .deploy.info import describe as describe
+    from .deploy.recalibrate import recalibrate as recalibrate
     from .network import ShuffleNetV2 as ShuffleNetV2
-    from .weights import load_model as load_model
 
-__all__ = ["ShuffleNetV2", "ShuffleV2Block", "UserError", "load_model"]
-_HOMES = {"ShuffleNetV2": ".network", "ShuffleV2Block": ".blocks", "load_model": ".weights"}
+_HOMES = {
+    "ShuffleNetV2": ".network",
+    "ShuffleV2Block": ".blocks",
+    "load_model": ".conversion",
+    "read_any": ".conversion",
+    "convert": ".deploy.convert",
+    "describe": ".deploy.info",
+    "recalibrate": ".deploy.recalibrate",
+}
+__all__ = [*_HOMES, "UserError"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,8 @@ from importlib import import_module
 def _in(module: str) -> Callable[..., int]:
     """The `main` in a module, which is not loaded before it is called."""
 
-    def main(argv: Sequence[str], prog: str) -> int:
-        status: int = import_module(module, __package__).main(argv, prog=prog)
+    def main(argv: Sequence[str], **how: str) -> int:
+        status: int = import_module(module, __package__).main(argv, **how)
         return status
 
     return main
@@ -21,6 +21,8 @@ COMMANDS = {
     "info": _in(".deploy.info"),
     "convert": _in(".deploy.convert"),
     "recalibrate": _in(".deploy.recalibrate"),
+    "export": _in(".deploy.export"),
+    "predict": _in(".deploy.predict"),
 }
 
 

@@ -202,8 +202,13 @@ def _read_yaml(groups: Groups, path: str, refused: Mapping[str, str]) -> dict[st
             raise OptionsError(f"'config' in {path}: a file of options cannot name another")
         if name not in known:
             raise OptionsError(_unknown(groups, refused, str(key), f"in {path}"))
+        field = known[name]
+        if field.name in given:
+            raise OptionsError(f"{key!r} in {path} says again what was said before: {flag(field.name)}")
+        if isinstance(value, bool) and (alone := field.metadata["kind"].alone):
+            value = alone if value else None
         if value is not None:
-            given[known[name].name] = parse_value(known[name].metadata["kind"], f"{key} in {path}:", value)
+            given[field.name] = parse_value(field.metadata["kind"], f"{key} in {path}:", value)
     return given
 
 

@@ -14,6 +14,7 @@ Besides, their first convolution wants RGB where ours wants BGR: its input chann
 """
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import storage
 from .network import SIZES, STAGE_UNITS, STEM_CHANNELS, ShuffleNetV2
-from .weights import Preprocessing, Weights, WeightsError, architecture_of, read_weights, size_of
+from .weights import (
+    Preprocessing,
+    Weights,
+    WeightsError,
+    architecture_of,
+    from_content,
+    misfit,
+    read_content,
+    size_of,
+    take_description,
+)  # fmt: skip
 
 # ImageNet's normalisation, which both projects use: BGR, 0..255
 MEAN, STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
 # torchvision's published weights of these sizes are evaluated at another size than 256
 TORCHVISION_RESIZE = {"1.5x": 232, "2.0x": 232}
 BN_EPS = 1e-5  # theirs, and our default
+# What a file of theirs has no place for, and is needed again when it comes back, goes under this name; see `content_for`
+OURS = "shufflenetv2"
 WRAPPINGS = ("state_dict", "model", "model_ema")  # where trainers put a state dict; the first one present is read
 PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")  # DataParallel's, an average's, torch.compile's
 
@@ -115,6 +127,49 @@ def to_mmpretrain(weights: Weights) -> dict[str, Tensor]:
     return _to("mmpretrain", weights)
 
 
+def to_original(weights: Weights) -> dict[str, Tensor]:
+    """The state dict that the original's ShuffleNetV2(n_class=weights.n_class) loads with strict=True.
+
+    It wants BGR, 0..255, less the mean and divided by the std of `weights.preprocessing`: for
+    weights that were trained with the original recipe, just as it is.
+
+    Raises:
+        WeightsError: for a first unit, a head, a pooling or an epsilon of batch norm that the original does not have.
+    """
+    refusal = _refusal("the original's", weights)
+    ours = dict(weights.state_dict)
+    made = _first_unit(ours)
+    if made[0] != STEM_CHANNELS:
+        raise WeightsError(
+            f"{refusal} first unit makes {STEM_CHANNELS} + {sum(made) - STEM_CHANNELS} channels, not {made[0]} + {made[1]}; "
+            "only layout 'original' and 0.5x fit"
+        )
+    if ours.pop("classifier.0.bias", torch.zeros(1)).any():
+        raise WeightsError(f"{refusal} head has no biases, and these weights have")
+    return ours
+
+
+def content_for(project: str, weights: Weights) -> dict[str, Any]:
+    """What `torch.save` is to write for 'original', 'torchvision' or 'mmpretrain' to read.
+
+    What the other project has no place for (preprocessing, classes, ...) travels where it does not disturb, so that
+    `read_any` gives back what came. torchvision's file is the state dict, bare; the original's has
+    'module.' before the names, which it expects when it goes on on a GPU, and does not mind in an evaluation.
+
+    Raises:
+        WeightsError: where the other network cannot hold these weights.
+    """
+    told = {OURS: weights.description()}
+    if project == "torchvision":
+        state_dict = OrderedDict(to_torchvision(weights))
+        state_dict._metadata = told  # type: ignore[attr-defined]  # as torch keeps versions of modules there
+        return state_dict
+    if project == "mmpretrain":
+        classes = {"dataset_meta": {"classes": weights.class_names}} if weights.class_names else {}
+        return {"state_dict": to_mmpretrain(weights), "meta": classes, **told}
+    return {"state_dict": {f"module.{name}": tensor for name, tensor in to_original(weights).items()}, **told}
+
+
 def rgb_normalisation(preprocessing: Preprocessing | None) -> tuple[list[float], list[float]]:
     """What torchvision's `Normalize` is given before a converted network: mean and std in RGB order, on 0..1."""
     use = preprocessing or Preprocessing()
@@ -159,40 +214,50 @@ def read_any(path: str | Path) -> Weights:
     """Reads the weights in a file: ours, the original's, torchvision's or mmpretrain's, told apart by what is in it.
 
     Those of others are a state dict, bare or under 'state_dict', 'model' or 'model_ema', with or
-    without 'module.' or '_orig_mod.' before the names.
+    without 'module.' or '_orig_mod.' before the names; torch's file or .safetensors.
 
     Raises:
         WeightsError: for a file that is missing, damaged, or holds something else.
     """
     path = Path(path)
-    try:
-        content = storage.read(path)
-    except storage.DamagedFileError as error:
-        raise WeightsError(str(error)) from error
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"{path} holds a {type(content).__name__}, not weights")
+    content = read_content(path)
     if "model_size" in content:
-        return read_weights(path)  # it says what it is
+        return from_content(content, path)  # it says what it is
     wrapped = next((content[key] for key in WRAPPINGS if isinstance(content.get(key), Mapping)), content)
     # n_averaged: torch's AveragedModel counts in its state dict
     found = {PREFIXES.sub("", str(name)): tensor for name, tensor in wrapped.items() if name != "n_averaged"}
     project = recognise(found)
     if project == "torchvision":
-        return from_torchvision(found, path)
-    if project == "mmpretrain":
+        weights = from_torchvision(found, path)
+    elif project == "mmpretrain":
         weights = from_mmpretrain(found, path)
         weights.class_names = _mmpretrain_classes(content.get("meta"), weights.n_class)
-        return weights
-    if project == "ours":
-        size = size_of(found)
-        assert size is not None
-        return Weights(path, found, size, found["classifier.0.weight"].shape[0], architecture=architecture_of(found))
-    raise WeightsError(
-        f"{path} holds no weights of a ShuffleNetV2 classifier, neither ours nor the original's, torchvision's or "
-        f"mmpretrain's: {len(found)} entries, {next(iter(found), 'none')!r} first"
-    )
+    elif project == "ours":
+        weights = from_content(found, path)
+    else:
+        first = next(iter(found), "none")
+        shape = tuple(getattr(found.get(first), "shape", ()))
+        raise WeightsError(
+            f"{path} holds no weights of a ShuffleNetV2 classifier, neither ours nor the original's, torchvision's or "
+            f"mmpretrain's: {len(found)} entries, {first!r} {f'of shape {shape} ' if shape else ''}first"
+        )
+    for told in (content, getattr(wrapped, "_metadata", None)):
+        if isinstance(told, Mapping) and isinstance(told.get(OURS), Mapping):
+            take_description(weights, told[OURS])
+    return weights
+
+
+def load_model(path: str | Path) -> ShuffleNetV2:
+    """The model in a weight file of any origin (see `read_any`), in eval mode on the CPU.
+
+    Shape:
+        images (N, 3, H, W), BGR, 0..255 -> logits (N, n_class). Whatever normalisation the
+        weights want, the model does itself.
+
+    Raises:
+        WeightsError: for a file that is missing, damaged, or of another kind of model.
+    """
+    return read_any(path).network()
 
 
 def permutations(model_size: str) -> dict[tuple[str, int], Tensor]:
@@ -281,39 +346,45 @@ def _from(project: str, state_dict: Mapping[str, Tensor], path: Path) -> Weights
     with torch.device("meta"):  # names and shapes, without the weights
         network = ShuffleNetV2(n_class=n_class, model_size=size, layout="torchvision", head_bias=True)
     theirs = {_name(project, name): name for name in network.state_dict()}
-    shapes = {_name(project, name): tensor.shape for name, tensor in network.state_dict().items()}
-    wrong = [name for name in shapes if name not in state_dict and not name.endswith("num_batches_tracked")]
-    wrong += [name for name in state_dict if name not in shapes or getattr(state_dict[name], "shape", None) != shapes[name]]
-    if wrong:
-        raise WeightsError(
-            f"{path} does not fit {project}'s ShuffleNetV2 {size}: "
-            f"{len(wrong)} tensors are missing, unknown or of another shape, {wrong[0]} first"
-        )
+    if wrong := misfit({_name(project, name): tensor for name, tensor in network.state_dict().items()}, state_dict):
+        raise WeightsError(f"{path} does not fit {project}'s ShuffleNetV2 {size}: {wrong}")
     ours = _reordered({theirs[name]: tensor for name, tensor in state_dict.items()}, size)
     if not ours["classifier.0.bias"].any():
         del ours["classifier.0.bias"]
-    return Weights(path, ours, size, n_class, architecture=architecture_of(ours))
+    return Weights(path, ours, size, n_class, architecture=architecture_of(ours), origin=project)
 
 
 def _to(project: str, weights: Weights) -> dict[str, Tensor]:
-    weights.network()  # refuses what is not complete
+    refusal = _refusal(f"{project}'s", weights)
     ours = weights.state_dict
-    refusal = f"{weights.path} cannot be converted to {project}'s network, whose"
-    pooling, eps = weights.architecture.get("pooling", "avg"), weights.architecture.get("bn_eps", BN_EPS)
-    if pooling != "avg":
-        raise WeightsError(f"{refusal} pooling is 'avg', not {pooling!r}")
-    if eps != BN_EPS:
-        raise WeightsError(f"{refusal} batch norm adds {BN_EPS:g}, not {eps:g}")
-    if architecture_of(ours)["layout"] != "torchvision":
+    made = _first_unit(ours)
+    if made[0] != made[1]:
         half = SIZES[weights.model_size][0][0] // 2
-        made = " + ".join(str(ours[f"features.0.{name}.weight"].shape[0]) for name in ("branch_proj.2", "branch_main.5"))
         raise WeightsError(
-            f"{refusal} first unit makes {half} + {half} channels, not {made}; only layout 'torchvision' and 0.5x fit"
+            f"{refusal} first unit makes {half} + {half} channels, not {made[0]} + {made[1]}; "
+            "only layout 'torchvision' and 0.5x fit"
         )
     theirs = _reordered(ours, weights.model_size, inverse=True)
     head = ours["classifier.0.weight"]
     theirs.setdefault("classifier.0.bias", head.new_zeros(len(head)))
     return {_name(project, name): tensor for name, tensor in theirs.items()}
+
+
+def _refusal(whose: str, weights: Weights) -> str:
+    """How a refusal to convert these weights begins; refuses what no other project has."""
+    weights.network()  # refuses what is not complete
+    refusal = f"{weights.path} cannot be converted to {whose} network, whose"
+    pooling, eps = weights.architecture.get("pooling", "avg"), weights.architecture.get("bn_eps", BN_EPS)
+    if pooling != "avg":
+        raise WeightsError(f"{refusal} pooling is 'avg', not {pooling!r}")
+    if eps != BN_EPS:
+        raise WeightsError(f"{refusal} batch norm adds {BN_EPS:g}, not {eps:g}")
+    return refusal
+
+
+def _first_unit(ours: Mapping[str, Tensor]) -> tuple[int, int]:
+    """The channels that its two branches make."""
+    return len(ours["features.0.branch_proj.2.weight"]), len(ours["features.0.branch_main.5.weight"])
 
 
 def _reordered(state_dict: dict[str, Tensor], model_size: str, *, inverse: bool = False) -> dict[str, Tensor]:

@@ -204,7 +204,7 @@ class Optimization:
     """optimisation"""
 
     total_iters: int = option(None, COUNT, f"iterations; default: {REFERENCE_ITERS:,}", recipe=True)
-    epochs: float | None = option(None, POSITIVE, "instead of --total-iters: so many times as many samples as there are training images")
+    epochs: float | None = option(None, POSITIVE, "instead of --total-iters: times the number of training images")
     batch_size: int = option(
         REFERENCE_BATCH_SIZE, COUNT, "images in an iteration, over all GPUs and processes", short="-b", recipe=True
     )
@@ -423,7 +423,7 @@ def _resolve(options: Options) -> Options:
         color_jitter=jitter if len(jitter) == 3 else jitter * 3,
         mean=options.mean or (None if starts_from_weights else (0.0, 0.0, 0.0)),
         std=options.std or (None if starts_from_weights else (1.0, 1.0, 1.0)),
-        save=os.path.join(options.save, options.experiment),
+        save=os.path.join(options.save, options.experiment) if options.experiment else options.save,
         experiment="",  # is in --save now
     )
 
@@ -431,7 +431,8 @@ def _resolve(options: Options) -> Options:
 def _contradictions(options: Options) -> Iterable[tuple[str, bool, str]]:
     """(an option, whether it stands in contradiction to others, what to do about it)"""
     mixes, splits = bool(options.mixup or options.cutmix or options.cutmix_minmax), bool(options.aug_splits)
-    augments = bool(options.aa or options.reprob or splits or options.vflip or options.color_jitter)
+    colours = bool(options.color_jitter or options.grayscale_prob or options.gaussian_blur_prob)
+    augments = bool(options.aa or options.reprob or splits or options.vflip or colours)
     return [
         ("--eval-resume", bool(options.eval_resume) and not options.eval, "is for --eval; without it nothing is evaluated"),
         ("--epochs", bool(options.epochs and options.total_iters), "and --total-iters both say how long; give one of them"),

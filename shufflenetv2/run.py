@@ -9,6 +9,7 @@ import torchinfo
 
 from . import build
 from .arguments import OptionsError
+from .conversion import read_any
 from .data import DataIterator, Dataset
 from .engine import Devices, Preempted, Preemption, checkpoint, choose_devices, distributed, train_step
 from .identity import is_finished
@@ -16,7 +17,7 @@ from .network import ShuffleNetV2
 from .options import REFERENCE_BATCH_SIZE, Options, default_learning_rate, to_yaml
 from .report import Journal
 from .training_run import TrainingRun, report_evaluation
-from .weights import Preprocessing, Weights, WeightsError, read_weights
+from .weights import Preprocessing, Weights, WeightsError
 
 BATCHES_MEASURED = 20
 
@@ -82,7 +83,7 @@ def run_evaluation(options: Options) -> int:
         The exit status.
     """
     devices = choose_devices(options.device, build.execution(options))
-    weights = read_weights(options.eval_resume or Path(options.save) / "model.pkl")
+    weights = read_any(options.eval_resume or Path(options.save) / "model.pkl")
     if "model_size" in options.given and options.model_size != weights.model_size:
         raise WeightsError(f"{weights.path} holds a {weights.model_size} model, and --model-size says {options.model_size}")
     preprocessing = evaluation_preprocessing(options, weights)

@@ -48,7 +48,7 @@ def test_a_run_trains_validates_recalibrates_and_saves(train: Train, tmp_path: P
     assert "Total params: 352,032" in done.stdout
     assert "it/s" not in done.stdout + done.stderr  # no bar where there is no terminal
     assert sorted(path.name for path in (tmp_path / "models").glob("[!.]*")) == [
-        "bnps-checkpoint-000012.pth.tar", "checkpoint-000004.pth.tar", "checkpoint-000008.pth.tar",
+        "best.pth.tar", "bnps-checkpoint-000012.pth.tar", "checkpoint-000004.pth.tar", "checkpoint-000008.pth.tar",
         "checkpoint-000012.pth.tar", "model.pkl",
     ]  # fmt: skip
     log = (tmp_path / "logs/models/train.log").read_text()
@@ -265,8 +265,8 @@ def test_imports_point_one_way(path: Path) -> None:
     """model <- weights, data, recipe <- engine <- command line <- the commands around training."""
     layers = {
         "blocks": 0, "randomness": 0, "arguments": 0, "network": 1, "storage": 1, "options": 1, "report": 1, "weights": 2,
-        "data": 2, "conversion": 3, "recipe": 3, "engine": 4, "identity": 5, "build": 5, "training_run": 6, "run": 7,
-        "command": 8, "deploy": 9, "__main__": 10,
+        "data": 2, "conversion": 3, "recipe": 4, "engine": 5, "identity": 6, "build": 6, "training_run": 7, "run": 8,
+        "command": 9, "deploy": 10, "__main__": 11,
     }  # fmt: skip
     inside = path.relative_to(ROOT / "shufflenetv2").with_suffix("").parts
     if inside == ("__init__",):

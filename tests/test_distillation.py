@@ -278,7 +278,7 @@ def test_alpha_weighs_the_teacher_against_the_targets(alpha: float) -> None:
             "weights.pth",
             "",
             3,
-            "weights.pth does not hold weights of a ShuffleNetV2 .*; .* --teacher NAME --teacher-checkpoint",
+            "weights.pth .*; .* --teacher NAME --teacher-checkpoint",
         ),
         ("model.pkl", "weights.pth", 3, "model.pkl is a file with weights; leave --teacher-checkpoint weights.pth out"),
         ("model.pkl", "", 10, "the teacher knows 3 classes and the training images have 10;"),

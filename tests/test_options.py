@@ -125,6 +125,7 @@ def test_wrong_use_gets_one_line_that_names_the_culprit(arguments: list[str], pa
         ("- a\n- b", ["option: value"]),
         ("a: b: c", ["not YAML, line 1"]),
         ("config: other.yaml", ["'config'"]),
+        ("lr: 0.1\nlearning-rate: 0.2", ["'learning-rate'", "again"]),
         ("save: 2024-13-45", ["not YAML"]),
     ],
 )
@@ -132,6 +133,12 @@ def test_a_wrong_file_gets_one_line_that_names_the_culprit(tmp_path: Path, conte
     (tmp_path / "c.yaml").write_text(content)
     message = refusal("--train-dir", "D", "--config", str(tmp_path / "c.yaml"))
     assert all(part in message for part in (*parts, "c.yaml")), message
+
+
+def test_an_option_that_may_stand_alone_may_be_true_in_a_file(tmp_path: Path) -> None:
+    for said, meant in (("true", "inductor"), ("false", ""), ("eager", "eager")):
+        (tmp_path / "c.yaml").write_text(f"torchcompile: {said}\n")
+        assert parse(["--train-dir", "D", "--config", str(tmp_path / "c.yaml")]).torchcompile == meant
 
 
 def test_the_file_of_options_is_plain_yaml() -> None:

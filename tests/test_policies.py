@@ -173,9 +173,9 @@ def test_the_tables_are_timms() -> None:
     assert list(ours.RAND_OPERATIONS) == timm_policies._RAND_TRANSFORMS
     assert list(ours.RAND_INCREASING_OPERATIONS) == timm_policies._RAND_INCREASING_TRANSFORMS
     assert [name.removesuffix("0.3") for name in ours.AUGMIX_OPERATIONS] == timm_policies._AUGMIX_TRANSFORMS
-    for name, operations in ours.RAND_SETS.items():
+    for name, names in ours.RAND_SETS.items():
         timms = timm_policies.rand_augment_choices(name)
-        assert operations == (timms if isinstance(timms, dict) else tuple(timms))
+        assert names == (timms if isinstance(timms, dict) else tuple(timms))
 
 
 @pytest.mark.parametrize("text", [text for text in POLICIES if text != "ta_wide"])

@@ -117,11 +117,10 @@ def prune(folder: Path, *, hist: int | None = None, interval: int | None = None)
 
     Args:
         hist: how many of the newest to keep; None for all.
-        interval: of the others keep those of every so many iterations; None for all.
+        interval: only those of every so many iterations count; None for all.
     """
-    older = find(folder)[1:]
-    kept = [path for path in find(folder, interval) if path in older]
-    for path in {*older} - {*(kept if hist is None else kept[: hist - 1])}:
+    found = find(folder)
+    for path in {*found[1:]} - {*find(folder, interval)[:hist]}:
         path.unlink(missing_ok=True)
 
 

@@ -14,7 +14,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from .. import UserError, storage
-from ..weights import WeightsError, read_weights
+from ..conversion import read_any
+from ..weights import WeightsError, misfit
 
 FILE_ENDINGS = (".pkl", ".pt", ".pth", ".tar")
 # Where trainers put a state dict, the average of the weights first: it is the better teacher.
@@ -150,7 +151,7 @@ class DistillationLoss:
 
 def _teacher_from_file(name: str, n_class: int, class_names: list[str] | None) -> Teacher:
     try:
-        weights = read_weights(name)
+        weights = read_any(name)
         network = weights.network()
     except WeightsError as error:
         remedy = "; another model's weights go with its name: --teacher NAME --teacher-checkpoint FILE"
@@ -257,14 +258,6 @@ def _load_checkpoint(network: nn.Module, checkpoint: str, what: str) -> None:
         raise TeacherError(f"--teacher-checkpoint {checkpoint} holds a {type(content).__name__}, not a state dict")
     content = next((content[key] for key in STATE_DICTS if isinstance(content.get(key), Mapping)), content)
     found = {str(name).removeprefix("module."): tensor for name, tensor in content.items() if name != "n_averaged"}
-    expected = network.state_dict()
-    wrong = sorted(expected.keys() ^ found.keys())
-    wrong += [name for name in expected if name in found and expected[name].shape != getattr(found[name], "shape", None)]
-    # As in Weights.network: old files do not count batches.
-    wrong = [name for name in wrong if not (name in expected and name.endswith("num_batches_tracked"))]
-    if wrong:
-        raise TeacherError(
-            f"--teacher-checkpoint {checkpoint} does not fit {what}: "
-            f"{len(wrong)} tensors are missing, unknown or of another shape, {wrong[0]} first"
-        )
+    if wrong := misfit(network.state_dict(), found):
+        raise TeacherError(f"--teacher-checkpoint {checkpoint} does not fit {what}: {wrong}")
     network.load_state_dict(found, strict=False)

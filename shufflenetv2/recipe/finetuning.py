@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import UserError
 from ..network import STAGE_UNITS, ShuffleNetV2
-from ..weights import Weights, WeightsError
+from ..weights import Weights, WeightsError, misfit
 from .optimization import parameter_groups
 
 HEAD = "classifier."
@@ -54,15 +54,8 @@ def start_from(network: ShuffleNetV2, weights: Weights, class_names: list[str] |
         rows = [theirs.index(name) for name in ours]
         found.update({name: found[name][rows] for name in head})
 
-    wrong = sorted(expected.keys() ^ found.keys())
-    wrong += [name for name in expected if name in found and expected[name].shape != found[name].shape]
-    # As in Weights.network: old files do not count batches.
-    wrong = [name for name in wrong if not (name in expected and name.endswith("num_batches_tracked"))]
-    if wrong:
-        raise WeightsError(
-            f"--initial-checkpoint {weights.path} does not fit this ShuffleNetV2 {network.model_size}: "
-            f"{len(wrong)} tensors are missing, unknown or of another shape, {wrong[0]} first"
-        )
+    if wrong := misfit(expected, found):
+        raise WeightsError(f"--initial-checkpoint {weights.path} does not fit this ShuffleNetV2 {network.model_size}: {wrong}")
     network.load_state_dict(found, strict=False)
     if weights.preprocessing:
         mean, std = tuple(weights.preprocessing.mean), tuple(weights.preprocessing.std)

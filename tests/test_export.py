@@ -1,0 +1,370 @@
+"""What is exported computes what the weights compute, says what it is, and is not there where it does not."""
+
+import importlib.util
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shufflenetv2 import command, storage
+from shufflenetv2.conversion import MEAN, STD, read_any
+from shufflenetv2.data import Digits, EvaluationTransform, evaluation_batches
+from shufflenetv2.deploy import export as export_command
+from shufflenetv2.deploy import formats, quantize
+from shufflenetv2.deploy.formats import Description, ExportError, export, folded, largest_difference, open_program
+from shufflenetv2.deploy.inference import accuracy
+from shufflenetv2.deploy.quantize import quantized
+from shufflenetv2.engine import recalibrate_batch_norm
+from shufflenetv2.network import ShuffleNetV2
+from shufflenetv2.weights import Preprocessing, model_record
+from tests.conftest import SHORT
+
+SIZE = 32
+Run = Callable[..., tuple[int, str, str]]  # arguments -> status, output, errors
+
+
+def random_images(count: int, size: int = SIZE, seed: int = 0) -> Tensor:
+    """uint8 (N, 3, size, size), each with a colour of its own."""
+    rng = torch.Generator().manual_seed(seed)
+    colour = torch.randint(0, 200, (count, 3, 1, 1), generator=rng)
+    return (colour + torch.randint(0, 56, (count, 3, size, size), generator=rng)).to(torch.uint8)
+
+
+def write_model(path: Path, model_size: str = "0.5x", n_class: int = 7, size: int = SIZE, **architecture: Any) -> Path:
+    """A model file with random weights, and batch norms that do something; its classes are named."""
+    rng = torch.Generator().manual_seed(1)
+    preprocessing = Preprocessing(size, size + 8, architecture.pop("mean", (0.0,) * 3), architecture.pop("std", (1.0,) * 3))
+    network = ShuffleNetV2(
+        size, n_class, model_size, mean=preprocessing.mean, std=preprocessing.std, **architecture
+    )  # fmt: skip
+    network.initialize_weights(rng)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=rng)
+            nn.init.normal_(module.bias, 0.0, 0.1, generator=rng)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0.0, 0.3, generator=rng)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, 0.0, 1.0, generator=rng)
+    recalibrate_batch_norm(network, [random_images(32, size, seed=5)])
+    names = [f"Käfer {label}" for label in range(n_class)]
+    storage.write(path, model_record(network, class_names=names, preprocessing=preprocessing, iteration=3))
+    return path
+
+
+def logits(model: Path, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        found: Tensor = read_any(model).network()(images)
+    return found
+
+
+def run_onnx(content: bytes, images: Tensor) -> Tensor:
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command in this process, which has loaded torch already; its status, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()
+        return export_command.main([str(argument) for argument in arguments]), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model.pkl")
+
+
+# ---- ONNX, of each size once, and each with something else
+
+
+@dataclass
+class Case:
+    weights: Path
+    content: bytes
+    options: tuple[str, ...]
+
+    def graph(self) -> Any:
+        return onnx.shape_inference.infer_shapes(onnx.load_from_string(self.content)).graph
+
+    def images(self, images: Tensor) -> Tensor:
+        """BGR bytes as this file takes them."""
+        if "rgb-nhwc" in self.options:
+            return images.flip(1).permute(0, 2, 3, 1).contiguous()
+        return images.float()
+
+
+CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "0.5x": ({}, ("--dynamic-batch",)),
+    "1.0x": ({"pooling": "catavgmax"}, ()),
+    "1.5x": ({"layout": "torchvision", "head_bias": True}, ()),
+    "2.0x": ({"mean": MEAN, "std": STD}, ("--uint8-input", "rgb-nhwc")),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    folder = tmp_path_factory.mktemp("onnx")
+    architecture, options = CASES[request.param]
+    weights = write_model(folder / "model.pkl", request.param, **architecture)
+    assert export_command.main([str(weights), *options]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.pkl"]
+    return Case(weights, (folder / "model.onnx").read_bytes(), options)
+
+
+def test_an_onnx_file_computes_what_the_weights_compute(case: Case) -> None:
+    images = random_images(3)
+    expected = logits(case.weights, images)
+    assert expected.std(dim=0).min() > 0.01  # the images reach the logits
+    found = torch.cat([run_onnx(case.content, case.images(image[None])) for image in images])
+    assert largest_difference(found, expected) < 1e-4
+    assert open_program("onnx", case.content, "x")(images).equal(found)
+
+
+def test_the_graph_shuffles_without_gather_transpose_steps_or_five_dimensions(case: Case) -> None:
+    graph = case.graph()
+    kinds = Counter(node.op_type for node in graph.node)
+    assert kinds["Gather"] == kinds["GatherElements"] == kinds["GatherND"] == 0
+    assert kinds["Transpose"] == int("rgb-nhwc" in case.options)
+    assert kinds["BatchNormalization"] == 0
+    assert kinds["Slice"] == 2 * 13
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Slice" and len(node.input) > 4:
+            assert constants[node.input[4]].tolist() == [1]
+    ranks = [len(value.type.tensor_type.shape.dim) for value in (*graph.value_info, *graph.input, *graph.output)]
+    assert len(ranks) > 100
+    assert max(ranks) == 4
+
+
+def test_an_onnx_file_names_its_classes_and_preprocessing_and_not_our_folders(case: Case) -> None:
+    model = onnx.load_from_string(case.content)
+    onnx.checker.check_model(model, full_check=True)
+    values = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert values["class_names"] == [f"Käfer {label}" for label in range(7)]
+    assert values["preprocessing"] == {
+        "resize_short_side": SIZE + 8, "interpolation": "bilinear", "center_crop": SIZE, "normalize": "in the model",
+    }  # fmt: skip
+    as_bytes = "--uint8-input" in case.options
+    count = None if "--dynamic-batch" in case.options else 1
+    assert values["input"] == {
+        "channels": "rgb" if as_bytes else "bgr",
+        "layout": "nhwc" if as_bytes else "nchw",
+        "dtype": "uint8" if as_bytes else "float32",
+        "range": [0, 255],
+        "shape": [count, SIZE, SIZE, 3] if as_bytes else [count, 3, SIZE, SIZE],
+    }
+    (images,) = model.graph.input
+    assert [side.dim_value or None for side in images.type.tensor_type.shape.dim] == values["input"]["shape"]
+    assert b"site-packages" not in case.content
+    assert b"/shufflenetv2/" not in case.content
+
+
+def test_any_number_of_images_where_that_was_asked_for(case: Case) -> None:
+    images = random_images(5)
+    if "--dynamic-batch" in case.options:
+        assert largest_difference(run_onnx(case.content, case.images(images)), logits(case.weights, images)) < 1e-4
+    else:
+        with pytest.raises(Exception, match="Got: 5 Expected: 1"):
+            run_onnx(case.content, case.images(images))
+
+
+# ---- the other formats
+
+
+@pytest.mark.parametrize("layout", export_command.INPUTS)
+def test_bytes_in_any_order_and_layout(model: Path, layout: str) -> None:
+    """Of weights that normalise, with another mean and std for each channel."""
+    write_model(model, mean=(90.0, 110.0, 130.0), std=(40.0, 60.0, 80.0))
+    content = export(read_any(model), "torchscript", uint8_input=layout)
+    bgr = random_images(3)
+    given = bgr.flip(1) if layout.startswith("rgb") else bgr
+    given = given.permute(0, 2, 3, 1).contiguous() if layout.endswith("nhwc") else given
+    program = open_program("torchscript", content, "x")
+    assert largest_difference(program.forward(given), logits(model, bgr)) < 1e-4
+    assert program(bgr).equal(program.forward(given))
+    assert str(program.description).startswith(layout[:3].upper() + " images, uint8, 0..255, N x ")
+
+
+@pytest.mark.parametrize(("format", "options"), [("torchscript", ()), ("exported", ("--dynamic-batch",))])
+def test_torch_reads_its_own_formats_back(run: Run, model: Path, format: str, options: tuple[str, ...]) -> None:
+    out = model.with_name(f"out{export_command.SUFFIXES[format]}")
+    status, output, errors = run(model, out, "--format", format, *options)
+    assert (status, errors) == (0, "")
+    assert output.startswith("largest difference between the logits on 16 images: ")
+    assert f"{out}: " in output
+    program = open_program(format, out.read_bytes(), "x")
+    own = read_any(model)
+    assert program.description == Description("0.5x", own.class_names, Preprocessing(SIZE, SIZE + 8), batch_size=None)
+    images = random_images(3)
+    assert largest_difference(program(images), logits(model, images)) < 1e-4
+    # And without this program.
+    loaded = torch.jit.load(out) if format == "torchscript" else torch.export.load(out).module()  # type: ignore[no-untyped-call]
+    assert loaded(images[:1].float()).equal(program(images[:1]))
+
+
+def test_executorch_runs_or_says_what_is_missing(run: Run, model: Path) -> None:
+    status, output, errors = run(model, "--format", "executorch")
+    if importlib.util.find_spec("executorch"):
+        assert status == 0
+        assert model.with_suffix(".pte").exists()
+    else:
+        assert (status, output) == (2, "")
+        line = "shufflenetv2 export: error: --format executorch needs executorch, not installed here; pip install executorch\n"
+        assert errors == line
+        assert not model.with_suffix(".pte").exists()
+
+
+def test_folding_leaves_the_original_as_it_is(model: Path) -> None:
+    network = read_any(model).network()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    images = random_images(2)
+    with torch.inference_mode():
+        assert largest_difference(folded(network)(images), network(images)) < 1e-4
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()) == 56
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+# ---- what is not exported
+
+
+def test_a_mismatch_is_an_error_and_leaves_no_file(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model.with_suffix(".pt").write_bytes(b"what was there")
+    right = formats.folded
+
+    def wrong(network: ShuffleNetV2) -> ShuffleNetV2:
+        network = right(network)
+        with torch.no_grad():
+            next(network.classifier.parameters())[3] *= 1.001
+        return network
+
+    monkeypatch.setattr(formats, "folded", wrong)
+    status, output, errors = run(model, "--format", "torchscript")
+    assert status == 1
+    assert "largest difference" in output
+    assert errors.startswith(f"shufflenetv2 export: error: {model.with_suffix('.pt')} is not written: what it computes differs")
+    assert errors.count("\n") == 1
+    assert model.with_suffix(".pt").read_bytes() == b"what was there"
+    assert len(list(model.parent.iterdir())) == 2
+    assert run(model, "--format", "torchscript", "--no-fold-bn")[0] == 0  # which does not fold
+
+
+def test_logits_that_are_no_numbers_are_a_mismatch(run: Run, model: Path) -> None:
+    content = torch.load(model, weights_only=True)
+    content["state_dict"]["last_conv.1.weight"][0] = float("nan")
+    storage.write(model, content)
+    status, _, errors = run(model, "--format", "torchscript")
+    assert status == 1
+    assert "differs by nan" in errors
+    assert not model.with_suffix(".pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.pkl"], "absent.pkl cannot be read"),
+        (["MODEL", "--format", "tflite"], "--format"),
+        (["MODEL", "--uint8-input", "yuv"], "--uint8-input"),
+        (["MODEL", "--no-fold-bn"], "exporter folds them in any case"),
+        (["MODEL", "out.pt"], "a file of the format onnx is named *.onnx"),
+        (["MODEL", "--int8"], "--int8 needs --calibrate"),
+        (["MODEL", "--calibrate", "digits"], "--int8 needs --calibrate"),
+        (["MODEL", "--val-dir", "digits"], "add --int8"),
+        (["MODEL", "--int8", "--calibrate", "digits", "--format", "exported"], "--int8 is for --format onnx, not exported"),
+        (["MODEL", "--int8", "--calibrate", "nowhere"], "--calibrate nowhere is not a folder"),
+        (["MODEL", "--images", "empty"], "--images empty holds no images"),
+        (["MODEL", "--int8", "--calibrate", "digits", "--val-dir", "digits"], "knows 7 classes, and --val-dir digits has 10"),
+    ],
+)
+def test_wrong_use_gets_one_line_and_status_2(run: Run, model: Path, arguments: list[str], message: str) -> None:
+    model.with_name("empty").mkdir()
+    status, output, errors = run(*(str(model) if argument == "MODEL" else argument for argument in arguments))
+    assert (status, output) == (2, "")
+    assert errors.startswith("shufflenetv2 export: error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert sorted(path.name for path in model.parent.iterdir()) == ["empty", "model.pkl"]
+
+
+def test_a_package_that_is_missing_is_named(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)  # which makes its import fail
+    status, _, errors = run(model)
+    assert status == 2
+    assert errors == (
+        "shufflenetv2 export: error: --format onnx needs onnxscript, not installed here; pip install onnxscript\n"
+    )
+
+
+def test_a_file_of_others_is_refused(case: Case) -> None:
+    with pytest.raises(ExportError, match=r"^x is damaged, or no file of the format onnx"):
+        open_program("onnx", case.content[:5000], "x")
+    model = onnx.load_from_string(case.content)
+    del model.metadata_props[:]
+    with pytest.raises(ExportError, match="does not say what its images and classes are"):
+        open_program("onnx", model.SerializeToString(), "x")
+
+
+# ---- int8
+
+
+@pytest.fixture(scope="module")
+def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that tells digits apart, if not as well as one that was trained for longer."""
+    folder = tmp_path_factory.mktemp("digits")
+    places = ["--save", str(folder / "models"), "--log-dir", str(folder / "logs")]
+    steps = ["--batch-size", "64", "--total-iters", "90", "--val-interval", "90", "--save-interval", "90"]
+    assert command.main([*SHORT, *steps, "--learning-rate", "0.05", *places]) == 0
+    return folder / "models" / "model.pkl"
+
+
+def test_int8_is_small_and_loses_at_most_a_point(
+    run: Run, digits_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, small = tmp_path / "model.onnx", tmp_path / "model-int8.onnx"
+
+    def kept(content: bytes, *others: Any) -> bytes:
+        full.write_bytes(content)  # an export takes seconds; this is the one that is quantized
+        return quantized(content, *others)
+
+    monkeypatch.setattr(quantize, "quantized", kept)
+    status, output, errors = run(digits_model, small, "--int8", "--calibrate", "digits", "--val-dir", "digits")
+    assert (status, errors) == (0, "")
+    assert small.stat().st_size <= 0.3 * full.stat().st_size
+    weights = read_any(digits_model)
+    batches = list(evaluation_batches(Digits("val"), EvaluationTransform(32, 32), 64))
+    before, after = (
+        accuracy(model, batches)[0] for model in (weights.network(), open_program("onnx", small.read_bytes(), "x"))
+    )
+    assert before > 0.75
+    assert after >= before - 0.01
+    assert f"float32  top-1 {before:.2%}, top-5" in output
+    assert f"int8     top-1 {after:.2%}, top-5" in output
+    # Weights in int8, with a scale for each channel.
+    graph = onnx.load(small).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    kernels = [tensor for tensor in constants.values() if tensor.ndim == 4]
+    assert len(kernels) == 56
+    assert all(kernel.dtype == np.int8 for kernel in kernels)
+    scales = [constants[node.input[1]] for node in graph.node if node.op_type == "DequantizeLinear"]
+    assert {len(kernel) for kernel in kernels} <= {scale.size for scale in scales}
+    described = [open_program("onnx", path.read_bytes(), "x").description for path in (full, small)]
+    assert described[0] == described[1]
+
+
+def test_every_format_has_a_name() -> None:
+    assert set(export_command.SUFFIXES) == set(formats._WRITERS) == set(formats._READERS)

@@ -1,0 +1,183 @@
+"""Code of one's own is called when the documentation says so; and checkpoints that are not wanted any more go."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from shufflenetv2.command import main
+from shufflenetv2.engine import Hook, checkpoint, load_hook
+from shufflenetv2.engine.hooks import HookError
+from tests.conftest import SHORT, Train
+
+RECORDER = """
+import json
+from shufflenetv2.engine import Hook
+
+class Recorder(Hook):
+    name = "recorder"
+
+    def __init__(self):
+        self.told = []
+
+    def note(self, *what):
+        self.told.append([self.name, *what])
+
+    def before_run(self, run):
+        self.note("before_run", run.state.iteration, run.options.total_iters, len(run.train_set))
+
+    def before_iteration(self, iteration, images, goals):
+        self.note("before_iteration", iteration, list(images.shape), list(goals.shape))
+
+    def after_iteration(self, iteration, loss, logits):
+        assert not (loss.requires_grad or logits.requires_grad)
+        self.note("after_iteration", iteration, list(loss.shape), list(logits.shape))
+
+    def before_evaluation(self, iteration):
+        self.note("before_evaluation", iteration)
+
+    def after_evaluation(self, iteration, result):
+        self.note("after_evaluation", iteration, result.images)
+
+    def after_save(self, iteration, path):
+        self.note("after_save", iteration, path.rpartition("/")[2])
+
+    def after_run(self, run):
+        run.writer.wait()
+        self.note("after_run", run.state.iteration, (run.folder / "model.pkl").exists())
+        with open(self.name + ".json", "w") as file:
+            json.dump(self.told, file)
+
+class Second(Recorder):
+    name = "second"
+
+class Silent(Hook):
+    pass
+"""
+
+
+def test_hooks_are_called_all_along_a_run_and_in_order(train: Train, tmp_path: Path, photographs: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "hooks.py").write_text(RECORDER)
+    # The run's own working directory is where modules are found.
+    done = train(
+        "--train-dir", photographs, "--val-dir", photographs, "--model-size", "0.5x", "--input-size", "32", "--lr", "0.01",
+        "--batch-size", "8", "--total-iters", "12", "--val-interval", "6", "--save-interval", "4", "--device", "cpu",
+        "--mixup", "0.5", "--model-ema", "--hook", "mine.hooks:Recorder", "--hook", "mine.hooks:Silent", "mine.hooks:Second",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "recorder.json").read_text())
+    second = json.loads((tmp_path / "second.json").read_text())
+    assert [what[1:] for what in second] == [what[1:] for what in told]
+
+    expected: list[list[object]] = [["before_run", 0, 12, 21]]
+    for iteration in range(1, 13):
+        expected.append(["before_iteration", iteration, [8, 3, 32, 32], [8, 3]])  # goals are shares: they are mixed
+        expected.append(["after_iteration", iteration, [], [8, 3]])
+        if iteration % 6 == 0:  # the weights, and their average
+            expected += [["before_evaluation", iteration], ["after_evaluation", iteration, 21]] * 2
+        if iteration % 4 == 0:
+            expected.append(["after_save", iteration, f"checkpoint-{iteration:06}.pth.tar"])
+    kept = [what[1:] for what in told if what[-1] != "best.pth.tar"]
+    assert kept[: len(expected)] == expected
+    rest = kept[len(expected) :]
+    assert rest[-1] == ["after_run", 12, True]
+    assert rest.count(["before_evaluation", 12]) == rest.count(["after_evaluation", 12, 21]) == 2
+    saved = {what[2] for what in rest if what[0] == "after_save"}
+    assert {"model.pkl", "model-ema.pkl", "bnps-checkpoint-000012.pth.tar"} <= saved
+    best = [what for what in told if what[-1] == "best.pth.tar"]
+    assert all(what[1:3] in (["after_save", 6], ["after_save", 12]) for what in best)
+
+
+def test_what_a_hook_raises_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raises.py").write_text(
+        "from shufflenetv2.engine import Hook\n\n\nclass Stop(Hook):\n"
+        "    def after_iteration(self, iteration, loss, logits):\n"
+        "        if iteration == 5:\n            raise RuntimeError('enough')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(RuntimeError, match="enough"):
+        main([*SHORT, "--hook", "raises:Stop"])
+    assert [path.name for path in (tmp_path / "models").glob("checkpoint-*")] == ["checkpoint-000004.pth.tar"]
+
+
+def test_a_hook_is_found_beside_the_run_and_is_a_new_one_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "found_beside.py").write_text(RECORDER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    first, second = load_hook("found_beside:Silent"), load_hook("found_beside:Silent")
+    assert isinstance(first, Hook)
+    assert type(first) is type(second)
+    assert first is not second
+    assert type(load_hook("shufflenetv2.engine:Hook")) is Hook
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("mine", "must be package.module:Class"),
+        ("mine:", "must be package.module:Class"),
+        (":Mine", "must be package.module:Class"),
+        (".mine:Mine", "must be package.module:Class"),
+        ("folder/mine.py:Mine", "must be package.module:Class"),
+        ("no_such_module:Mine", "No module named 'no_such_module'"),
+        ("shufflenetv2.nothing:Mine", "No module named 'shufflenetv2.nothing'"),
+        ("needs_more:Mine", "No module named 'a_missing_library'"),
+        ("hooks_of_mine:Absent", "has no class Absent derived from"),
+        ("hooks_of_mine:function", "has no class function derived from"),
+        ("hooks_of_mine:Other", "has no class Other derived from"),
+        ("hooks_of_mine:Demanding", "missing a required argument: 'path'; a hook is made without arguments"),
+    ],
+)
+def test_what_is_no_hook_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, part: str) -> None:
+    (tmp_path / "needs_more.py").write_text("import a_missing_library")
+    (tmp_path / "hooks_of_mine.py").write_text(
+        "from shufflenetv2.engine import Hook\n\ndef function(): pass\n\nclass Other: pass\n\n"
+        "class Demanding(Hook):\n    def __init__(self, path): pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "hooks_of_mine", raising=False)
+    with pytest.raises(HookError) as caught:
+        load_hook(name)
+    message = str(caught.value)
+    assert message.startswith(f"--hook {name}: ")
+    assert part in message
+    assert "\n" not in message
+    assert caught.value.status == 2
+
+
+ITERATIONS = (4, 8, 9, 12, 15, 16, 18)
+
+
+@pytest.mark.parametrize(
+    ("hist", "interval", "kept"),
+    [
+        (None, None, ITERATIONS),
+        (1, None, (18,)),
+        (3, None, (15, 16, 18)),
+        (99, None, ITERATIONS),
+        (None, 4, (4, 8, 12, 16, 18)),
+        (3, 4, (8, 12, 16, 18)),
+        (1, 4, (16, 18)),
+        (None, 100, (18,)),
+        (2, 9, (9, 18)),
+    ],
+)
+def test_old_checkpoints_go_and_the_newest_never(
+    tmp_path: Path, hist: int | None, interval: int | None, kept: tuple[int, ...]
+) -> None:
+    others = ["best.pth.tar", "bnps-checkpoint-000004.pth.tar", "checkpoint-000004.pth.tar.damaged", "model.pkl"]
+    for name in [*map(checkpoint.name_of, ITERATIONS), *others]:
+        (tmp_path / name).touch()
+    for _ in range(2):
+        checkpoint.prune(tmp_path, hist=hist, interval=interval)
+        names = {path.name for path in tmp_path.iterdir()}
+        assert names == {*map(checkpoint.name_of, kept), *others}
+
+
+def test_there_may_be_nothing_to_prune(tmp_path: Path) -> None:
+    checkpoint.prune(tmp_path, hist=1)
+    assert list(tmp_path.iterdir()) == []
