@@ -68,8 +68,8 @@ def recipes(report: dict[str, Any]) -> str:
         "",
         f"All with `{report['options of all']}`;",
         f"the teacher is a `{teacher['options']}` of {teacher['iterations']} iterations. Of {rows} rows of metrics.csv",
-        f"{differing} differ. Seconds are those of the run that was left alone; {report['runs at a time']} runs at a time, of one",
-        f"thread each; {machine['cpu']}, {machine['cores']} cores, of which other processes held "
+        f"{differing} differ. Seconds are those of the run that was left alone; {report['runs at a time']} runs at a time, of",
+        f"one thread each; {machine['cpu']}, {machine['cores']} cores, of which other processes held "
         f"{report['cores lost to other processes']:.1f}; {report['date']}; torch {versions['torch']}, timm {versions['timm']}.",
     ]
     return "\n".join(lines)

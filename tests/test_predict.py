@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -250,17 +251,20 @@ def test_predictions_come_as_they_are_made_and_may_be_cut_off(model: Path, tmp_p
     """The second picture is a pipe, which nobody has written to when the first prediction is read."""
     image = photographs / "cat/0.jpg"
     os.mkfifo(tmp_path / "later.jpg")
-    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
     process = subprocess.Popen(
         [*COMMAND, model, image, "later.jpg", image, image, "-b", "1", "-j", "1", "--device", "cpu"],
         cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stderr is not None
+    rescue = threading.Timer(100, process.kill)  # from waiting for ever for what does not come
+    rescue.start()
     first = process.stdout.readline()
     assert first.startswith(f"{image}: Käfer ")
     (tmp_path / "later.jpg").write_bytes(image.read_bytes())
     assert process.stdout.readline() == first.replace(str(image), "later.jpg")
     process.stdout.close()  # as `head` does
     assert process.stderr.read() == ""
-    assert process.wait(60) == 0
+    assert process.wait() == 0
+    rescue.cancel()

@@ -106,7 +106,7 @@ def shown(told: Mapping[str, Any]) -> str:
         "iteration": told["iteration"] and f"{told['iteration']:,}",
         "accuracy": _accuracy(told["accuracy"]),
         "recipe": _recipe(told["options"]),
-        "written": told["version"] and f"by version {told['version']} on {told['host']} at {told['time']}",
+        "written": told["host"] and f"by version {told['version']} on {told['host']} at {told['time']}",
         "parameters": f"{told['parameters']:,} ({told['bytes']:,} bytes)",
         "mult-adds": f"{told['mult_adds'] / 1e6:,.1f} M",
     }

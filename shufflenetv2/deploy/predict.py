@@ -12,9 +12,9 @@ from ..command import exit_status
 DESCRIPTION = """\
 Prints the likeliest classes of images, one line per image, in the order given; those in a folder sorted, at any depth.
 
-MODEL is a file of weights (this program's, the original's, torchvision's, mmpretrain's), or what `export` wrote: .onnx,
+MODEL is a file of weights (this program's, the original's, torchvision's, mmpretrain's), or what `export` wrote: .onnx, .pte,
 .pt (TorchScript) or .pt2 (torch's exported program). The last two are programs, which this runs: give it only those that
-you would run. Weights and ONNX are data, and cannot execute anything.
+you would run. All others are data, and cannot execute anything.
 
 Images are read and resized as for validation. Unreadable ones are named on the standard error, and the rest goes on.
 """
@@ -42,7 +42,10 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 predict") -> int:
         from . import inference  # OpenCV and torch take seconds to load: not for help, nor for a mistyped option
 
         model = inference.open_model(given.model, device)
-        images = inference.ImageFiles(inference.find_images(given.images, complain))
+        if given.images == [inference.DIGITS]:
+            images = inference.images_of(inference.DIGITS, "val", "IMAGE_OR_FOLDER")
+        else:
+            images = inference.ImageFiles(inference.find_images(given.images, complain))
         for prediction in inference.predict(model, images, top=top, batch_size=batch_size, workers=workers, complain=complain):
             print(prediction.to_json() if given.json else prediction, flush=True)
             readable += 1
@@ -65,7 +68,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=120),
     )
     found.add_argument("model", metavar="MODEL", help="file of weights, or exported file")
-    found.add_argument("images", metavar="IMAGE_OR_FOLDER", nargs="+", help="image files, and folders of them")
+    found.add_argument("images", metavar="IMAGE_OR_FOLDER", nargs="+", help="image files, and folders of them; or digits")
     found.add_argument("--top", metavar="N", default=5, help="classes per image (default: %(default)s)")
     found.add_argument(
         "--json", action="store_true", help="one JSON object per line: path; predictions with label, class and probability"
