@@ -12,7 +12,7 @@ train: .venv/installed
 	.venv/bin/python train.py $(ARGS)
 
 test: .venv/installed-dev
-	.venv/bin/python -m pytest $(TESTS)
+	.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
