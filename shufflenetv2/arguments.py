@@ -214,6 +214,8 @@ def _read_yaml(groups: Groups, path: str, refused: Mapping[str, str]) -> dict[st
 
 def _unknown(groups: Groups, refused: Mapping[str, str], name: str, where: str) -> str:
     bare = name.lstrip("-").replace("_", "-")
+    if not name.startswith("-") and where == "on the command line":
+        return f"{name!r} stands alone on the command line; did you mean --data-dir {name}?"
     if bare in refused:
         return f"{name} {where}: {refused[bare]}"
     near = difflib.get_close_matches(bare, [flag(field.name)[2:] for field in fields(groups)], 1, 0.5)

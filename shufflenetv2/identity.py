@@ -37,7 +37,10 @@ def fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def require_same_run(options: Options, train_set: Dataset, content: dict[str, Any], path: Path) -> None:
+def require_same_run(
+    options: Options, train_set: Dataset, content: dict[str, Any], path: Path,
+    remedy: str = "Give this one a --save folder of its own, or start over with --no-auto-continue",
+) -> None:  # fmt: skip
     """Refuses to continue a run that was started with another recipe or other classes."""
     # An option that did not exist then had the effect of its default.
     then, now = DEFAULTS | content.get("options", {}), recipe_of(options)
@@ -47,10 +50,7 @@ def require_same_run(options: Options, train_set: Dataset, content: dict[str, An
     if content.get("class_names") != train_set.class_names:
         differing.append("the classes are others")
     if differing:
-        raise UserError(
-            f"{path} is of another run: {'; '.join(differing)}. Give this one a --save folder of its own, "
-            "or start over with --no-auto-continue"
-        )
+        raise UserError(f"{path} is of another run: {'; '.join(differing)}. {remedy}")
 
 
 def _shown(value: Any) -> str:

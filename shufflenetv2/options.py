@@ -330,6 +330,39 @@ REFUSED = {
     "epoch-repeats": "the iterator never restarts; --epochs or --total-iters is the length",
     "no-prefetcher": "batches are always loaded ahead; leave it out",
     "pin-mem": "memory is pinned where there is a GPU; leave it out",
+    "start-epoch": "a run goes on where it was; --resume takes up a checkpoint from elsewhere",
+} | {
+    theirs: f"here it is {ours}"
+    for theirs, ours in {
+        "arch": "--model-size",
+        "auto-augment": "--aa",
+        "cutmix-alpha": "--cutmix",
+        "data": "--data-dir",
+        "drop-rate": "--drop",
+        "mixup-alpha": "--mixup",
+        "nesterov": "--opt nesterov",
+        "random-erase": "--reprob",
+        "val-freq": "--val-interval",
+        "wd": "--weight-decay",
+        "warmup-epochs": "--warmup-iters, in iterations; an epoch has training images / --batch-size of them",
+        "decay-epochs": "--decay-iters, in iterations; an epoch has training images / --batch-size of them",
+        "cooldown-epochs": "--cooldown-iters, in iterations; an epoch has training images / --batch-size of them",
+        "patience-epochs": "--patience-iters, in iterations; an epoch has training images / --batch-size of them",
+        "mixup-off-epoch": "--mixup-off-iter, in iterations; an epoch has training images / --batch-size of them",
+    }.items()
+}
+
+# Options that only mean something beside another.
+NEEDS = {
+    "amp_dtype": "amp",
+    "distill_alpha": "teacher",
+    "distill_temperature": "teacher",
+    "model_ema_decay": "model_ema",
+    "model_ema_force_cpu": "model_ema",
+    "recount": "reprob",
+    "remode": "reprob",
+    "tta": "eval",
+    "warmup_lr": "warmup_iters",
 }
 
 DESCRIPTION = "Trains and evaluates ShuffleNetV2. Run the same command again after an interruption, and it goes on."
@@ -406,6 +439,14 @@ def _resolve(options: Options) -> Options:
     for culprit, wrong, remedy in _contradictions(options):
         if wrong:
             raise OptionsError(f"{culprit} {remedy}")
+    for name, needed in NEEDS.items():
+        if getattr(options, name) != DEFAULTS[name] and not getattr(options, needed):
+            raise OptionsError(f"{flag(name)} has no effect without {flag(needed)}; leave it out, or give both")
+    if options.mean and 0 < max(options.mean) <= 1:
+        raise OptionsError(
+            f"--mean {' '.join(map(str, options.mean))} is for pixels of 0..1 in RGB; here they are 0..255 in BGR, "
+            "so reverse --mean and --std, and multiply by 255"
+        )
     options = _resolve_data(options)
     resize_size = options.resize_size or int(options.input_size / options.crop_pct + 0.5)
     if resize_size < options.input_size and not options.eval:  # there the weight file may say otherwise
@@ -423,6 +464,7 @@ def _resolve(options: Options) -> Options:
         color_jitter=jitter if len(jitter) == 3 else jitter * 3,
         mean=options.mean or (None if starts_from_weights else (0.0, 0.0, 0.0)),
         std=options.std or (None if starts_from_weights else (1.0, 1.0, 1.0)),
+        eval_resume=options.eval_resume or (options.resume if options.eval else ""),
         save=os.path.join(options.save, options.experiment) if options.experiment else options.save,
         experiment="",  # is in --save now
     )
@@ -489,10 +531,11 @@ def _resolve_data(options: Options) -> Options:
     if options.dataset_download:
         raise OptionsError("--dataset-download needs a --dataset by name")
     if options.data_dir:
+        held_out = options.val_fraction and not os.path.isdir(os.path.join(options.data_dir, "val"))
         options = dataclasses.replace(
             options,
             train_dir=options.train_dir or os.path.join(options.data_dir, "train"),
-            val_dir=options.val_dir or ("" if options.val_fraction else os.path.join(options.data_dir, "val")),
+            val_dir=options.val_dir or ("" if held_out else os.path.join(options.data_dir, "val")),
             data_dir="",  # is in the others now
         )
     if options.val_fraction and options.val_dir:

@@ -13,7 +13,7 @@ from .conversion import read_any
 from .data import DataIterator, Dataset
 from .engine import Devices, Preempted, Preemption, checkpoint, choose_devices, distributed, train_step
 from .identity import is_finished
-from .network import ShuffleNetV2
+from .network import SMALLEST_INPUT, ShuffleNetV2
 from .options import REFERENCE_BATCH_SIZE, Options, default_learning_rate, to_yaml
 from .report import Journal
 from .training_run import TrainingRun, report_evaluation
@@ -43,6 +43,8 @@ def _train(options: Options, devices: Devices) -> int:
                 f"--batch-size {options.batch_size} cannot be divided among {distributed.size()} processes"
                 + (f" and --grad-accum-steps {options.grad_accum_steps}" if options.grad_accum_steps > 1 else "")
             )
+        if options.batch_size == parts and (options.train_crop_size or options.input_size) <= SMALLEST_INPUT:
+            raise OptionsError(f"batch norm cannot learn from single images of {SMALLEST_INPUT} pixels; raise --batch-size")
         train_set, val_set = build.data_sets(options)
         if options.sched == "plateau" and val_set is None:
             raise OptionsError("--sched plateau looks at the validation, and needs --val-dir or --val-fraction")
@@ -160,7 +162,8 @@ def describe(
     )  # fmt: skip
     table = str(summary).replace("(Units.MEGABYTES)", "(M)")  # what torchinfo prints since Python 3.11
     journal.say(f"ShuffleNetV2 {options.model_size} at {side} x {side} pixels\n{table}")
-    validation = f"validated on {len(val_set):,}" if val_set else "without validation (no --val-dir)"
+    reason = "no --val-dir" if options.validate else "--no-validate"
+    validation = f"validated on {len(val_set):,}" if val_set else f"without validation ({reason})"
     journal.say(f"{len(train_set):,} images in {len(train_set.class_names)} classes, {validation}; training on {devices}")
     if options.learning_rate == default_learning_rate(options.batch_size) and options.batch_size != REFERENCE_BATCH_SIZE:
         journal.say(f"learning rate {options.learning_rate:g}: 0.5 x batch size {options.batch_size} / {REFERENCE_BATCH_SIZE}")

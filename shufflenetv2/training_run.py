@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import UserError, __version__, build
-from .data import DataIterator, Dataset, evaluation_batches
+from .data import DataIterator, Dataset, ImageError, evaluation_batches
 from .engine import (
     Devices,
     Evaluation,
@@ -85,8 +85,11 @@ class TrainingRun:
                 found = str(newest[0]), newest[1]
             elif self.options.resume:
                 found = self.options.resume, checkpoint.read(Path(self.options.resume))
-            if found and (found[0] != self.options.resume or self.options.resume_opt):
+            if found and found[0] != self.options.resume:
                 require_same_run(self.options, self.train_set, found[1], Path(found[0]))
+            elif found and self.options.resume_opt:
+                remedy = "--no-resume-opt takes its weights and its iteration alone, --initial-checkpoint its weights"
+                require_same_run(self.options, self.train_set, found[1], Path(found[0]), remedy)
             if found and found[1]["samples"] != self.samples:
                 checkpoint.logger.warning(
                     "the training images are others than when this run began, and its result will be another too"
@@ -201,7 +204,7 @@ class TrainingRun:
         """The iterations.
 
         Raises:
-            Preempted: with everything saved that is needed to go on.
+            Preempted, ImageError: with everything saved that is needed to go on.
             NonFiniteLossError: where that is to be the end.
         """
         for hook in self.hooks:
@@ -217,7 +220,9 @@ class TrainingRun:
                 break
             except NonFiniteLossError as error:
                 self.go_around(error)
-            except Preempted:
+            except (Preempted, ImageError) as end:
+                if isinstance(end, ImageError) and distributed.size() > 1:
+                    raise  # the others have not met that image, and saving takes all
                 try:
                     self.save()
                 except NonFiniteLossError as error:

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from shufflenetv2.data import ImageError
 from shufflenetv2.engine import Hook
 from shufflenetv2.options import parse
 from shufflenetv2.run import run_evaluation, run_throughput, run_training
@@ -220,6 +222,21 @@ def test_a_run_can_be_taken_up_from_a_file(photographs: Path, tmp_path: Path) ->
         run(photographs, tmp_path / "refused", "--resume", checkpoint, "--opt", "adamw", "--lr", "1e-3")
 
 
+def test_an_unreadable_image_loses_nothing(photographs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(photographs, folder)
+    whole = (folder / "cat/3.jpg").read_bytes()
+    (folder / "cat/3.jpg").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"cat/3\.jpg is not a readable image"):
+        run(folder, tmp_path, "--workers", "1", "--seed", "3", "--no-validate")
+    (saved,) = (tmp_path / "models").glob("checkpoint*")
+    assert torch.load(saved, weights_only=True)["iteration"] == 2  # none was due
+    (folder / "cat/3.jpg").write_bytes(whole)
+    assert run(folder, tmp_path, "--seed", "3", "--no-validate") == 0
+    assert run(photographs, tmp_path / "untouched", "--seed", "3", "--no-validate") == 0
+    assert same_tensors(tensors(tmp_path), tensors(tmp_path / "untouched"))
+
+
 def test_the_wanted_checkpoints_are_kept(photographs: Path, tmp_path: Path) -> None:
     assert run(photographs, tmp_path, "--save-interval", "4", "--recovery-interval", "3", "--checkpoint-hist", "2") == 0
     kept = sorted(path.name for path in (tmp_path / "models").glob("[!.]*"))
@@ -270,6 +287,12 @@ def test_a_run_leaves_its_figures_and_pictures(photographs: Path, tmp_path: Path
         (["--sched", "step"], ["--decay-iters"]),
         (["--resume", "absent.pth.tar"], ["absent.pth.tar"]),
         (["--class-map", "absent.txt"], ["absent.txt"]),
+        (["--batch-size", "1", "--train-crop-size", "32"], ["--batch-size", "single images"]),
+        (["--mean", "0.485", "0.456", "0.406"], ["--mean 0.485 0.456 0.406", "0..255"]),
+        (["--recount", "3"], ["--recount", "--reprob"]),
+        (["--amp-dtype", "float16"], ["--amp-dtype", "--amp"]),
+        (["--warmup-epochs", "5"], ["--warmup-epochs", "--warmup-iters"]),
+        (["photographs"], ["'photographs'", "--data-dir photographs"]),
     ],
 )  # fmt: skip
 def test_nonsense_gets_one_line(photographs: Path, tmp_path: Path, arguments: Sequence[str], parts: list[str]) -> None:

@@ -283,7 +283,7 @@ def test_logits_that_are_no_numbers_are_a_mismatch(run: Run, model: Path) -> Non
         (["MODEL", "--no-fold-bn"], "exporter folds them in any case"),
         (["MODEL", "out.pt"], "a file of the format onnx is named *.onnx"),
         (["MODEL", "--int8"], "--int8 needs --calibrate"),
-        (["MODEL", "--calibrate", "digits"], "--int8 needs --calibrate"),
+        (["MODEL", "--calibrate", "digits"], "--calibrate is for --int8"),
         (["MODEL", "--val-dir", "digits"], "add --int8"),
         (["MODEL", "--int8", "--calibrate", "digits", "--format", "exported"], "--int8 is for --format onnx, not exported"),
         (["MODEL", "--int8", "--calibrate", "nowhere"], "--calibrate nowhere is not a folder"),

@@ -41,12 +41,16 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 export") -> int:
     """
     try:
         given = parser(prog).parse_args(argv)
+        by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}
+        given.format = given.format or by_suffix.get(given.out.suffix if given.out else "", "onnx")
         if given.int8 and given.format != "onnx":
             raise OptionsError(f"--int8 is for --format onnx, not {given.format}")
         if given.format == "onnx" and not given.fold_bn:
             raise OptionsError("--no-fold-bn: torch's ONNX exporter folds them in any case; leave it out")
-        if given.int8 != bool(given.calibrate):
-            raise OptionsError("--int8 needs --calibrate, a folder of images to measure ranges on, and is needed for it")
+        if given.int8 and not given.calibrate:
+            raise OptionsError("--int8 needs --calibrate: a folder of images to measure ranges on")
+        if given.calibrate and not given.int8:
+            raise OptionsError("--calibrate is for --int8; add that, or leave it out")
         if given.val_dir and not given.int8:
             raise OptionsError("--val-dir compares the accuracy of int8 with that of the weights; add --int8")
         given.out = given.out or given.model.with_suffix("").with_name(
@@ -130,7 +134,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     found.add_argument(
         "out", metavar="OUT", type=Path, nargs="?", help="file to write; default: MODEL with the suffix of the format"
     )
-    found.add_argument("--format", choices=SUFFIXES, default="onnx", help="(default: %(default)s)")
+    found.add_argument("--format", choices=SUFFIXES, help="default: by the suffix of OUT, else onnx")
     found.add_argument(
         "--fold-bn", action=argparse.BooleanOptionalAction, default=True,
         help="let the convolutions do what the batch norms after them do (the default; in ONNX always so)",

@@ -80,7 +80,8 @@ class Description:
             "model_size": self.model_size,
             "class_names": self.class_names,
             "preprocessing": {
-                "resize_short_side": use.resize_size, "interpolation": use.interpolation, "center_crop": use.input_size,
+                "resize_short_side": use.resize_size, "interpolation": use.interpolation, "antialias": False,
+                "center_crop": use.input_size,
                 "normalize": "in the model",
             },
             "input": {

@@ -149,7 +149,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     content: dict[str, Any] = storage.read(path, must_be_ours=True)
     if "optimizer" not in content:
-        raise storage.DamagedFileError(f"{path} holds no state to go on from")
+        raise storage.DamagedFileError(f"{path} holds no state to go on from; --initial-checkpoint takes weights alone")
     return content
 
 

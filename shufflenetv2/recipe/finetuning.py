@@ -73,7 +73,7 @@ def freeze(network: ShuffleNetV2, names: Sequence[str]) -> str:
     norm is converted otherwise.
 
     Args:
-        names: 'stem', 'stage2', 'stage3', 'stage4', 'last_conv', 'backbone' (all but the classifier), or
+        names: 'stem', 'stage2', 'stage3', 'stage4', 'last_conv', 'head', 'backbone' (all but the head), or
             modules by their path, such as 'features.3'.
 
     Returns:
@@ -137,7 +137,7 @@ def _parts() -> dict[str, list[str]]:
         f"stage{number}": [f"features.{unit}" for unit in range(end - units, end)]
         for number, end, units in zip((2, 3, 4), ends, STAGE_UNITS, strict=True)
     }
-    return {"stem": ["first_conv"], **stages, "backbone": ["first_conv", "features", "last_conv"]}
+    return {"stem": ["first_conv"], **stages, "head": ["classifier"], "backbone": ["first_conv", "features", "last_conv"]}
 
 
 def _numbers(values: tuple[float, ...]) -> str:
