@@ -44,8 +44,8 @@ COMMON = "--config configs/digits.yaml --input-size 32 --resize-size 32 --batch-
 ADAMW = "--opt adamw --lr 0.002 --weight-decay 0.05 --sched cosine --warmup-iters 20 --model-ema --model-ema-decay 0.98"
 RECIPES = {  # name: (iterations, options)
     "mixup, cutmix": (300, "--mixup 0.2 --cutmix 1.0 --label-smooth 0.1"),
-    "randaugment":   (400, "--aa rand-m9-mstd0.5 --reprob 0.25 --remode pixel --aug-repeats 2"),
-    "jsd":           (300, "--batch-size 32 --warmup-iters 50 "
+    "randaugment":   (500, "--warmup-iters 50 --aa rand-m9-mstd0.5 --reprob 0.25 --remode pixel --aug-repeats 2"),
+    "jsd":           (400, "--batch-size 32 --lr 0.01 --warmup-iters 50 "
                            "--aa augmix-m3 --aug-splits 3 --jsd --split-bn --reprob 0.1 --resplit"),
     "adamw, norm":   (200, f"{ADAMW} --model-ema-warmup --clip-grad 1 --clip-mode norm"),
     "adamw, value":  (200, f"{ADAMW} --clip-grad 0.1 --clip-mode value"),
