@@ -473,7 +473,7 @@ def _resolve(options: Options) -> Options:
 def _contradictions(options: Options) -> Iterable[tuple[str, bool, str]]:
     """(an option, whether it stands in contradiction to others, what to do about it)"""
     mixes, splits = bool(options.mixup or options.cutmix or options.cutmix_minmax), bool(options.aug_splits)
-    colours = bool(options.color_jitter or options.grayscale_prob or options.gaussian_blur_prob)
+    colours = bool(options.grayscale_prob or options.gaussian_blur_prob)
     augments = bool(options.aa or options.reprob or splits or options.vflip or colours)
     return [
         ("--eval-resume", bool(options.eval_resume) and not options.eval, "is for --eval; without it nothing is evaluated"),

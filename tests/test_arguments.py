@@ -134,7 +134,6 @@ CONTRADICTIONS = [
     ("--no-aug --aa ta_wide", "--no-aug leaves no augmentation"),
     ("--no-aug --reprob 0.1", "--no-aug leaves no augmentation"),
     ("--no-aug --vflip 0.1", "--no-aug leaves no augmentation"),
-    ("--no-aug --color-jitter 0.1", "--no-aug leaves no augmentation"),
     ("--no-aug --aug-splits 2", "--no-aug leaves no augmentation"),
     ("--mixup-off-iter 10", "--mixup-off-iter needs --mixup or --cutmix"),
     ("--grad-accum-steps 2 --aug-splits 3", "--grad-accum-steps would tear --aug-splits apart"),

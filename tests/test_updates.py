@@ -57,11 +57,22 @@ def test_the_divergence_of_views_is_added_to_the_cross_entropy_of_the_first(smoo
     targets = targets[:4].repeat(3)  # as the loop gives them
     got = build_loss(smoothing, jsd_splits=3)(logits, targets)
     torch.testing.assert_close(got, timm_loss.JsdCrossEntropy(3, smoothing=smoothing)(logits, targets))
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    torch.autograd.backward(build_loss(smoothing, jsd_splits=3)(ours, targets))
+    torch.autograd.backward(timm_loss.JsdCrossEntropy(3, smoothing=smoothing)(theirs, targets))
+    torch.testing.assert_close(ours.grad, theirs.grad)
     views = logits.view(3, 4, CLASSES).softmax(dim=2)
     mean = views.mean(dim=0)
     divergence = sum((view * (view / mean).log()).sum() for view in views) / 4 / 3  # alpha is 12, as in the paper
     expected = functional.cross_entropy(logits[:4], targets[:4], label_smoothing=smoothing) + 12 * divergence
     torch.testing.assert_close(got, expected)
+
+
+def test_views_that_are_certain_have_gradients_too() -> None:
+    logits = torch.tensor([[90.0, -90.0], [0.0, 1.0], [0.5, 0.0]], requires_grad=True)  # the first's shares are 1 and 0
+    torch.autograd.backward(build_loss(jsd_splits=3)(logits, torch.tensor([0, 0, 0])))
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
 
 
 def small_network() -> ShuffleNetV2:

@@ -19,11 +19,25 @@ def build_loss(label_smooth: float = 0.1, *, bce: bool = False, jsd_splits: int 
             not augmented (AugMix, https://arxiv.org/abs/1912.02781); the logits of all views are (views * N, n_class).
     """
     if jsd_splits:
-        from timm.loss import JsdCrossEntropy  # here, since timm takes a second to load
-
-        jsd: LossFunction = JsdCrossEntropy(num_splits=jsd_splits, smoothing=label_smooth)  # type: ignore[no-untyped-call]
-        return jsd
+        return _JensenShannon(jsd_splits, label_smooth)
     return _BinaryCrossEntropy(label_smooth) if bce else nn.CrossEntropyLoss(label_smoothing=label_smooth)
+
+
+class _JensenShannon:
+    """timm's JsdCrossEntropy, whose gradient however is not a number where a share is too small for a float."""
+
+    WEIGHT = 12  # of the divergence
+
+    def __init__(self, views: int, label_smooth: float) -> None:
+        self.views, self.label_smooth = views, label_smooth
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        log_shares = functional.log_softmax(logits, dim=1).view(self.views, -1, logits.shape[1])
+        log_mean = log_shares.exp().mean(dim=0).clamp(1e-7, 1).log()
+        divergence = (log_shares.exp() * (log_shares - log_mean)).sum(dim=2).mean()
+        count = log_shares.shape[1]  # the first views are those that the labels are learned from
+        hard = functional.cross_entropy(logits[:count], goal[:count], label_smoothing=self.label_smooth)
+        return hard + self.WEIGHT * divergence
 
 
 class _BinaryCrossEntropy:
