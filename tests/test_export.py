@@ -158,7 +158,8 @@ def test_an_onnx_file_names_its_classes_and_preprocessing_and_not_our_folders(ca
     values = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert values["class_names"] == [f"Käfer {label}" for label in range(7)]
     assert values["preprocessing"] == {
-        "resize_short_side": SIZE + 8, "interpolation": "bilinear", "center_crop": SIZE, "normalize": "in the model",
+        "resize_short_side": SIZE + 8, "interpolation": "bilinear", "antialias": False, "center_crop": SIZE,
+        "normalize": "in the model",
     }  # fmt: skip
     as_bytes = "--uint8-input" in case.options
     count = None if "--dynamic-batch" in case.options else 1
@@ -281,7 +282,7 @@ def test_logits_that_are_no_numbers_are_a_mismatch(run: Run, model: Path) -> Non
         (["MODEL", "--format", "tflite"], "--format"),
         (["MODEL", "--uint8-input", "yuv"], "--uint8-input"),
         (["MODEL", "--no-fold-bn"], "exporter folds them in any case"),
-        (["MODEL", "out.pt"], "a file of the format onnx is named *.onnx"),
+        (["MODEL", "out.pt", "--format", "onnx"], "a file of the format onnx is named *.onnx"),
         (["MODEL", "--int8"], "--int8 needs --calibrate"),
         (["MODEL", "--calibrate", "digits"], "--calibrate is for --int8"),
         (["MODEL", "--val-dir", "digits"], "add --int8"),
