@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .conversion import load_model as load_model
     from .conversion import read_any as read_any
     from .deploy.convert import convert as convert
+    from .deploy.formats import export as export
+    from .deploy.inference import open_model as open_model
+    from .deploy.inference import predict as predict
     from .deploy.info import describe as describe
     from .deploy.recalibrate import recalibrate as recalibrate
     from .network import ShuffleNetV2 as ShuffleNetV2
@@ -28,6 +31,9 @@ _HOMES = {
     "read_any": ".conversion",
     "convert": ".deploy.convert",
     "describe": ".deploy.info",
+    "export": ".deploy.formats",
+    "open_model": ".deploy.inference",
+    "predict": ".deploy.inference",
     "recalibrate": ".deploy.recalibrate",
 }
 __all__ = [*_HOMES, "UserError"]

@@ -242,7 +242,7 @@ def predict(
     top: int = 5,
     batch_size: int = 64,
     workers: int | None = None,
-    complain: Callable[[str], object],
+    complain: Callable[[str], object] = print,
 ) -> Iterator[Prediction]:
     """The likeliest classes of each image, batch by batch as they are computed, in the order of the data set.
 
