@@ -74,7 +74,7 @@ def _export(given: argparse.Namespace) -> None:
     from ..data import Dataset, FolderDataset, evaluation_batches
     from ..weights import Preprocessing, WeightsError
     from .formats import TOLERANCE, ExportError, export, largest_difference, open_program
-    from .inference import DIGITS, Selection, accuracy, images_of
+    from .inference import DIGITS, accuracy, images_of, selection
     from .quantize import quantized
 
     weights = read_any(given.model)
@@ -82,8 +82,8 @@ def _export(given: argparse.Namespace) -> None:
     network = weights.network(use)
     transform = evaluation_transform(use)
     # What is wrong with the folders is better known before minutes have passed.
-    calibrated = Selection(images_of(given.calibrate, "train", "--calibrate"), CALIBRATED_ON) if given.int8 else None
-    compared = Selection(images_of(given.images or given.calibrate or DIGITS, "val", "--images"), COMPARED_ON)
+    calibrated = selection(images_of(given.calibrate, "train", "--calibrate"), CALIBRATED_ON) if given.int8 else None
+    compared = selection(images_of(given.images or given.calibrate or DIGITS, "val", "--images"), COMPARED_ON)
     val_set: Dataset | None = None
     if given.val_dir:
         if given.val_dir == DIGITS and not Path(DIGITS).exists():

@@ -17,6 +17,7 @@ from ..build import evaluation_transform
 from ..conversion import read_any
 from ..data import Dataset, DecodedImage, Digits, EvaluationTransform, ImageError, evaluation_batches
 from ..data.images import IMAGE_SUFFIXES, Image, open_image
+from ..data.named import Subset
 from ..engine import choose_devices
 from ..engine.evaluation import count_correct
 from ..weights import Preprocessing
@@ -138,22 +139,9 @@ class ImageFiles:
         return len(self.paths)
 
 
-class Selection:
+def selection(dataset: Dataset, count: int) -> Subset:
     """So many samples of a data set, evenly spread over it; all where there are not as many."""
-
-    def __init__(self, dataset: Dataset, count: int) -> None:
-        self.dataset, self.class_names = dataset, dataset.class_names
-        self.indices = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(np.int64))
-        self.targets = dataset.targets[self.indices]
-
-    def name(self, index: int) -> str:
-        return self.dataset.name(int(self.indices[index]))
-
-    def image(self, index: int) -> Image:
-        return self.dataset.image(int(self.indices[index]))
-
-    def __len__(self) -> int:
-        return len(self.indices)
+    return Subset(dataset, np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)))
 
 
 class Tolerant:
