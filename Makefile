@@ -21,10 +21,10 @@ lint: .venv/installed-dev
 types: .venv/installed-dev
 	.venv/bin/mypy
 
-.venv/installed: requirements.txt
+.venv/installed: requirements.txt pyproject.toml shufflenetv2/data/jpeg.c
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
-	.venv/bin/python -m pip install --quiet -r requirements.txt
+	.venv/bin/python -m pip install --quiet -r requirements.txt -e .
 	touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed

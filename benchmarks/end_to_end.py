@@ -152,7 +152,7 @@ def main() -> None:
         "machine": {**machine(), "device": device},
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("torch", "opencv-python-headless", "simplejpeg")},
+            **{name: importlib.metadata.version(name) for name in ("torch", "opencv-python-headless")},
         },
         "model size": arguments.model_size,
         "batch size": arguments.batch_size,

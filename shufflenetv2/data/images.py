@@ -1,15 +1,11 @@
 """Decoding: any image file to three channels of bytes, blue first.
 
-Decoding is most of what a training image costs, so it is done no further than needed. A crop that
-ends at row 300 of 500 needs no later rows: a sequential JPEG is told to be shorter than it is, and
-the decoder stops there, with the very same pixels above. A crop that is to be shrunk anyway may be
-decoded at a half, a quarter or an eighth, which a JPEG's frequencies give away. And pixels are decoded
-into memory that the thread has used before, since fresh pages cost a quarter of the decoding itself.
+Decoding is most of what a training image costs, so it is done no further than needed: of a sequential
+JPEG only the crop becomes pixels (`jpeg.py`), and a crop that is to be shrunk anyway may be decoded at a
+half, a quarter or an eighth, which a JPEG's frequencies give away.
 """
 
 import os
-import threading
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol
@@ -20,18 +16,14 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 import cv2
 import numpy as np
 import PIL.Image
-import simplejpeg
 
 from .. import UserError
+from . import jpeg
 
 # The loader brings its own threads; OpenCV's would only fight them for the cores.
 cv2.setNumThreads(0)
 
-# Orientation tags are ignored, as Pillow and so the original trainer ignore them.
-READ_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-
-# Colour is interpolated between rows, so the last rows asked for are right only if a few more are decoded.
-ROWS_BELOW = 16
+REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset({
@@ -74,39 +66,21 @@ class DecodedImage:
 
 
 class SequentialJpeg:
-    """A JPEG that is decoded from the top down, as far as needed."""
+    """A JPEG of which parts are decoded, and at less than their size."""
 
-    def __init__(self, name: str, encoded: bytes, header: "JpegHeader") -> None:
-        self.name, self.encoded, self._header = name, encoded, header
-        self.height, self.width = header.height, header.width
+    def __init__(self, name: str, encoded: bytes, height: int, width: int) -> None:
+        self.name, self.encoded, self.height, self.width = name, encoded, height, width
 
     def crop(self, top: int, left: int, height: int, width: int, at_least: int | None = None) -> np.ndarray:
-        factor = 1 if at_least is None else max(f for f in (1, 2, 4, 8) if f == 1 or min(height, width) >= f * at_least)
-        pixels = self._decode(top + height, factor)
+        scale = 1 if at_least is None else max(s for s in jpeg.SCALES if s == 1 or min(height, width) >= s * at_least)
         edges = (top, top + height, left, left + width)
-        top, bottom, left, right = ((edge + factor // 2) // factor for edge in edges)
-        return pixels[top:bottom, left:right]
-
-    def _decode(self, end: int, factor: int) -> np.ndarray:
-        """The rows before `end`, and some more, at 1 / factor."""
-        height = min(end + ROWS_BELOW, self.height)
-        shortened = bytearray(self.encoded)
-        at = self._header.height_offset
-        shortened[at : at + 2] = height.to_bytes(2, "big")
-        rows, columns = -(-height // factor), -(-self.width // factor)
-        try:
-            # Not strict: what is left over after the last row is the point, not an error. The scale is
-            # asked for by the size that it has.
-            pixels: np.ndarray = simplejpeg.decode_jpeg(
-                shortened,
-                "BGR",
-                strict=False,
-                min_height=rows if factor > 1 else 0,
-                min_width=columns if factor > 1 else 0,
-                buffer=_scratch.of_size(rows * columns * 3),
-            )
-        except ValueError as error:
-            raise unreadable(self.name) from error
+        top, bottom, left, right = ((edge + scale // 2) // scale for edge in edges)
+        pixels = jpeg.decode(self.encoded, scale, top, left, bottom - top, right - left)
+        if pixels is None:
+            whole = decode_with_opencv(self.encoded, REDUCED[scale])
+            if whole is None:
+                raise unreadable(self.name)
+            pixels = whole[top:bottom, left:right]
         return pixels
 
 
@@ -137,22 +111,29 @@ def read_file(path: str | Path) -> bytes:
 
 def open_encoded(name: str, encoded: bytes) -> Image:
     """The image in the bytes of a file of that name; see `open_image`."""
-    header = parse_jpeg_header(encoded)
+    size = jpeg_size(encoded)
     # The check at the end is for files that were cut short; OpenCV knows those that only look so.
-    if header is not None and encoded.endswith(b"\xff\xd9"):
-        return SequentialJpeg(name, encoded, header)
-    try:
-        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), READ_FLAGS) if encoded else None
-    except cv2.error:  # a size beyond what OpenCV allows
-        pixels = None
-    # Some contents (PFM, whatever its suffix) come back without channels.
-    return DecodedImage(pixels if pixels is not None and pixels.ndim == 3 else decode_with_pillow(name, encoded))
+    if size is not None and encoded.endswith(b"\xff\xd9"):
+        return SequentialJpeg(name, encoded, *size)
+    pixels = decode_with_opencv(encoded)
+    return DecodedImage(decode_with_pillow(name, encoded) if pixels is None else pixels)
 
 
 def read_image(path: str | Path) -> np.ndarray:
     """The whole image in a file as uint8 (H, W, 3), BGR; see `open_image`."""
     image = open_image(path)
     return image.crop(0, 0, image.height, image.width).copy()
+
+
+def decode_with_opencv(encoded: bytes, reduced: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
+    """The whole image as uint8 (H, W, 3), BGR, `reduced` by one of REDUCED; None for what OpenCV does not read."""
+    try:
+        # Orientation tags are ignored, as Pillow and so the original trainer ignore them.
+        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), reduced | cv2.IMREAD_IGNORE_ORIENTATION) if encoded else None
+    except cv2.error:  # a size beyond what OpenCV allows
+        return None
+    # Some contents (PFM, whatever its suffix) come back without channels.
+    return pixels if pixels is not None and pixels.ndim == 3 else None
 
 
 def decode_with_pillow(name: str, encoded: bytes) -> np.ndarray:
@@ -172,17 +153,8 @@ def unreadable(name: str) -> ImageError:
     return ImageError(f"{name} is not a readable image; remove it or replace it")
 
 
-@dataclass(frozen=True)
-class JpegHeader:
-    """What a JPEG says of its size, and the offset of the two bytes that say its height."""
-
-    height: int
-    width: int
-    height_offset: int
-
-
-def parse_jpeg_header(encoded: bytes) -> JpegHeader | None:
-    """The header of a sequential JPEG, grey or in three colours, of eight bits; None for anything else.
+def jpeg_size(encoded: bytes) -> tuple[int, int] | None:
+    """(height, width) of a sequential JPEG, grey or in three colours, of eight bits; None for anything else.
 
     (Segments: ITU-T T.81, B.1 and B.2. A progressive file refines the whole image scan by scan.)
     """
@@ -197,7 +169,7 @@ def parse_jpeg_header(encoded: bytes) -> JpegHeader | None:
             precision, components = encoded[at + 4], encoded[at + 9]
             height, width = (int.from_bytes(encoded[at + i : at + i + 2], "big") for i in (5, 7))
             if precision == 8 and components in (1, 3) and height and width:
-                return JpegHeader(height, width, at + 5)
+                return height, width
             return None
         elif marker in _OTHER_FRAMES or marker in (0xD9, 0xDA):
             return None
@@ -207,18 +179,3 @@ def parse_jpeg_header(encoded: bytes) -> JpegHeader | None:
 
 
 _OTHER_FRAMES = set(range(0xC2, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
-
-class _Scratch(threading.local):
-    """Memory of a thread that every image is decoded into."""
-
-    def __init__(self) -> None:
-        self._buffer = np.empty(0, np.uint8)
-
-    def of_size(self, size: int) -> np.ndarray:
-        if size > self._buffer.size:
-            self._buffer = np.empty(size, np.uint8)
-        return self._buffer
-
-
-_scratch = _Scratch()

@@ -1,0 +1,230 @@
+"""The compiled decoder's pixels are libjpeg-turbo's to the last bit, and what it does not know it declines."""
+
+import io
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from shufflenetv2.data import images, jpeg
+from shufflenetv2.data.images import SequentialJpeg, open_encoded, open_image
+from tests.conftest import ROOT, photograph
+
+SAMPLINGS = {"4:4:4": 0x111111, "4:2:2": 0x211111, "4:2:0": 0x221111, "4:4:0": 0x121111, "grey": None}
+EXTRAS = {
+    "plain": [],
+    "own codes": [cv2.IMWRITE_JPEG_OPTIMIZE, 1],
+    "restarts": [cv2.IMWRITE_JPEG_RST_INTERVAL, 3],
+    "coarse": [cv2.IMWRITE_JPEG_QUALITY, 8],
+    "finest": [cv2.IMWRITE_JPEG_QUALITY, 100],
+}
+
+compiled = pytest.mark.skipif(jpeg.library() is None, reason="the decoder is not compiled here")
+
+
+def encode(pixels: np.ndarray, *options: int, sampling: int | None = 0x221111) -> bytes:
+    """As a JPEG; with `sampling` None in grey."""
+    if sampling is not None:
+        options = (*options, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling)
+    return cv2.imencode(".jpg", pixels if sampling else pixels[:, :, 0], options)[1].tobytes()
+
+
+def whole(encoded: bytes, scale: int = 1) -> np.ndarray:
+    pixels = images.decode_with_opencv(encoded, images.REDUCED[scale])
+    assert pixels is not None
+    return pixels
+
+
+def test_where_there_is_a_compiler_the_decoder_is_compiled() -> None:
+    has_compiler = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+    if platform.machine() == "x86_64" and has_compiler and "avx2" in Path("/proc/cpuinfo").read_text():
+        assert jpeg.library() is not None, "pip install -e . compiles it"
+
+
+@compiled
+@pytest.mark.parametrize("scale", jpeg.SCALES)
+@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_any_part_has_the_pixels_of_the_whole(sampling: str, extra: str, scale: int) -> None:
+    rng = np.random.default_rng(scale)
+    for width, height in ((203, 131), (64, 96), (17, 40), (99, 7)):
+        pixels = np.asarray(photograph(width, height, seed=width))
+        if extra == "finest":  # noise has the longest codes
+            pixels = rng.integers(0, 256, pixels.shape, dtype=np.uint8)
+        encoded = encode(pixels, *EXTRAS[extra], sampling=SAMPLINGS[sampling])
+        expected = whole(encoded, scale)
+        rows, columns = expected.shape[:2]
+        parts = [(0, 0, rows, columns), (rows - 1, columns - 1, 1, 1), (0, columns // 2, rows, 1), (rows // 2, 0, 1, columns)]
+        for _ in range(12):
+            part_height, part_width = (int(n) for n in rng.integers(1, (rows + 1, columns + 1)))
+            top, left = (int(n) for n in rng.integers(0, (rows - part_height + 1, columns - part_width + 1)))
+            parts.append((top, left, part_height, part_width))
+        for top, left, part_height, part_width in parts:
+            part = jpeg.decode(encoded, scale, top, left, part_height, part_width)
+            if part is None:  # colours two samples wide are not interpolated, and left to the library
+                assert sampling != "grey"
+                assert columns <= 4
+                continue
+            assert np.array_equal(part, expected[top : top + part_height, left : left + part_width])
+
+
+@compiled
+@pytest.mark.parametrize("interval", [1, 4, 7])
+def test_what_lies_between_restarts_outside_of_the_part_is_not_read(interval: int) -> None:
+    encoded = encode(np.asarray(photograph(160, 128, seed=1)), cv2.IMWRITE_JPEG_RST_INTERVAL, interval)
+    expected = whole(encoded)[64:96, 48:80].copy()
+    damaged = bytearray(encoded)
+    start = encoded.index(b"\xff\xda") + 14
+    first_restart = encoded.index(b"\xff\xd0", start)
+    damaged[start:first_restart] = b"\xfe" * (first_restart - start)  # no code begins with so many ones
+    assert jpeg.decode(bytes(damaged), 1, 0, 0, 16, 16) is None
+    part = jpeg.decode(bytes(damaged), 1, 64, 48, 32, 32)
+    assert part is not None
+    assert np.array_equal(part, expected)
+
+
+def with_pillow(**options: object) -> bytes:
+    buffer = io.BytesIO()
+    mode = options.pop("mode", "RGB")
+    photograph(90, 70, seed=2).convert(str(mode)).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+@compiled
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        pytest.param(with_pillow(progressive=True), id="progressive"),
+        pytest.param(with_pillow(mode="CMYK"), id="four colours"),
+        pytest.param(with_pillow(keep_rgb=True), id="not luma and chroma"),
+        pytest.param(encode(np.asarray(photograph(90, 70, seed=2)), sampling=0x411111), id="a quarter of the colours"),
+        pytest.param(encode(np.asarray(photograph(4, 70, seed=2))), id="too narrow to interpolate"),
+        pytest.param(with_pillow()[:-400], id="cut short"),
+        pytest.param(with_pillow().replace(b"\xff\xc4", b"\xff\xfe"), id="without codes"),
+        pytest.param(with_pillow().replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"), id="twelve bits"),
+        pytest.param(with_pillow(restart_marker_blocks=4).replace(b"\xff\xd1", b"\xff\xd2"), id="a restart too early"),
+        pytest.param(b"", id="empty"),
+        pytest.param(b"no image at all", id="text"),
+        pytest.param(b"\xff\xd8\xff\xda\x00\x02", id="headers alone"),
+    ],
+)
+def test_what_is_unusual_is_left_to_a_library(encoded: bytes) -> None:
+    assert jpeg.decode(encoded, 1, 0, 0, 70, 4) is None
+
+
+@compiled
+@pytest.mark.parametrize(
+    "part", [(0, 0, 71, 90), (0, 0, 70, 91), (-1, 0, 5, 5), (0, -1, 5, 5), (69, 0, 2, 5), (0, 0, 0, 5), (0, 0, 5, 0)]
+)
+def test_there_is_no_part_outside_of_the_image(part: tuple[int, int, int, int]) -> None:
+    assert jpeg.decode(with_pillow(), 1, *part) is None
+
+
+@compiled
+def test_headers_are_read_as_libjpeg_reads_them() -> None:
+    """Coarse steps in two bytes, application data, comments, padding before markers, and several tables in one segment."""
+    encoded = with_pillow(
+        qtables=[[300 + n for n in range(64)], [260] * 64], exif=b"Exif\0\0" + bytes(70), comment=b"\xff\xd8\xff"
+    )
+    tables = encoded.index(b"\xff\xdb")
+    assert encoded[tables + 4] >> 4 == 1
+    encoded = encoded[:tables] + b"\xff\xff\xff" + encoded[tables:]
+    # Pillow writes one table of codes to a segment: all of them into the first.
+    segments, rest = [], encoded
+    while (at := rest.find(b"\xff\xc4")) >= 0:
+        end = at + 2 + int.from_bytes(rest[at + 2 : at + 4], "big")
+        segments.append(rest[at + 4 : end])
+        rest = rest[:at] + rest[end:]
+    joined = b"".join(segments)
+    at = rest.index(b"\xff\xda")
+    encoded = rest[:at] + b"\xff\xc4" + (len(joined) + 2).to_bytes(2, "big") + joined + rest[at:]
+    assert len(segments) == 4
+    part = jpeg.decode(encoded, 1, 0, 0, 70, 90)
+    assert part is not None
+    assert np.array_equal(part, whole(encoded))
+
+
+@compiled
+def test_grey_has_no_subsampling_whatever_its_header_says() -> None:
+    encoded = with_pillow(mode="L")
+    frame = encoded.index(b"\xff\xc0")
+    encoded = encoded[: frame + 11] + b"\x22" + encoded[frame + 12 :]
+    part = jpeg.decode(encoded, 1, 0, 0, 70, 90)
+    assert part is not None
+    assert np.array_equal(part, whole(encoded))
+
+
+@compiled
+def test_damage_is_declined_or_decoded_as_far_as_it_goes_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    """Single bytes changed anywhere: a result of the right shape or none, and the next file is decoded as ever."""
+    rng = np.random.default_rng(5)
+    declined = same = 0
+    for sampling in SAMPLINGS.values():
+        encoded = encode(np.asarray(photograph(61, 47, seed=9)), cv2.IMWRITE_JPEG_RST_INTERVAL, 5, sampling=sampling)
+        expected = whole(encoded)
+        for at in rng.integers(0, len(encoded), 400):
+            damaged = bytearray(encoded)
+            damaged[at] = int(rng.integers(0, 256))
+            part = jpeg.decode(bytes(damaged), 1, 0, 0, 47, 61)
+            assert part is None or part.shape == (47, 61, 3)
+            declined += part is None
+            same += part is not None and np.array_equal(part, expected)
+        part = jpeg.decode(encoded, 1, 0, 0, 47, 61)
+        assert part is not None
+        assert np.array_equal(part, expected)
+    assert declined > 400
+    assert same < 800
+    assert capfd.readouterr() == ("", "")
+
+
+@compiled
+def test_threads_have_memory_of_their_own(photographs: Path) -> None:
+    paths = sorted(photographs.rglob("*.jpg"))
+    expected = [whole(path.read_bytes()) for path in paths]
+    wrong: list[Path] = []
+
+    def check(start: int) -> None:
+        for _ in range(20):
+            for path, pixels in zip(paths[start:] + paths[:start], expected[start:] + expected[:start], strict=True):
+                image = open_image(path)
+                if not np.array_equal(image.crop(0, 0, image.height, image.width), pixels):
+                    wrong.append(path)
+
+    threads = [threading.Thread(target=check, args=(start,)) for start in (0, 5, 11)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@compiled
+def test_opencv_gives_the_same_pixels_where_the_decoder_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = encode(np.asarray(photograph(701, 533, seed=3)))
+    crops = [((13, 30, 500, 600), side) for side in (None, 64, 100, 200)]
+    image = open_encoded("image.jpg", encoded)
+    assert isinstance(image, SequentialJpeg)
+    expected = [image.crop(*part, at_least=side).copy() for part, side in crops]
+    monkeypatch.setattr(jpeg, "decode", lambda *_: None)
+    for (part, side), pixels in zip(crops, expected, strict=True):
+        assert np.array_equal(image.crop(*part, at_least=side), pixels)
+
+
+def test_without_the_compiled_decoder_one_line_says_so(tmp_path: Path) -> None:
+    """A copy of the package as it is before anything was compiled."""
+    copy = shutil.copytree(
+        ROOT / "shufflenetv2", tmp_path / "shufflenetv2", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    photograph(90, 70, seed=4).save(tmp_path / "image.jpg")
+    code = "from shufflenetv2.data.images import read_image as r; print(r('image.jpg').shape, r('image.jpg').shape)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=copy.parent, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "(70, 90, 3) (70, 90, 3)\n", done.stderr
+    assert done.stderr.count("\n") == (platform.machine() == "x86_64")
+    if platform.machine() == "x86_64":
+        assert "pip install -e ." in done.stderr
