@@ -463,10 +463,14 @@ INLINE void expand_row(const Component *c, int h, int v, int is_smooth, int row,
     if (v == 2 && is_smooth) far = row % 2 ? least(near + 1, c->height - 1) : most(near - 1, 0);
     const uint8_t *a = c->samples + (near - c->top) * (ptrdiff_t)c->stride - c->left;
     const uint8_t *b = c->samples + (far - c->top) * (ptrdiff_t)c->stride - c->left;
+    if (h == 1 && v == 1) {
+        memcpy(to, a + left, (size_t)width);
+        return;
+    }
     if (!is_smooth || h == 1) {
         int bias = 1 + row % 2;
         for (int x = 0; x < width; x++)
-            to[x] = v == 1 ? a[(left + x) / h] : (uint8_t)((3 * a[left + x] + b[left + x] + bias) >> 2);
+            to[x] = v == 1 ? a[(left + x) / 2] : (uint8_t)((3 * a[left + x] + b[left + x] + bias) >> 2);
         return;
     }
     int first = left / 2, count = (left + width - 1) / 2 + 1 - first;

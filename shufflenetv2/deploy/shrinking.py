@@ -2,17 +2,16 @@
 
 JPEGs are written at quality 95 with colour at half the resolution (4:2:0), as most photographs are. On
 the 512 photographs of benchmarks/photographs.py, 68 kB on average, shrunk to a short side of 256 (224 central
-pixels against those of the shrunk image before it is encoded, mean PSNR; OpenCV 5.0.0, simplejpeg 1.9.0, one run):
+pixels against those of the shrunk image before it is encoded, mean PSNR; OpenCV 5.0.0, one run):
 
-    quality 90, 4:4:4   28.9 kB   40.4 dB
-    quality 95, 4:2:0   33.4 kB   40.4 dB    the default: decoded in 0.48 ms
-    quality 95, 4:4:4   42.0 kB   42.9 dB    0.61 ms
-    quality 97, 4:2:0   41.8 kB   42.2 dB
-    quality 98, 4:4:4   61.0 kB   47.5 dB
+    quality 90, 4:4:4   30.3 kB   40.6 dB
+    quality 95, 4:2:0   33.5 kB   40.7 dB    the default: decoded in 0.37 ms
+    quality 95, 4:4:4   43.3 kB   43.6 dB    0.53 ms
+    quality 97, 4:2:0   42.1 kB   42.2 dB
+    quality 98, 4:4:4   62.6 kB   47.5 dB
 
-Shrinking alone, without JPEG, is 45.2 dB from the pixels that validation makes of the originals, and 35.1 dB for
-random crops resized to 224; the default encoding lowers these to 38.8 and 34.0: for training, shrinking matters
-more than encoding. Accuracy on ImageNet was not measured.
+Shrinking alone, without JPEG, is 45.2 dB from the pixels that validation makes of the originals; the default encoding
+lowers that to 39.0. For training, shrinking matters more than encoding. Accuracy on ImageNet was not measured.
 """
 
 import os
