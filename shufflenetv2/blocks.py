@@ -6,6 +6,24 @@ import torch
 from torch import Tensor, cat, nn
 from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 
+from . import branch
+
+
+class Branch(nn.Sequential):
+    """Convolutions, each followed by batch norm and, where said, by ReLU; what they make comes after what passes by them.
+
+    Shape:
+        x (N, C, H, W), passing (N, P, H', W') or None -> (N, P + D, H', W')
+    """
+
+    def forward(self, x: Tensor, passing: Tensor | None = None) -> Tensor:
+        if not is_scripting():  # noqa: SIM102 -- TorchScript leaves out a block under this alone
+            if branch.is_fast(self, x):
+                return branch.forward(self, x, passing)
+        for module in self:
+            x = module(x)
+        return x if passing is None else join(passing, x)
+
 
 class ShuffleV2Block(nn.Module):
     """One unit; its stride decides which of the paper's two forms it takes.
@@ -44,7 +62,7 @@ class ShuffleV2Block(nn.Module):
             raise ValueError(f"oup ({oup}) must exceed {passing}, which pass by the main branch: it makes the rest")
         self.stride = stride
         pad = ksize // 2
-        self.branch_main = nn.Sequential(
+        self.branch_main = Branch(
             nn.Conv2d(inp, mid_channels, 1, bias=False),
             nn.BatchNorm2d(mid_channels),
             nn.ReLU(inplace=True),
@@ -55,9 +73,9 @@ class ShuffleV2Block(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.drop = drop
-        self.branch_proj: nn.Sequential | None = None
+        self.branch_proj: Branch | None = None
         if stride == 2:
-            self.branch_proj = nn.Sequential(
+            self.branch_proj = Branch(
                 nn.Conv2d(inp, inp, ksize, stride, pad, groups=inp, bias=False),
                 nn.BatchNorm2d(inp),
                 nn.Conv2d(inp, passing, 1, bias=False),
@@ -70,10 +88,10 @@ class ShuffleV2Block(nn.Module):
             passing, entering = split(x)
         else:
             passing, entering = self.branch_proj(x), x
-        made = self.branch_main(entering)
-        if self.drop is not None:
-            made = self.drop(made)
-        return join(passing, made)
+        if self.drop is None:
+            joined: Tensor = self.branch_main(entering, passing)
+            return joined
+        return join(passing, self.drop(self.branch_main(entering)))
 
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:

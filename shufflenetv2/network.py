@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .blocks import ShuffleV2Block
+from .blocks import Branch, ShuffleV2Block
 
 # size: output channels of the three stages, and of the last convolution (paper, table 5)
 SIZES: dict[str, tuple[tuple[int, int, int], int]] = {
@@ -91,7 +91,7 @@ class ShuffleNetV2(nn.Module):
         self.register_buffer("input_std", torch.tensor(self.std).view(1, 3, 1, 1), persistent=False)
 
         stage_channels, last_channels = SIZES[model_size]
-        self.first_conv = nn.Sequential(
+        self.first_conv = Branch(
             nn.Conv2d(3, STEM_CHANNELS, 3, 2, 1, bias=False),
             nn.BatchNorm2d(STEM_CHANNELS),
             nn.ReLU(inplace=True),
@@ -110,7 +110,7 @@ class ShuffleNetV2(nn.Module):
                     units.append(ShuffleV2Block(inp, oup, oup // 2, ksize=3, stride=2, projected=projected, drop=drop))
             inp = oup
         self.features = nn.Sequential(*units)
-        self.last_conv = nn.Sequential(
+        self.last_conv = Branch(
             nn.Conv2d(inp, last_channels, 1, bias=False),
             nn.BatchNorm2d(last_channels),
             nn.ReLU(inplace=True),

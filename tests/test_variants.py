@@ -49,6 +49,7 @@ def distinct(network: ShuffleNetV2) -> ShuffleNetV2:
 
 
 def test_pooling_is_what_its_name_says() -> None:
+    torch.manual_seed(0)
     networks = {pooling: distinct(ShuffleNetV2(64, 7, "0.5x", pooling=pooling)) for pooling in POOLINGS}
     features: list[Tensor] = []
     networks["avg"].last_conv.register_forward_hook(lambda module, inputs, output: features.append(output))

@@ -1,0 +1,19 @@
+"""What pyproject.toml cannot say: the libraries in C, called through ctypes. Without a compiler all else is installed."""
+
+from setuptools import Extension, setup
+
+FLAGS = ["-O3", "-fwrapv", "-fno-math-errno", "-fno-trapping-math"]
+
+setup(
+    ext_modules=[
+        Extension("shufflenetv2.data._jpeg", ["shufflenetv2/data/jpeg.c"], extra_compile_args=FLAGS, optional=True),
+        # With the OpenMP that torch has already loaded, and so its threads.
+        Extension(
+            "shufflenetv2._branch",
+            ["shufflenetv2/branch.c"],
+            extra_compile_args=[*FLAGS, "-fopenmp"],
+            extra_link_args=["-fopenmp"],
+            optional=True,
+        ),
+    ]
+)

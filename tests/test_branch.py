@@ -1,0 +1,215 @@
+"""Channels-last on a processor the branches of the units are trained by compiled code: torch's results, to rounding."""
+
+import copy
+import logging
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shufflenetv2 import ShuffleNetV2, branch
+from shufflenetv2.blocks import Branch, ShuffleV2Block
+
+compiled = pytest.mark.skipif(branch.library() is None, reason="the branches are not compiled here")
+
+FORMS = ("stem", "last", "main", "main of stride 2", "projection")
+SHAPES = ((4, 9, 12), (3, 7, 7), (2, 1, 5), (1, 4, 3), (2, 28, 2))
+
+
+def make(form: str) -> Branch:
+    """With channels that are not multiples of a vector's lanes, and norms that do something."""
+    torch.manual_seed(1)
+    network = ShuffleNetV2(32, 3, "0.5x")
+    stride = 1 if form == "main" else 2
+    unit = ShuffleV2Block(13, 29 if stride == 1 else 31, 11, ksize=3, stride=stride)
+    made = {"stem": network.first_conv, "last": network.last_conv, "projection": unit.branch_proj}.get(form, unit.branch_main)
+    assert isinstance(made, Branch)
+    for layer in made:
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, -1.0, 1.5)
+            nn.init.normal_(layer.bias, 0.0, 0.3)
+            assert layer.running_mean is not None
+            nn.init.normal_(layer.running_mean)
+            layer.momentum = 0.3
+    return made.train()
+
+
+def images(form: str, shape: tuple[int, int, int]) -> Tensor:
+    count, height, width = shape
+    channels = {"stem": 3, "last": 192}.get(form, 13)
+    generator = torch.Generator().manual_seed(height)
+    x = torch.randn(count, channels, height, width, generator=generator) + 0.5
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def step(trained: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """What a step makes: the output, the gradients, the buffers."""
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    made = trained(x)
+    made.backward(torch.randn(made.shape, generator=torch.Generator().manual_seed(3)).to(made.dtype))
+    gradients = {name: parameter.grad for name, parameter in trained.named_parameters() if parameter.grad is not None}
+    return {"output": made.detach(), "x": x.grad, **gradients, **dict(trained.named_buffers())}
+
+
+def test_where_there_is_a_compiler_the_branches_are_compiled() -> None:
+    has_compiler = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+    if platform.system() == "Linux" and has_compiler and "avx2" in Path("/proc/cpuinfo").read_text():
+        assert branch.library() is not None, "pip install -e . compiles it"
+
+
+def check(trained: nn.Module, x: Tensor) -> None:
+    """That a step is about as near to the one in double precision as torch's own is."""
+    exact = step(copy.deepcopy(trained).double(), x.double())
+    torchs = step(copy.deepcopy(trained), x.contiguous())
+    found = step(trained, x)
+    assert found.keys() == exact.keys()
+    for name, value in exact.items():
+        wrong, torchs_wrong = ((each[name].double() - value).norm() for each in (found, torchs))
+        assert wrong <= 4 * torchs_wrong + 3e-6 * value.double().norm() + 1e-6, name
+
+
+@compiled
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("form", "offset"), [*((form, 0) for form in FORMS), *((form, 100) for form in FORMS[:-1])])
+def test_a_step_is_as_near_to_the_exact_one_as_torchs_is(form: str, offset: int, shape: tuple[int, int, int]) -> None:
+    trained, x = make(form), images(form, shape) + offset  # no offset for projections: they are given what a ReLU made
+    assert branch.is_fast(trained, x)
+    check(trained, x)
+    assert trained[1].num_batches_tracked == 1
+
+
+@compiled
+@pytest.mark.parametrize("drop", [None, nn.Identity()], ids=["joined", "dropped"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_passes_by_a_branch_and_its_gradient_are_kept(stride: int, drop: nn.Module | None) -> None:
+    torch.manual_seed(0)
+    unit = ShuffleV2Block(13, 29, 11, ksize=3, stride=stride, drop=drop).train()
+    x = torch.randn(3, 26 if stride == 1 else 13, 6, 9).contiguous(memory_format=torch.channels_last)
+    check(unit, x)
+    assert unit.branch_main[1].num_batches_tracked == 1
+
+
+@compiled
+def test_the_units_branches_are_the_compiled_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[nn.Module] = set()
+    forward = branch.forward
+
+    def watched(trained: nn.Sequential, x: Tensor, passing: Tensor | None) -> Tensor:
+        seen.add(trained)
+        return forward(trained, x, passing)
+
+    monkeypatch.setattr(branch, "forward", watched)
+    network = ShuffleNetV2(32, 3, "0.5x").to(memory_format=torch.channels_last).train()
+    network(torch.rand(2, 3, 64, 64))
+    assert seen == {module for module in network.modules() if isinstance(module, Branch)}
+
+
+@compiled
+@pytest.mark.parametrize("form", ["stem", "projection"])  # whose products of matrices are torch's, or none
+def test_the_number_of_threads_changes_no_bit_of_the_sums(form: str) -> None:
+    found = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            trained = make(form)
+            if form == "stem":  # the convolution is torch's
+                with torch.no_grad():
+                    x = trained[0](images(form, (5, 17, 19)))
+                norm = trained[1]
+                x.requires_grad_()
+                made = branch._NormReLU.apply(x, None, norm.weight, norm.bias, norm)
+                made.square().sum().backward()
+                found.append([made, x.grad, norm.weight.grad, norm.running_var])
+            else:
+                found.append(list(step(trained, images(form, (5, 17, 19))).values()))
+    finally:
+        torch.set_num_threads(threads)
+    for one, three in zip(*found, strict=True):
+        assert torch.equal(one, three)
+
+
+@compiled
+def test_gradients_lie_in_memory_as_their_weights_do() -> None:
+    """Or else every one of them would be copied, and DistributedDataParallel would warn."""
+    network = ShuffleNetV2(32, 3, "0.5x").to(memory_format=torch.channels_last).train()
+    network(torch.rand(2, 3, 64, 64)).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.stride() == parameter.stride(), name
+
+
+@compiled
+def test_frozen_weights_get_no_gradient_and_the_others_theirs() -> None:
+    x = images("main", (2, 5, 5))
+    everything = step(make("main"), x)
+    trained = make("main")
+    for index in (0, 4, 5):
+        trained[index].requires_grad_(False)
+    found = step(trained, x)
+    assert "0.weight" not in found
+    assert "4.bias" not in found
+    for name, value in found.items():
+        assert torch.equal(value, everything[name]), name
+
+
+def plain_cases() -> Iterator[tuple[str, Branch, Tensor]]:
+    x = images("main", (2, 5, 5))
+    yield "evaluation", make("main").eval(), x
+    yield "planar", make("main"), x.contiguous()
+    yield "double", make("main").double(), x.double()
+    yield "one value per channel", make("projection"), images("projection", (1, 2, 2))
+    hooked, cumulative, frozen, other = (make("main") for _ in range(4))
+    hooked[3].register_forward_hook(lambda module, inputs, output: None)
+    cumulative[1].momentum = None  # type: ignore[assignment]
+    frozen[4].eval()
+    yield "a hook", hooked, x
+    yield "a cumulative average", cumulative, x
+    yield "a norm in evaluation", frozen, x
+    yield "another kernel", other, x
+    other[3] = nn.Conv2d(11, 11, 5, padding=2, groups=11, bias=False)
+    biased = make("main")
+    biased[5] = nn.Conv2d(11, 16, 1)
+    yield "a bias", biased, x
+    replaced = make("last")
+    replaced[1] = nn.GroupNorm(8, 1024)
+    yield "another norm", replaced, images("last", (2, 3, 3))
+
+
+@pytest.mark.parametrize(("trained", "x"), [pytest.param(*case[1:], id=case[0]) for case in plain_cases()])
+def test_what_the_compiled_code_does_not_know_is_left_to_torch(trained: Branch, x: Tensor) -> None:
+    assert not branch.is_fast(trained, x)
+
+
+@compiled
+def test_without_gradients_and_under_autocast_torch_computes() -> None:
+    trained, x = make("main"), images("main", (2, 5, 5))
+    with torch.no_grad():
+        assert not branch.is_fast(trained, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not branch.is_fast(trained, x)
+    assert branch.is_fast(trained, x)
+
+
+def test_one_value_per_channel_is_refused_as_torch_refuses_it() -> None:
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        make("projection")(images("projection", (1, 2, 2)))
+
+
+def test_without_the_compiled_code_torch_computes_and_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(branch, "LIBRARY", tmp_path / "absent.so")
+    branch.library.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                assert not branch.is_fast(make("main"), images("main", (2, 5, 5)))
+                step(make("main"), images("main", (2, 5, 5)))
+    finally:
+        branch.library.cache_clear()
+    assert [record.message.split(":")[0] for record in caplog.records] == ["Steps with --channels-last take a quarter longer"]
