@@ -10,6 +10,7 @@
  */
 
 #include <math.h>
+#include <omp.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -196,7 +197,8 @@ int norm_backward(const float *g, index_t g_stride, const float *x, index_t pixe
         for (index_t i = 0; i < blocks; i++) {
             index_t start = i * PIXELS, count = at_most(PIXELS, pixels - start);
             float *sum = sums + i * 2 * channels;
-            add_products(g + start * g_stride, g_stride, x + start * channels, count, channels, statistics, 1, sum, sum + channels);
+            const float *from = x + start * channels;
+            add_products(g + start * g_stride, g_stride, from, count, channels, statistics, 1, sum, sum + channels);
         }
         conclude_backward(pixels, blocks, channels, sums, statistics, weight_gradient, bias_gradient, slopes);
 #pragma omp for schedule(static)
@@ -217,12 +219,21 @@ typedef struct {
 
 static shape_t shape_of(index_t height, index_t width, index_t channels, index_t stride)
 {
-    return (shape_t){height, width, channels, (channels + LANES - 1) / LANES, stride, (height - 1) / stride + 1, (width - 1) / stride + 1};
+    index_t vectors = (channels + LANES - 1) / LANES;
+    return (shape_t){height, width, channels, vectors, stride, (height - 1) / stride + 1, (width - 1) / stride + 1};
 }
 
 static index_t row_vectors(const shape_t *s)
 {
     return (s->width + 2) * s->vectors;
+}
+
+/* Zeros: vectors that the threads share, then those of each. */
+static vector_t *allocate(index_t shared, index_t each, int threads)
+{
+    size_t size = sizeof(vector_t) * (shared + threads * each);
+    vector_t *memory = aligned_alloc(sizeof(vector_t), size);
+    return memory ? memset(memory, 0, size) : NULL;
 }
 
 /* A row of x into its place, normalised and ReLU applied where there are statistics. */
@@ -258,25 +269,18 @@ int depthwise_forward(const float *x, index_t images, index_t height, index_t wi
 {
     const shape_t s = shape_of(height, width, channels, stride);
     const index_t row = row_vectors(&s), pixels = s.out_height * s.out_width, vectors = s.vectors;
-    float *moments = malloc(sizeof(float) * 2 * images * channels);
-    vector_t *taps = aligned_alloc(sizeof(vector_t), sizeof(vector_t) * TAPS * vectors);
-    int failed = !moments || !taps;
-    if (!failed)
-        load_taps(&s, weight, taps);
-#pragma omp parallel num_threads(failed ? 1 : threads)
+    const index_t shared = (TAPS + 2 * images) * vectors, each = 4 * row + vectors * s.out_width;
+    vector_t *taps = allocate(shared, each, threads);
+    if (!taps)
+        return 1;
+    float *moments = (float *)(taps + TAPS * vectors);
+    load_taps(&s, weight, taps);
+#pragma omp parallel num_threads(threads)
     {
-        vector_t *memory = failed ? NULL : aligned_alloc(sizeof(vector_t), sizeof(vector_t) * (4 * row + vectors * s.out_width));
-        vector_t *made = memory + 4 * row;
-        if (memory)
-            memset(memory, 0, sizeof(vector_t) * 4 * row); /* the fourth row stays zero: it surrounds the image */
-        else
-#pragma omp atomic write
-            failed = 1;
-#pragma omp barrier
+        /* Three rows of x, and one of zeros, which surrounds the image; a row of z. */
+        vector_t *memory = taps + shared + omp_get_thread_num() * each, *made = memory + 4 * row;
 #pragma omp for schedule(static)
         for (index_t n = 0; n < images; n++) {
-            if (failed)
-                continue;
             index_t loaded = 0;
             for (index_t oy = 0; oy < s.out_height; oy++) {
                 const vector_t *rows[3];
@@ -294,7 +298,8 @@ int depthwise_forward(const float *x, index_t images, index_t height, index_t wi
                         index_t at = ox * stride * vectors + v;
                         vector_t sum = {0};
                         for (int k = 0; k < 3; k++)
-                            sum += rows[k][at] * w[3 * k] + rows[k][at + vectors] * w[3 * k + 1] + rows[k][at + 2 * vectors] * w[3 * k + 2];
+                            for (int l = 0; l < 3; l++)
+                                sum += rows[k][at + l * vectors] * w[3 * k + l];
                         made[ox * vectors + v] = sum;
                     }
                 }
@@ -305,13 +310,10 @@ int depthwise_forward(const float *x, index_t images, index_t height, index_t wi
             float *sums = moments + n * 2 * channels;
             add_moments(z + n * pixels * channels, pixels, channels, sums, sums + channels);
         }
-        free(memory);
-        if (!failed)
-            conclude(z, images * pixels, pixels, channels, moments, norm_weight, norm_bias, eps, z_statistics);
+        conclude(z, images * pixels, pixels, channels, moments, norm_weight, norm_bias, eps, z_statistics);
     }
-    free(moments);
     free(taps);
-    return failed;
+    return 0;
 }
 
 /* From the gradient of z, which is u - slope (z - z_mean): those of x, the weights (9, C) and, where x had statistics, of
@@ -323,29 +325,19 @@ int depthwise_backward(const float *u, const float *z, const float *z_mean, cons
 {
     const shape_t s = shape_of(height, width, channels, stride);
     const index_t row = row_vectors(&s), pixels = s.out_height * s.out_width, vectors = s.vectors, padded = vectors * LANES;
-    float *sums = malloc(sizeof(float) * (2 * images + 3) * channels), *slopes = sums + 2 * images * channels;
-    vector_t *taps = aligned_alloc(sizeof(vector_t), sizeof(vector_t) * TAPS * vectors * (images + 1));
-    vector_t *partial = taps + TAPS * vectors;
-    int failed = !sums || !taps;
-    if (!failed) {
-        load_taps(&s, weight, taps);
-        memset(partial, 0, sizeof(vector_t) * TAPS * vectors * images);
-    }
-#pragma omp parallel num_threads(failed ? 1 : threads)
+    const index_t shared = (TAPS + TAPS * images + 2 * images + 3) * vectors, each = 8 * row + vectors * s.out_width;
+    vector_t *taps = allocate(shared, each, threads), *partial = taps + TAPS * vectors;
+    if (!taps)
+        return 1;
+    float *sums = (float *)(partial + TAPS * images * vectors), *slopes = sums + 2 * images * channels;
+    load_taps(&s, weight, taps);
+#pragma omp parallel num_threads(threads)
     {
-        /* three rows of x, normalised, and one of zeros; three of its gradient, and one that nobody reads */
-        vector_t *memory = failed ? NULL : aligned_alloc(sizeof(vector_t), sizeof(vector_t) * (8 * row + vectors * s.out_width));
+        /* Three rows of x, normalised, and one of zeros; three of its gradient, and one that nobody reads; a row of z's. */
+        vector_t *memory = taps + shared + omp_get_thread_num() * each;
         vector_t *gradients = memory + 4 * row, *incoming = memory + 8 * row;
-        if (memory)
-            memset(memory, 0, sizeof(vector_t) * (8 * row + vectors * s.out_width));
-        else
-#pragma omp atomic write
-            failed = 1;
-#pragma omp barrier
 #pragma omp for schedule(static)
         for (index_t n = 0; n < images; n++) {
-            if (failed)
-                continue;
             vector_t *weights = partial + n * TAPS * vectors;
             index_t loaded = 0, finished = 0;
             for (index_t oy = 0; oy < s.out_height; oy++) {
@@ -386,8 +378,8 @@ int depthwise_backward(const float *u, const float *z, const float *z_mean, cons
                                 to[k][at + l * vectors] += g * w[3 * k + l];
                     }
                 }
-                /* Rows that no later output depends on. */
-                for (index_t last = oy + 1 < s.out_height ? at_most((oy + 1) * stride - 1, height) : height; finished < last; finished++) {
+                index_t untouched = oy + 1 < s.out_height ? (oy + 1) * stride - 1 : height; /* by later outputs */
+                for (; finished < untouched; finished++) {
                     const float *found = (const float *)(gradients + finished % 3 * row) + padded;
                     const float *value = (const float *)(memory + finished % 3 * row) + padded;
                     float *out = x_gradient + (n * height + finished) * width * channels;
@@ -400,30 +392,30 @@ int depthwise_backward(const float *u, const float *z, const float *z_mean, cons
                             memcpy(out + i * channels, found + i * padded, sizeof(float) * channels);
                 }
             }
-            index_t start = n * height * width * channels;
-            float *sum = sums + n * 2 * channels;
-            if (statistics)
-                add_products(x_gradient + start, channels, x + start, height * width, channels, statistics, 0, sum, sum + channels);
+            if (statistics) {
+                index_t start = n * height * width * channels;
+                float *sum = sums + n * 2 * channels, *g = x_gradient + start;
+                add_products(g, channels, x + start, height * width, channels, statistics, 0, sum, sum + channels);
+            }
         }
-        free(memory);
-        if (!failed) {
 #pragma omp for schedule(static)
-            for (index_t t = 0; t < TAPS; t++)
-                for (index_t c = 0; c < channels; c++) {
-                    double sum = 0;
-                    for (index_t n = 0; n < images; n++)
-                        sum += ((const float *)partial)[(n * TAPS + t) * padded + c];
-                    weight_gradient[t * channels + c] = (float)sum;
-                }
-        }
-        if (!failed && statistics) {
-            conclude_backward(images * height * width, images, channels, sums, statistics, norm_weight_gradient, norm_bias_gradient, slopes);
+        for (index_t t = 0; t < TAPS; t++)
+            for (index_t c = 0; c < channels; c++) {
+                double sum = 0;
+                for (index_t n = 0; n < images; n++)
+                    sum += ((const float *)partial)[(n * TAPS + t) * padded + c];
+                weight_gradient[t * channels + c] = (float)sum;
+            }
+        if (statistics) {
+            index_t all = images * height * width;
+            conclude_backward(all, images, channels, sums, statistics, norm_weight_gradient, norm_bias_gradient, slopes);
 #pragma omp for schedule(static)
-            for (index_t i = 0; i < images * height * width; i++)
-                descend(x_gradient + i * channels, x + i * channels, channels, statistics, slopes, 0, x_gradient + i * channels);
+            for (index_t i = 0; i < all; i++) {
+                float *g = x_gradient + i * channels;
+                descend(g, x + i * channels, channels, statistics, slopes, 0, g);
+            }
         }
     }
-    free(sums);
     free(taps);
-    return failed;
+    return 0;
 }

@@ -122,7 +122,7 @@ class _Pointwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         of_weight = torch.empty_like(weight)
-        torch.mm(_matrix(gradient).t(), _matrix(x), out=of_weight.flatten(1))
+        torch.mm(_matrix(gradient).t(), _matrix(x), out=of_weight.view(len(weight), -1))
         return _product(gradient, weight.flatten(1).t()) if ctx.needs_input_grad[0] else None, of_weight
 
 
@@ -185,7 +185,7 @@ class _Depthwise(torch.autograd.Function):
         )
         of_scaled = torch.mm(_matrix(gradient).t(), _matrix(z))
         of_pointwise = torch.empty_like(pointwise)
-        torch.mul(of_scaled, statistics_2[SCALE], out=of_pointwise.flatten(1))
+        torch.mul(of_scaled, statistics_2[SCALE], out=of_pointwise.view(len(pointwise), -1))
         # Over the batch the gradient adds up to 0 per channel, since batch norm subtracts means: so do the products with it.
         of_weight_2 = (of_scaled * pointwise.flatten(1)).sum(0) * statistics_2[INVERSE]
         slope = of_weight_2 * statistics_2[SCALE] * statistics_2[INVERSE] / _pixels(z)

@@ -17,7 +17,7 @@ from shufflenetv2.blocks import Branch, ShuffleV2Block
 compiled = pytest.mark.skipif(branch.library() is None, reason="the branches are not compiled here")
 
 FORMS = ("stem", "last", "main", "main of stride 2", "projection")
-SHAPES = ((4, 9, 12), (3, 7, 7), (2, 1, 5), (1, 4, 3), (2, 28, 2))
+SHAPES = ((4, 9, 12), (3, 7, 7), (2, 1, 5), (1, 4, 3), (2, 28, 2), (2, 16, 15), (1, 29, 30))
 
 
 def make(form: str) -> Branch:
