@@ -127,7 +127,10 @@ class _Split(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         ctx.layout = _layout(x)
-        return x[:, 0::2], x[:, 1::2].contiguous(memory_format=ctx.layout)
+        n, channels, height, width = x.shape
+        entering = torch.empty((n, channels // 2, height, width), dtype=x.dtype, device=x.device, memory_format=ctx.layout)
+        branch.gather(x[:, 1::2], entering)
+        return x[:, 0::2], entering
 
     @staticmethod
     def backward(ctx: Any, passing: Tensor, entering: Tensor) -> Tensor:
@@ -135,8 +138,7 @@ class _Split(torch.autograd.Function):
         gradient = torch.empty(
             (n, 2 * half, height, width), dtype=entering.dtype, device=entering.device, memory_format=ctx.layout
         )
-        gradient[:, 0::2] = passing
-        gradient[:, 1::2] = entering
+        branch.interleave(passing, entering, gradient)
         return gradient
 
 

@@ -209,6 +209,36 @@ int norm_backward(const float *g, index_t g_stride, const float *x, index_t pixe
     return 0;
 }
 
+/* ---- The channel shuffle ---- */
+
+/* to = every second channel of from's, its pixels to_stride floats apart. */
+int gather(const float *from, index_t pixels, index_t channels, float *to, index_t to_stride, int threads)
+{
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (index_t i = 0; i < pixels; i++) {
+        const float *restrict x = from + i * 2 * channels;
+        float *restrict y = to + i * to_stride;
+        for (index_t c = 0; c < channels; c++)
+            y[c] = x[2 * c];
+    }
+    return 0;
+}
+
+/* to = the channels of even and of odd in turn. */
+int interleave(const float *even, index_t even_stride, const float *odd, index_t pixels, index_t channels, float *to, int threads)
+{
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (index_t i = 0; i < pixels; i++) {
+        const float *restrict a = even + i * even_stride, *restrict b = odd + i * channels;
+        float *restrict y = to + i * 2 * channels;
+        for (index_t c = 0; c < channels; c++) {
+            y[2 * c] = a[c];
+            y[2 * c + 1] = b[c];
+        }
+    }
+    return 0;
+}
+
 /* ---- Depthwise convolution, 3 x 3, one pixel of zeros around the image ---- */
 
 /* A thread works on one image, and keeps three rows of it with a zero pixel at both ends, the channels of a pixel

@@ -32,6 +32,8 @@ LIBRARY = Path(__file__).with_name("_branch" + (sysconfig.get_config_var("EXT_SU
 ARGUMENTS = {  # of branch.c's functions, but for the last, the number of threads: p pointer, n size, f float
     "norm_forward": "pnnppfppn",
     "norm_backward": "pnpnnpppp",
+    "gather": "pnnpn",
+    "interleave": "pnpnnp",
     "depthwise_forward": "pnnnnnpppppfp",
     "depthwise_backward": "pppppnnnnnpppppp",
 }
@@ -210,7 +212,7 @@ def _normalized(x: Tensor, passing: Tensor | None, weight: Tensor, bias: Tensor,
     channels, before = x.shape[1], 0 if passing is None else passing.shape[1]
     joined, statistics = _empty(x, before + channels, *x.shape[2:]), x.new_empty(len(STATISTICS), channels)
     if passing is not None:
-        joined[:, :before] = passing
+        gather(passing, joined[:, :before])
     made = joined[:, before:]
     _call("norm_forward", x, _pixels(x), channels, weight, bias, norm.eps, statistics, made, before + channels)
     return joined, statistics
@@ -222,13 +224,42 @@ def _normalized_backward(
     """The gradients of x, what passes, weight and bias."""
     channels, before = x.shape[1], gradient.shape[1] - x.shape[1]
     stride = gradient.stride(3)
-    if gradient.stride() != (x.shape[2] * x.shape[3] * stride, 1, x.shape[3] * stride, stride):  # a part of the channels
+    if not _is_strided(gradient, stride, 1):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         stride = before + channels
     of_x, of_norm = torch.empty_like(x), x.new_empty(2, channels)
     of_made = gradient[:, before:]
     _call("norm_backward", of_made, stride, x, _pixels(x), channels, statistics, of_x, of_norm[0], of_norm[1])
     return of_x, gradient[:, :before] if passes else None, of_norm[0], of_norm[1]
+
+
+def _is_strided(x: Tensor, pixel: int, channel: int) -> bool:
+    """Whether pixels and channels lie that many floats apart: some or all channels of a tensor that is channels-last."""
+    return x.stride() == (x.shape[2] * x.shape[3] * pixel, channel, x.shape[3] * pixel, pixel)
+
+
+def gather(x: Tensor, to: Tensor) -> None:
+    """Copies every second channel of a tensor, x, to some or all channels of another."""
+    channels = x.shape[1]
+    if _is_strided(x, 2 * channels, 2) and _is_strided(to, to.stride(3), 1) and _is_compiled(x):
+        _call("gather", x, _pixels(x), channels, to, to.stride(3))
+    else:
+        to.copy_(x)
+
+
+def interleave(even: Tensor, odd: Tensor, to: Tensor) -> None:
+    """Copies both to a tensor of twice as many channels, in turn."""
+    channels = odd.shape[1]
+    parts = _is_strided(even, even.stride(3), 1) and _is_strided(odd, channels, 1)
+    if parts and _is_strided(to, 2 * channels, 1) and _is_compiled(to):
+        _call("interleave", even, even.stride(3), odd, _pixels(odd), channels, to)
+    else:
+        to[:, 0::2] = even
+        to[:, 1::2] = odd
+
+
+def _is_compiled(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and library() is not None
 
 
 def _update(norm: nn.BatchNorm2d, statistics: Tensor, pixels: int, left_out: Tensor | None = None) -> None:

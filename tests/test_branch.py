@@ -93,6 +93,22 @@ def test_what_passes_by_a_branch_and_its_gradient_are_kept(stride: int, drop: nn
     assert unit.branch_main[1].num_batches_tracked == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_channels_are_dealt_out_and_interleaved_again(layout: torch.memory_format, dtype: torch.dtype) -> None:
+    for channels in (1, 5, 29, 48):
+        x = torch.randn(2, 2 * channels, 3, 4).to(dtype, memory_format=layout)
+        joined = torch.zeros(2, 7 + channels, 3, 4).to(dtype, memory_format=layout)
+        odd, again = torch.empty_like(x[:, :channels], memory_format=layout), torch.empty_like(x)
+        branch.gather(x[:, 0::2], joined[:, 7:])
+        branch.gather(x[:, 1::2], odd)
+        assert torch.equal(joined[:, 7:], x[:, 0::2])
+        assert torch.equal(odd, x[:, 1::2])
+        assert not joined[:, :7].any()
+        branch.interleave(joined[:, 7:], odd, again)
+        assert torch.equal(again, x)
+
+
 @compiled
 def test_the_units_branches_are_the_compiled_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[nn.Module] = set()
