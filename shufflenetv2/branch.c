@@ -1,5 +1,5 @@
-/* Batch normalisation and the 3 x 3 depthwise convolution of a unit's branches, forward and backward, for training
- * on a processor. Called by branch.py, which has the mathematics of a whole branch.
+/* Batch normalisation, the 3 x 3 depthwise convolution and the channel shuffle of a unit, for training on a processor.
+ * Called by branch.py, which has the mathematics of a whole branch.
  *
  * Tensors are float32 and channels-last: a pixel's channels lie together, and an image is its rows of pixels. What a
  * step over the batch costs is memory traffic, so that each function reads and writes whole tensors as seldom as it

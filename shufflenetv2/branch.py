@@ -12,7 +12,8 @@ is installed with a compiler) passes over the tensors less often than torch's op
   mean. The gradient of the scales follows from that of the matrix; that of the shifts is 0.
 - The last norm and its ReLU write next to the channels that passed by the branch.
 
-A pointwise convolution is a product of matrices in this layout, and computed as one.
+A pointwise convolution is a product of matrices in this layout, and computed as one. The copies
+of the channel shuffle are here too: torch's take one channel at a time.
 """
 
 import ctypes
