@@ -119,9 +119,18 @@ def test_the_units_branches_are_the_compiled_ones(monkeypatch: pytest.MonkeyPatc
         return forward(trained, x, passing)
 
     monkeypatch.setattr(branch, "forward", watched)
+    called: set[str] = set()
+    call = branch._call
+
+    def listed(name: str, *arguments: Tensor | float | None) -> None:
+        called.add(name)
+        call(name, *arguments)
+
+    monkeypatch.setattr(branch, "_call", listed)
     network = ShuffleNetV2(32, 3, "0.5x").to(memory_format=torch.channels_last).train()
-    network(torch.rand(2, 3, 64, 64))
+    network(torch.rand(2, 3, 64, 64)).sum().backward()
     assert seen == {module for module in network.modules() if isinstance(module, Branch)}
+    assert called == branch.ARGUMENTS.keys()  # the shuffle's copies too
 
 
 @compiled
