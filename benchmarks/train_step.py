@@ -7,7 +7,8 @@
   amp            on a GPU: the same with --channels-last --amp
   torchvision    torchvision's network in its reference's loop
 
-Each repeat does one step of every side in turn; the table has medians.
+Every side has a process of its own, as it would have at its users': of the reference and of torchvision it is as torch
+leaves it, of the others as `train.py` sets it up. Each repeat does one step of every side in turn; the table has medians.
 
     python benchmarks/train_step.py [--model-sizes 0.5x 1.0x 1.5x 2.0x] [--batch-size 16] [--repeats 9] [--device auto]
 """
@@ -15,13 +16,16 @@ Each repeat does one step of every side in turn; the table has medians.
 import argparse
 import datetime
 import json
+import multiprocessing
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import MethodType
+from typing import Any
 
 import torch
 import torchvision
@@ -37,6 +41,7 @@ from shufflenetv2.recipe import parameter_groups  # noqa: E402
 
 SIZE, CLASSES = 224, 1000
 BASE = "reference"
+WARM = 2  # steps that do not count
 Step = Callable[[], Tensor]
 
 
@@ -77,27 +82,51 @@ def torchvisions(size: str, images: Tensor, targets: Tensor, devices: Devices) -
     return step
 
 
-def sides(size: str, images: Tensor, targets: Tensor, device: str, compiles: bool) -> dict[str, Step]:
-    plain = choose_devices(device)
-    found = {
-        BASE: ours(size, images, targets, plain, reshaping=True),
-        "shufflenetv2": ours(size, images, targets, plain),
-        "channels-last": ours(size, images, targets, choose_devices(device, Execution(channels_last=True))),
-        "torchvision": torchvisions(size, images, targets, plain),
+def side(name: str, size: str, batch_size: int, device: torch.device, compiles: bool) -> Step:
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch_size, SIZE, SIZE, 3)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2).to(device)
+    targets = torch.randint(0, CLASSES, (batch_size,), generator=generator).to(device)
+    backend = "inductor" if compiles else ""
+    executions = {
+        "shufflenetv2": Execution(),
+        "channels-last": Execution(channels_last=True),
+        "compiled": Execution(channels_last=True, backend=backend),
+        "amp": Execution(channels_last=True, amp_dtype=torch.bfloat16, backend=backend),
     }
-    if compiles:
-        execution = Execution(channels_last=True, backend="inductor")
-        found["compiled"] = ours(size, images, targets, choose_devices(device, execution))
-    if plain.first.type == "cuda":
-        execution = Execution(channels_last=True, amp_dtype=torch.bfloat16, backend="inductor" if compiles else "")
-        found["amp"] = ours(size, images, targets, choose_devices(device, execution))
-    return found
+    if name in executions:
+        return ours(size, images, targets, choose_devices(str(device), executions[name]))
+    if name == BASE:
+        return ours(size, images, targets, Devices(device), reshaping=True)
+    return torchvisions(size, images, targets, Devices(device))
 
 
-def seconds(step: Step) -> float:
-    start = time.perf_counter()
-    step().item()  # waits for the device
-    return time.perf_counter() - start
+def serve(pipe: Connection, *arguments: Any) -> None:
+    """The process of a side: does a step whenever it is asked to, and answers how many seconds that took."""
+    step = side(*arguments)
+    while pipe.recv():
+        start = time.perf_counter()
+        step().item()  # waits for the device
+        pipe.send(time.perf_counter() - start)
+
+
+def measure(names: list[str], repeats: int, *arguments: Any) -> dict[str, list[float]]:
+    """The seconds of each side's steps."""
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    for name in names:
+        pipes[name], other = context.Pipe()
+        context.Process(target=serve, args=(other, name, *arguments), daemon=True).start()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for repeat in range(WARM + repeats):
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            seconds = pipe.recv()
+            if repeat >= WARM:
+                times[name].append(seconds)
+    for pipe in pipes.values():
+        pipe.send(False)
+    return times
 
 
 def main() -> None:
@@ -109,20 +138,12 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="measure the compiled network too")
     arguments = parser.parse_args()
     first = choose_devices(arguments.device).first
-    generator = torch.Generator().manual_seed(0)
-    shape = (arguments.batch_size, SIZE, SIZE, 3)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2).to(first)
-    targets = torch.randint(0, CLASSES, (arguments.batch_size,), generator=generator).to(first)
+    names = [BASE, "shufflenetv2", "channels-last", "torchvision"]
+    names += ["compiled"] * arguments.compile + ["amp"] * (first.type == "cuda")
 
     results = {}
     for size in arguments.model_sizes:
-        steps = sides(size, images, targets, arguments.device, arguments.compile)
-        for step in steps.values():
-            seconds(step), seconds(step)  # warm
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        for _ in range(arguments.repeats):
-            for name, step in steps.items():
-                times[name].append(seconds(step))
+        times = measure(names, arguments.repeats, size, arguments.batch_size, first, arguments.compile)
         base = statistics.median(times[BASE])
         results[size] = {
             name: {

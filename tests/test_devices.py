@@ -1,5 +1,8 @@
 """Where and how the network computes: layout, precision, compiler."""
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ import torch
 from shufflenetv2 import ShuffleNetV2, load_model
 from shufflenetv2.engine import Devices, Execution, choose_devices, train_step
 from shufflenetv2.engine.devices import DeviceError
-from tests.conftest import SHORT, Train, same_tensors
+from tests.conftest import ROOT, SHORT, Train, same_tensors
 
 CPU = torch.device("cpu")
 
@@ -102,3 +105,22 @@ def test_a_compiled_run_ends_as_any_other(train: Train) -> None:
         [line.split("data_time")[0][22:] for line in run.stdout.splitlines() if "TRAIN" in line] for run in (compiled, plain)
     ]
     assert lines[0] == lines[1] != []
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_on_a_processor_freed_memory_is_kept() -> None:
+    """A page that the system has taken back is a fault when it is needed again: some 40,000 for what is made here."""
+    steps = """
+import resource, torch
+for _ in range(6):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    large = [torch.ones(10_000_000) for _ in range(4)]
+    del large
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    chosen = "from shufflenetv2.engine import choose_devices; choose_devices('cpu')"
+    as_it_was, kept = (
+        int(subprocess.run([sys.executable, "-c", first + steps], capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+        for first in ("", chosen)
+    )
+    assert kept < 1000 < as_it_was

@@ -1,6 +1,8 @@
 """Where and how the network computes: devices, memory layout, precision, compiler."""
 
+import ctypes
 import os
+import sys
 import warnings
 from dataclasses import dataclass, field
 from typing import cast
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 
 from .. import UserError
 from . import distributed
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 class DeviceError(UserError):
@@ -94,6 +98,18 @@ def _scripted(network: nn.Module) -> nn.Module:
         return cast(nn.Module, torch.jit.script(network))
 
 
+def _keep_freed_memory() -> None:
+    """Has the C library keep what is freed for what is allocated next, where that is glibc.
+
+    It returns large pieces to the system, and a step frees and allocates all its activations: the system
+    would fill every page of them with zeros again, at every step. What a process has at most stays the same.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)  # pieces of their own, which go back as soon as they are free: none
+        mallopt(M_TRIM_THRESHOLD, -1)  # bytes free at the end of the heap, of which it is made shorter: never
+
+
 def choose_devices(name: str, execution: Execution | None = None) -> Devices:
     """'auto' and 'cuda' take all GPUs, or under torchrun the one of this process; 'cuda:N' takes one.
 
@@ -110,6 +126,8 @@ def choose_devices(name: str, execution: Execution | None = None) -> Devices:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
         raise DeviceError(f"--device {name}: there is no such device here; auto finds one") from error
+    if device.type == "cpu":
+        _keep_freed_memory()
     devices = Devices(device, execution=execution)
     here = distributed.processes_here()
     if here > 1:
