@@ -85,17 +85,18 @@ def save_time(report: dict[str, Any]) -> str:
 
 
 def train_step(report: dict[str, Any]) -> str:
-    """Images per second of a training step, by size."""
-    names = list(next(iter(report["results"].values())))
+    """Images per second of a training step, by size and batch size."""
+    rows = [(batch, size, sides) for batch, sizes in report["results"].items() for size, sides in sizes.items()]
+    names = list(rows[0][2])
     lines = ["| images per second | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    for size, sides in report["results"].items():
+    for batch, size, sides in rows:
         cells = (f"{sides[name]['images per second']:.1f} ({sides[name]['ratio to reference']:.2f}x)" for name in names)
-        lines.append(f"| {size} | " + " | ".join(cells) + " |")
+        lines.append(f"| {size}, batches of {batch} | " + " | ".join(cells) + " |")
     machine, versions = report["machine"], report["versions"]
     lines += [
         "",
-        f"Medians; in brackets the ratio to the reference's formulation. Batches of {report['batch size']} at 224 pixels on",
-        f"{machine['device']} with {machine['cores']} cores; torch {versions['torch']}; {report['date']}.",
+        "Medians; in brackets the ratio to the reference's formulation, measured in the same run. 224 pixels, on",
+        f"{machine['device']}; {machine['cpu']}, {machine['cores']} cores; torch {versions['torch']}; {report['date']}.",
     ]
     return "\n".join(lines)
 

@@ -10,11 +10,15 @@
 Every side has a process of its own, as it would have at its users': of the reference and of torchvision it is as torch
 leaves it, of the others as `train.py` sets it up. Each repeat does one step of every side in turn; the table has medians.
 
-    python benchmarks/train_step.py [--model-sizes 0.5x 1.0x 1.5x 2.0x] [--batch-size 16] [--repeats 9] [--device auto]
+Beside the time, where torch's own operations do everything: the memory that they read and write in a step, each tensor
+once per operation, and how much of the bandwidth that copying a large tensor reaches this is.
+
+    python benchmarks/train_step.py [--model-sizes 0.5x 1.0x 1.5x 2.0x] [--batch-sizes 16 64] [--repeats 9]
 """
 
 import argparse
 import datetime
+import itertools
 import json
 import multiprocessing
 import platform
@@ -31,6 +35,8 @@ import torch
 import torchvision
 from machine import machine
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -41,8 +47,11 @@ from shufflenetv2.recipe import parameter_groups  # noqa: E402
 
 SIZE, CLASSES = 224, 1000
 BASE = "reference"
-WARM = 2  # steps that do not count
 Step = Callable[[], Tensor]
+aten = torch.ops.aten
+ONLY_WRITE = (aten.copy_, aten.fill_, aten.zero_)  # what they change, they do not read
+ONLY_ALLOCATE = (aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided)
+COPIED = 256 * 2**20  # bytes
 
 
 def reshaping_forward(unit: nn.Module, x: Tensor) -> Tensor:
@@ -82,6 +91,41 @@ def torchvisions(size: str, images: Tensor, targets: Tensor, devices: Devices) -
     return step
 
 
+class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes that operations read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        made = operation(*arguments, **(named or {}))
+        schema, packet = operation._schema, operation.overloadpacket
+        is_view = any(each.alias_info is not None and not each.alias_info.is_write for each in schema.returns)
+        if is_view or packet in ONLY_ALLOCATE:
+            return made
+        given = {**dict(zip((each.name for each in schema.arguments), arguments, strict=False)), **(named or {})}
+        changed = [
+            given.get(each.name) for each in schema.arguments if each.alias_info is not None and each.alias_info.is_write
+        ]
+        read = given if packet not in ONLY_WRITE else [value for value in given.values() if value is not changed[0]]
+        for tensor in tree_leaves((read, changed or made)):
+            if isinstance(tensor, Tensor):
+                self.bytes += min(tensor.nbytes, tensor.untyped_storage().nbytes())  # fewer, where it is expanded
+        return made
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes per second, read and written."""
+    from_, to = (torch.ones(COPIED, dtype=torch.uint8, device=device) for _ in range(2))
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        to.copy_(from_)[0].item()
+        times.append(time.perf_counter() - start)
+    return 2 * COPIED / statistics.median(times)
+
+
 def side(name: str, size: str, batch_size: int, device: torch.device, compiles: bool) -> Step:
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, SIZE, SIZE, 3)
@@ -102,37 +146,40 @@ def side(name: str, size: str, batch_size: int, device: torch.device, compiles: 
 
 
 def serve(pipe: Connection, *arguments: Any) -> None:
-    """The process of a side: does a step whenever it is asked to, and answers how many seconds that took."""
+    """The process of a side: tells the traffic of a step, then does one when asked to, and answers how many seconds it took."""
     step = side(*arguments)
+    step()
+    with Traffic() as traffic:
+        step()
+    pipe.send(traffic.bytes)
     while pipe.recv():
         start = time.perf_counter()
         step().item()  # waits for the device
         pipe.send(time.perf_counter() - start)
 
 
-def measure(names: list[str], repeats: int, *arguments: Any) -> dict[str, list[float]]:
-    """The seconds of each side's steps."""
+def measure(names: list[str], repeats: int, *arguments: Any) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """The seconds of each side's steps, and the bytes that one moves."""
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     for name in names:
         pipes[name], other = context.Pipe()
         context.Process(target=serve, args=(other, name, *arguments), daemon=True).start()
+    moved = {name: pipe.recv() for name, pipe in pipes.items()}
     times: dict[str, list[float]] = {name: [] for name in names}
-    for repeat in range(WARM + repeats):
+    for _ in range(repeats):
         for name, pipe in pipes.items():
             pipe.send(True)
-            seconds = pipe.recv()
-            if repeat >= WARM:
-                times[name].append(seconds)
+            times[name].append(pipe.recv())
     for pipe in pipes.values():
         pipe.send(False)
-    return times
+    return times, moved
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Images per second of a training step, this network beside others.")
     parser.add_argument("--model-sizes", nargs="+", default=["0.5x", "1.0x", "1.5x", "2.0x"])
-    parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--repeats", type=int, default=9, help="steps of each side (default: %(default)s)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compile", action="store_true", help="measure the compiled network too")
@@ -141,26 +188,31 @@ def main() -> None:
     names = [BASE, "shufflenetv2", "channels-last", "torchvision"]
     names += ["compiled"] * arguments.compile + ["amp"] * (first.type == "cuda")
 
-    results = {}
-    for size in arguments.model_sizes:
-        times = measure(names, arguments.repeats, size, arguments.batch_size, first, arguments.compile)
+    counted = set(names) - {"compiled", "channels-last" if first.type == "cpu" else "amp" * arguments.compile}
+    bandwidth = copy_bandwidth(first)
+    results: dict[str, dict[str, Any]] = {}
+    for batch_size, size in itertools.product(arguments.batch_sizes, arguments.model_sizes):
+        times, moved = measure(names, arguments.repeats, size, batch_size, first, arguments.compile)
         base = statistics.median(times[BASE])
-        results[size] = {
+        results.setdefault(str(batch_size), {})[size] = found = {
             name: {
-                "images per second": round(arguments.batch_size / statistics.median(repeats), 1),
+                "images per second": round(batch_size / statistics.median(repeats), 1),
                 f"ratio to {BASE}": round(base / statistics.median(repeats), 3),
+                "gigabytes moved": round(moved[name] / 1e9, 2) if name in counted else None,
+                "share of copy bandwidth": round(moved[name] / statistics.median(repeats) / bandwidth, 3)
+                if name in counted
+                else None,
                 "seconds": [round(each, 4) for each in repeats],
             }
             for name, repeats in times.items()
         }
-        print(size, {name: (side["images per second"], side[f"ratio to {BASE}"]) for name, side in results[size].items()})
+        print(batch_size, size, {name: (side["images per second"], side[f"ratio to {BASE}"]) for name, side in found.items()})
     report = {
         "date": datetime.date.today().isoformat(),
-        "command": f"python benchmarks/train_step.py --model-sizes {' '.join(arguments.model_sizes)} "
-        f"--batch-size {arguments.batch_size} --repeats {arguments.repeats}" + " --compile" * arguments.compile,
+        "command": " ".join(["python", "benchmarks/train_step.py", *sys.argv[1:]]),
         "machine": machine() | {"device": str(first)},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__},
-        "batch size": arguments.batch_size,
+        "copied gigabytes per second": round(bandwidth / 1e9, 1),
         "results": results,
     }
     output = Path(__file__).parent / "results/train_step.json"

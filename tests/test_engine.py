@@ -1,16 +1,20 @@
 """The loop, evaluation and the recalibration of batch norm."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from shufflenetv2 import ShuffleNetV2
 from shufflenetv2.data import Digits, EvaluationTransform, evaluation_batches
 from shufflenetv2.engine import TrainingState, evaluate, every, recalibrate_batch_norm, train
 from shufflenetv2.engine.evaluation import count_correct
-from shufflenetv2.recipe import linear_decay, parameter_groups
+from shufflenetv2.recipe import AveragedWeights, Mixing, linear_decay, parameter_groups
+from shufflenetv2.recipe.optimizers import clip_gradients
 from shufflenetv2.report import Journal
 
 
@@ -174,3 +178,65 @@ def test_dropout_is_a_function_of_seed_and_iteration() -> None:
 
     assert torch.equal(dropped(0, noise=1), dropped(0, noise=5))
     assert not torch.equal(dropped(0, noise=1), dropped(1, noise=1))
+
+
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes every operation that would have to wait for a device, as what depends on a tensor's values does."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        name = operation.overloadpacket.__name__
+        if name in self.NAMES:
+            self.found.append(name)
+        return operation(*arguments, **(named or {}))
+
+
+def note_reads(monkeypatch: pytest.MonkeyPatch, found: list[str]) -> None:
+    """On a processor these are no operations of torch's."""
+    for name in ("tolist", "numpy", "cpu"):
+        original = getattr(Tensor, name)
+
+        def read(tensor: Tensor, *arguments: Any, name: str = name, original: Any = original) -> Any:
+            found.append(name)
+            return original(tensor, *arguments)
+
+        monkeypatch.setattr(Tensor, name, read)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif("not torch.cuda.is_available()"))])
+@pytest.mark.parametrize("everything", [False, True], ids=["as published", "with mixing, clipping and averaged weights"])
+def test_an_iteration_waits_for_the_device_only_where_it_is_shown(
+    everything: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = small_network().to(device)
+    optimizer = torch.optim.SGD(parameter_groups(network, 4e-5), lr=0.01, momentum=0.9)
+    averaged = AveragedWeights(network, 0.9) if everything else None
+    state = TrainingState(network, optimizer, linear_decay(optimizer, 12), averaged)
+    train_until = partial(
+        train, network, state, loss_function=nn.CrossEntropyLoss(label_smoothing=0.1), seed=0, display_interval=4,
+        mixing=Mixing(10, mixup=0.2, cutmix=1.0) if everything else None,
+        clip=partial(clip_gradients, list(network.parameters()), 1.0, "norm") if everything else None,
+    )  # fmt: skip
+    data = batches(8)
+    if device == "cuda":
+        data = [(images.pin_memory(), targets.pin_memory()) for images, targets in data]
+    with Journal() as journal, Waits() as waits:
+        train_until(iter(data[:4]), total_iters=4, journal=journal)
+        assert waits.found  # by the line of the fourth
+        waits.found.clear()
+        note_reads(monkeypatch, waits.found)
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            train_until(iter(data[4:7]), total_iters=7, journal=journal)
+        finally:
+            if device == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+        assert waits.found == []
+        train_until(iter(data[7:]), total_iters=8, journal=journal)
+        assert {"tolist", "cpu", "_local_scalar_dense"} <= set(waits.found)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..randomness import MIXING, generator
 
@@ -50,7 +49,8 @@ class Mixing:
         boxed = (bottom > top) & (right > left)
         weight = torch.where(boxed, (~inside).float(), share.view(-1, 1, 1, 1))
         images = images.float()
-        classes = functional.one_hot(targets, self.n_class).float()
+        # Not torch's one_hot, which looks at the values and so may wait for the device.
+        classes = (targets[:, None] == torch.arange(self.n_class, device=targets.device)).float()
         share = share[:, None]
         return images * weight + images.flip(0) * (1 - weight), classes * share + classes.flip(0) * (1 - share)
 
