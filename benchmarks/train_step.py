@@ -68,9 +68,10 @@ def ours(size: str, images: Tensor, targets: Tensor, devices: Devices, *, reshap
     if reshaping:
         for unit in network.features:
             unit.forward = MethodType(reshaping_forward, unit)
-    model = devices.place(network, training=True).train()
+    model = network.to(devices.first) if reshaping else devices.place(network, training=True)
     optimizer = torch.optim.SGD(parameter_groups(network, 4e-5), lr=0.01, momentum=0.9)
     loss_function, scaler = nn.CrossEntropyLoss(label_smoothing=0.1), devices.scaler()
+    model.train()
     return lambda: train_step(model, images, targets, loss_function, optimizer, scaler)[0]
 
 

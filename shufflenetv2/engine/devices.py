@@ -54,10 +54,14 @@ class Devices:
     def place(self, network: nn.Module, *, training: bool = False) -> nn.Module:
         """The network, moved there, in a wrapper if one is needed; its own names stay as they are.
 
+        With the CPU the process keeps what memory it frees, from then on.
+
         Args:
             training: compile or script it too, where that is wanted. (Not for the recalibration of batch
                 norm, where every batch would be compiled anew.)
         """
+        if self.first.type == "cpu":
+            _keep_freed_memory()
         layout = torch.channels_last if self.execution.channels_last else torch.contiguous_format
         model = network.to(self.first).to(memory_format=layout)
         if training and self.execution.torchscript:
@@ -102,7 +106,7 @@ def _keep_freed_memory() -> None:
     """Has the C library keep what is freed for what is allocated next, where that is glibc.
 
     It returns large pieces to the system, and a step frees and allocates all its activations: the system
-    would fill every page of them with zeros again, at every step. What a process has at most stays the same.
+    would fill every page of them with zeros again, at every step. What the process has at most grows by a tenth or so.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -126,8 +130,6 @@ def choose_devices(name: str, execution: Execution | None = None) -> Devices:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
         raise DeviceError(f"--device {name}: there is no such device here; auto finds one") from error
-    if device.type == "cpu":
-        _keep_freed_memory()
     devices = Devices(device, execution=execution)
     here = distributed.processes_here()
     if here > 1:
