@@ -101,6 +101,33 @@ def train_step(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def prepared(report: dict[str, Any]) -> str:
+    """Top-1 by what was trained on and evaluated on, and how far that is from the originals'."""
+    lines = [
+        "| trained on | kB per image | evaluated on | top-1 | minus that of the originals |",
+        "|---|---:|---|---:|---:|",
+    ]
+    for variant, result in report["results"].items():
+        options = result["options of prepare"]
+        name = f"{variant} (`{options}`)" if options else variant
+        for images in ("originals", "prepared"):
+            if found := result.get(f"evaluated on {images}", {}).get("top-1"):
+                difference = found["minus originals on originals"]
+                shown = (
+                    ""
+                    if not options and images == "originals"
+                    else f"{difference['mean']:+.1f} ({difference['standard error']:.1f})"
+                )
+                lines.append(f"| {name} | {result['bytes per image'] / 1000:.0f} | {images} | {found['mean']:.1f}% | {shown} |")
+    classes, images = report["classes"], report["images"]
+    lines += [
+        "",
+        f"Means of several seeds; differences in points, paired by seed, in brackets their standard error. {classes} classes,",
+        f"{images['train']:,} images to train with and {images['val']:,} to evaluate with; {report['date']}.",
+    ]
+    return "\n".join(lines)
+
+
 def inference(report: dict[str, Any]) -> str:
     """Images per second of each way to run the network, by the batch size."""
     sizes = sorted(report["results"], key=int)
@@ -167,6 +194,7 @@ TABLES = {
     "save_time": save_time,
     "start_up": start_up,
     "train_step": train_step,
+    "prepared": prepared,
     "inference": inference,
     "end_to_end": end_to_end,
 }

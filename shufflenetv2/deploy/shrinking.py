@@ -12,7 +12,8 @@ pixels against those of the shrunk image before it is encoded, mean PSNR; OpenCV
 
 Shrinking alone, without JPEG, is 45.2 dB from the pixels that validation makes of the originals, and 35.1 dB for
 random crops resized to 224; the default encoding lowers the first to 39.0: for training, shrinking matters more than
-encoding. Accuracy on ImageNet was not measured.
+encoding. Trained from such images on a small task of fine detail (benchmarks/prepared.py), the network knew 0.8 points
+less than from the originals, with a standard error of 0.9 over eight seeds. ImageNet was not measured.
 """
 
 import os

@@ -106,7 +106,7 @@ def _keep_freed_memory() -> None:
     """Has the C library keep what is freed for what is allocated next, where that is glibc.
 
     It returns large pieces to the system, and a step frees and allocates all its activations: the system
-    would fill every page of them with zeros again, at every step. What the process has at most grows by a tenth or so.
+    would fill every page of them with zeros again, at every step. What the process has at most grows by a tenth or a fifth.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
