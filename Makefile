@@ -21,7 +21,7 @@ lint: .venv/installed-dev
 types: .venv/installed-dev
 	.venv/bin/mypy
 
-.venv/installed: requirements.txt pyproject.toml setup.py shufflenetv2/branch.c shufflenetv2/data/jpeg.c
+.venv/installed: requirements.txt pyproject.toml setup.py $(wildcard shufflenetv2/*.c shufflenetv2/data/*.[ch])
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
 	.venv/bin/python -m pip install --quiet -r requirements.txt -e .

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from shufflenetv2.data import DataIterator, DecodedImage, Digits, EvaluationTransform, RandomErasing, TrainTransform
+from shufflenetv2.data.jitter import draw_jitter
 from shufflenetv2.data.transforms import BLUR_KERNEL, CenterCrop, OpencvResize
 from shufflenetv2.engine import evaluate
 from shufflenetv2.randomness import SAMPLE, generator
@@ -52,7 +53,7 @@ def test_by_default_an_image_is_cropped_flipped_and_jittered_and_nothing_else_is
         expected = cv2.resize(PIXELS[top : top + height, left : left + width], (SIDE, SIDE))
         expected = expected[:, ::-1] if flipped else expected
         if any(jitter):
-            expected = cv2.transform(np.ascontiguousarray(expected), transform.draw_jitter(cv2.mean(expected), other))
+            expected = cv2.transform(np.ascontiguousarray(expected), draw_jitter(jitter, other).matrix(cv2.mean(expected)))
         assert np.array_equal(out, expected)
         assert rng.random() == other.random()
 
@@ -136,7 +137,7 @@ def test_a_policy_comes_after_the_flips_and_before_the_jitter_which_comes_before
         expected = augmented(key, **PLAIN | {"hflip": 1.0})
         expected[0, 0] = (10, 200, 90)
         assert np.array_equal(augmented(key, **PLAIN | {"hflip": 1.0}, policy=marked), expected)
-        expected = cv2.transform(expected, transform.draw_jitter(cv2.mean(expected), rng))
+        expected = cv2.transform(expected, draw_jitter((0.4,) * 3, rng).matrix(cv2.mean(expected)))
         assert np.array_equal(augmented(key, hflip=1.0, policy=marked), expected)
         expected = cv2.transform(expected, np.array([[0.114, 0.587, 0.299]] * 3))
         assert np.array_equal(augmented(key, hflip=1.0, policy=marked, grayscale=1.0), expected)

@@ -30,6 +30,7 @@ from shufflenetv2.data import (
 )
 from shufflenetv2.data.images import SequentialJpeg, decode_with_pillow, open_image, read_image
 from shufflenetv2.data.iterator import SampleOrder
+from shufflenetv2.data.jitter import draw_jitter
 from shufflenetv2.data.transforms import CenterCrop, OpencvResize, ToBGRTensor
 from shufflenetv2.randomness import Streams, generator
 from tests.conftest import photograph
@@ -241,10 +242,9 @@ def test_the_jitter_matrix_is_the_three_steps_one_after_another() -> None:
     """Against the definition, pixel by pixel in float: Pillow's steps without its rounding."""
     pixels = np.asarray(photograph(20, 16, seed=4))[:, :, ::-1].astype(np.float64)
     grey = np.array([0.114, 0.587, 0.299])
-    transform = TrainTransform(color_jitter=(0.4, 0.3, 0.2))
     seen = set()
     for trial in range(60):
-        matrix = transform.draw_jitter(pixels.mean((0, 1)), generator(trial, 99, 0))
+        matrix = draw_jitter((0.4, 0.3, 0.2), generator(trial, 99, 0)).matrix(pixels.mean((0, 1)))
         # The same draws, in the same order.
         rng = generator(trial, 99, 0)
         factors = [1 - s + 2 * s * rng.random() for s in (0.4, 0.3, 0.2)]

@@ -3,8 +3,6 @@
 import io
 import platform
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -13,8 +11,9 @@ import numpy as np
 import pytest
 
 from shufflenetv2.data import images, jpeg
+from shufflenetv2.data.compiled import library
 from shufflenetv2.data.images import SequentialJpeg, open_encoded, open_image
-from tests.conftest import ROOT, photograph
+from tests.conftest import photograph
 
 SAMPLINGS = {"4:4:4": 0x111111, "4:2:2": 0x211111, "4:2:0": 0x221111, "4:4:0": 0x121111, "grey": None}
 EXTRAS = {
@@ -25,7 +24,7 @@ EXTRAS = {
     "finest": [cv2.IMWRITE_JPEG_QUALITY, 100],
 }
 
-compiled = pytest.mark.skipif(jpeg.library() is None, reason="the decoder is not compiled here")
+compiled = pytest.mark.skipif(library() is None, reason="the decoder is not compiled here")
 
 
 def encode(pixels: np.ndarray, *options: int, sampling: int | None = 0x221111) -> bytes:
@@ -44,7 +43,7 @@ def whole(encoded: bytes, scale: int = 1) -> np.ndarray:
 def test_where_there_is_a_compiler_the_decoder_is_compiled() -> None:
     has_compiler = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
     if platform.machine() == "x86_64" and has_compiler and "avx2" in Path("/proc/cpuinfo").read_text():
-        assert jpeg.library() is not None, "pip install -e . compiles it"
+        assert library() is not None, "pip install -e . compiles it"
 
 
 @compiled
@@ -214,17 +213,3 @@ def test_opencv_gives_the_same_pixels_where_the_decoder_is_not_compiled(monkeypa
     monkeypatch.setattr(jpeg, "decode", lambda *_: None)
     for (part, side), pixels in zip(crops, expected, strict=True):
         assert np.array_equal(image.crop(*part, at_least=side), pixels)
-
-
-def test_without_the_compiled_decoder_one_line_says_so(tmp_path: Path) -> None:
-    """A copy of the package as it is before anything was compiled."""
-    copy = shutil.copytree(
-        ROOT / "shufflenetv2", tmp_path / "shufflenetv2", ignore=shutil.ignore_patterns("*.so", "__pycache__")
-    )
-    photograph(90, 70, seed=4).save(tmp_path / "image.jpg")
-    code = "from shufflenetv2.data.images import read_image as r; print(r('image.jpg').shape, r('image.jpg').shape)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=copy.parent, capture_output=True, text=True, timeout=120)
-    assert done.stdout == "(70, 90, 3) (70, 90, 3)\n", done.stderr
-    assert done.stderr.count("\n") == (platform.machine() == "x86_64")
-    if platform.machine() == "x86_64":
-        assert "pip install -e ." in done.stderr

@@ -8,7 +8,7 @@ half, a quarter or an eighth, which a JPEG's frequencies give away.
 import os
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 # What OpenCV cannot read Pillow tries, and what neither reads is reported by name: its own complaints are noise.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
@@ -19,6 +19,8 @@ import PIL.Image
 
 from .. import UserError
 from . import jpeg
+from .jitter import UNCHANGED, Jitter
+from .resize import resize
 
 # The loader brings its own threads; OpenCV's would only fight them for the cores.
 cv2.setNumThreads(0)
@@ -39,7 +41,21 @@ class ImageError(UserError):
     status = 1
 
 
-class Image(Protocol):
+class Cut(NamedTuple):
+    """What becomes of a training image: a part of it, at another size, flipped and jittered."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    size: int  # of both sides of the result
+    interpolation: str = "bilinear"  # one of resize.INTERPOLATIONS
+    mirrored: bool = False
+    upside_down: bool = False
+    jitter: Jitter = UNCHANGED
+
+
+class Image:
     """An image whose size is known before its pixels are needed."""
 
     height: int
@@ -52,9 +68,25 @@ class Image(Protocol):
             at_least: the part may come smaller where that is cheaper, by a factor of 2, 4 or 8, with
                 its edges rounded to whole pixels, as long as neither side gets shorter than this.
         """
+        raise NotImplementedError
+
+    def cut(self, cut: Cut, out: np.ndarray | None = None) -> np.ndarray:
+        """What a cut gives, uint8 (size, size, 3), BGR; in `out`, contiguous, if there is one."""
+        pixels = self.crop(cut.top, cut.left, cut.height, cut.width, at_least=cut.size)
+        is_last = cut.jitter == UNCHANGED
+        pixels = resize(
+            pixels,
+            cut.size,
+            cut.size,
+            cut.interpolation,
+            mirrored=cut.mirrored,
+            upside_down=cut.upside_down,
+            out=out if is_last else None,
+        )
+        return pixels if is_last else cut.jitter(pixels, out)
 
 
-class DecodedImage:
+class DecodedImage(Image):
     """An image that is pixels already, uint8 (H, W, 3), BGR."""
 
     def __init__(self, pixels: np.ndarray) -> None:
@@ -65,23 +97,40 @@ class DecodedImage:
         return self.pixels[top : top + height, left : left + width]
 
 
-class SequentialJpeg:
+class SequentialJpeg(Image):
     """A JPEG of which parts are decoded, and at less than their size."""
 
     def __init__(self, name: str, encoded: bytes, height: int, width: int) -> None:
         self.name, self.encoded, self.height, self.width = name, encoded, height, width
 
     def crop(self, top: int, left: int, height: int, width: int, at_least: int | None = None) -> np.ndarray:
-        scale = 1 if at_least is None else max(s for s in jpeg.SCALES if s == 1 or min(height, width) >= s * at_least)
-        edges = (top, top + height, left, left + width)
-        top, bottom, left, right = ((edge + scale // 2) // scale for edge in edges)
-        pixels = jpeg.decode(self.encoded, scale, top, left, bottom - top, right - left)
+        scale, part = reduced(top, left, height, width, at_least)
+        pixels = jpeg.decode(self.encoded, scale, *part)
         if pixels is None:
             whole = decode_with_opencv(self.encoded, REDUCED[scale])
             if whole is None:
                 raise unreadable(self.name)
-            pixels = whole[top:bottom, left:right]
+            top, left, height, width = part
+            pixels = whole[top : top + height, left : left + width]
         return pixels
+
+    def cut(self, cut: Cut, out: np.ndarray | None = None) -> np.ndarray:
+        if cut.interpolation != "bilinear":
+            return super().cut(cut, out)
+        if out is None:
+            out = np.empty((cut.size, cut.size, 3), np.uint8)
+        scale, part = reduced(cut.top, cut.left, cut.height, cut.width, cut.size)
+        done = jpeg.cut(self.encoded, scale, part, cut.jitter, cut.mirrored, cut.upside_down, out)
+        return out if done else super().cut(cut, out)
+
+
+def reduced(top: int, left: int, height: int, width: int, at_least: int | None) -> tuple[int, tuple[int, int, int, int]]:
+    """By what a part may be reduced, for it to have sides `at_least` so long; and its top, left, height and width then."""
+    scale = 1
+    while at_least is not None and scale < jpeg.SCALES[-1] and min(height, width) >= 2 * scale * at_least:
+        scale *= 2
+    top, bottom, left, right = ((edge + scale // 2) // scale for edge in (top, top + height, left, left + width))
+    return scale, (top, left, bottom - top, right - left)
 
 
 def open_image(path: str | Path) -> Image:

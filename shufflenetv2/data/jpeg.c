@@ -15,35 +15,16 @@
  * `jpeg.py` calls it.
  */
 
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-
-enum { DECODED = 0, DECLINED = 1 };
-
-#if !defined(__x86_64__) || !defined(__GNUC__)
-
-int jpeg_is_supported(void) { return 0; }
-int jpeg_decode(void) { return DECLINED; }
-
+#if defined(__x86_64__) && defined(__GNUC__)
+int is_supported(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"); }
 #else
-
-#include <immintrin.h>
-
-int jpeg_is_supported(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"); }
-
-/* What follows is compiled for these processors, whatever the compiler's options say. */
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2"))), apply_to = function)
-#else
-#pragma GCC target("avx2,bmi,bmi2")
+int is_supported(void) { return 0; }
 #endif
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+#include "pixels.h"
 
-INLINE int least(int a, int b) { return a < b ? a : b; }
-INLINE int most(int a, int b) { return a > b ? a : b; }
+#ifdef IS_COMPILED
+
 INLINE int divide_up(int a, int b) { return (a + b - 1) / b; }
 INLINE int u16(const uint8_t *at) { return at[0] << 8 | at[1]; }
 
@@ -112,7 +93,7 @@ static int read_quantization(Jpeg *jpeg, const uint8_t *at, const uint8_t *end) 
         }
         table->is_there = 1;
     }
-    return DECODED;
+    return DONE;
 }
 
 /* The value that `length` bits stand for. [F.12] */
@@ -158,7 +139,7 @@ static int read_huffman(Jpeg *jpeg, const uint8_t *at, const uint8_t *end) {
         table->is_there = 1;
         at = symbols + total;
     }
-    return DECODED;
+    return DONE;
 }
 
 static int read_frame(Jpeg *jpeg, const uint8_t *at, const uint8_t *end) {
@@ -175,7 +156,7 @@ static int read_frame(Jpeg *jpeg, const uint8_t *at, const uint8_t *end) {
         if (c->h < 1 || c->h > limit || c->v < 1 || c->v > limit || c->quantization > 3) return DECLINED;
     }
     jpeg->h = jpeg->components[0].h, jpeg->v = jpeg->components[0].v;
-    return DECODED;
+    return DONE;
 }
 
 static int read_scan(Jpeg *jpeg, const uint8_t *at, const uint8_t *end) {
@@ -187,7 +168,7 @@ static int read_scan(Jpeg *jpeg, const uint8_t *at, const uint8_t *end) {
         if (!jpeg->dc[c->dc].is_there || !jpeg->ac[c->ac].is_there || !jpeg->quantization[c->quantization].is_there) return DECLINED;
     }
     jpeg->scan = end;
-    return end[-3] == 0 && end[-2] == 63 && end[-1] == 0 ? DECODED : DECLINED;
+    return end[-3] == 0 && end[-2] == 63 && end[-1] == 0 ? DONE : DECLINED;
 }
 
 static int read_headers(Jpeg *jpeg, const uint8_t *at, size_t length) {
@@ -198,7 +179,7 @@ static int read_headers(Jpeg *jpeg, const uint8_t *at, size_t length) {
     at += 2;
     while (!jpeg->scan) {
         if (jpeg->end - at < 4 || at[0] != 0xff) return DECLINED;
-        int marker = at[1], result = DECODED;
+        int marker = at[1], result = DONE;
         const uint8_t *body = at + 4, *next = at + 2 + u16(at + 2);
         if (marker == 0xff) {
             at++;
@@ -216,10 +197,10 @@ static int read_headers(Jpeg *jpeg, const uint8_t *at, size_t length) {
         if (result == DECLINED) return DECLINED;
         at = next;
     }
-    if (jpeg->count == 1 || jpeg->saw_jfif) return DECODED;
+    if (jpeg->count == 1 || jpeg->saw_jfif) return DONE;
     const Component *c = jpeg->components; /* three colours: which ones, is what libjpeg guesses */
     int are_luma_blue_red = jpeg->adobe ? jpeg->adobe == 1 + 1 : c[0].id == 1 && c[1].id == 2 && c[2].id == 3;
-    return are_luma_blue_red ? DECODED : DECLINED;
+    return are_luma_blue_red ? DONE : DECLINED;
 }
 
 /* ---- From the entropy code to coefficients ---- */
@@ -405,7 +386,7 @@ INLINE int decode_mcu(Bits *in, Jpeg *jpeg, int row, int column, int is_needed) 
             else transform(block, is_flat, 1, to, c->stride);
         }
     }
-    return DECODED;
+    return DONE;
 }
 
 /* The entropy code up to the next marker, without the zero that follows every 0xff [F.1.2.3], into `to`, if it is not NULL.
@@ -449,7 +430,7 @@ static int decode_scan(Jpeg *jpeg, const Part *part, uint8_t *segment) {
             if (++column == columns) column = 0, row++;
         }
     }
-    return DECODED;
+    return DONE;
 }
 
 /* ---- From samples to pixels. Whatever is written goes on for up to 47 bytes beyond the last pixel. ---- */
@@ -585,7 +566,9 @@ int jpeg_decode(const uint8_t *encoded, size_t length, int scale, int top, int l
     if (segment + (size_t)(jpeg->end - jpeg->scan) + 4096 > size) return DECLINED; /* more than an MCU can read beyond the end */
     if (decode_scan(jpeg, &part, memory + segment)) return DECLINED;
     colour(jpeg, top, left, height, width, block > 1, memory + rows, pixels);
-    return DECODED;
+    return DONE;
 }
+
+END_OF_FILE
 
 #endif

@@ -1,37 +1,14 @@
-"""A part of a JPEG, decoded by `jpeg.c`, which installing the package compiles where there is a compiler.
-
-Where there is none, or the processor or the file is not one it knows, OpenCV decodes the whole
-image: the same pixels, in about twice the time.
-"""
-
-import ctypes
-import functools
-import logging
-import platform
-import sysconfig
-import threading
-from pathlib import Path
+"""A part of a JPEG, decoded by `jpeg.c`; and made a training image of by `cut.c`."""
 
 import numpy as np
 
-LIBRARY = Path(__file__).with_name("_jpeg" + (sysconfig.get_config_var("EXT_SUFFIX") or ".so"))
+from .compiled import Memory, library, scratch
+from .jitter import Jitter
+from .resize import scratch_size
+
 SCALES = (1, 2, 4, 8)
 
-logger = logging.getLogger(__name__)
-
-
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """What `jpeg.c` was compiled to; None where it was not, or where the processor cannot run it."""
-    try:
-        compiled = ctypes.CDLL(str(LIBRARY))
-    except OSError:
-        if platform.machine() in ("x86_64", "AMD64"):
-            logger.warning("JPEGs are decoded whole, in twice the time: `pip install -e .`, with a C compiler, mends it")
-        return None
-    size = ctypes.c_size_t
-    compiled.jpeg_decode.argtypes = [ctypes.c_char_p, size, *[ctypes.c_int] * 5, ctypes.c_void_p, ctypes.c_void_p, size]
-    return compiled if compiled.jpeg_is_supported() else None
+_pixels = Memory()
 
 
 def decode(encoded: bytes, scale: int, top: int, left: int, height: int, width: int) -> np.ndarray | None:
@@ -44,35 +21,47 @@ def decode(encoded: bytes, scale: int, top: int, left: int, height: int, width: 
     Returns:
         uint8 (height, width, 3), BGR, valid until this thread's next call, the same as libjpeg-turbo's; or None
         for what is left to a library: damaged files, parts outside of the image, and all but sequential JPEGs in
-        grey, or in three colours of which two may have half the width and half the height.
+        grey, or in three colours of which two may have half the width and half the height. None, too, where
+        nothing is compiled.
     """
     compiled = library()
     if compiled is None:
         return None
-    pixels = _memory.pixels(height * width * 3 + 64)
-    scratch = _memory.scratch(3 * (height + 64) * (width + 64) + len(encoded) + 200_000)
-    # ctypes lets other threads run meanwhile.
+    pixels = _pixels.at_least(height * width * 3 + 64)
+    size = scratch.at_least(_scratch_size(encoded, height, width)).size
     declined = compiled.jpeg_decode(
-        encoded, len(encoded), scale, top, left, height, width, pixels.ctypes.data, scratch.ctypes.data, scratch.size
+        encoded, len(encoded), scale, top, left, height, width, _pixels.address, scratch.address, size
     )
     return None if declined else pixels[: height * width * 3].reshape(height, width, 3)
 
 
-class _Memory(threading.local):
-    """Memory that a thread decodes every image into: fresh pages would cost a quarter of the decoding itself."""
+def cut(
+    encoded: bytes,
+    scale: int,
+    part: tuple[int, int, int, int],
+    jitter: Jitter,
+    mirrored: bool,
+    upside_down: bool,
+    out: np.ndarray,
+) -> bool:
+    """`decode`, `resize` and `jitter` in one, the same pixels; `part` is (top, left, height, width).
 
-    def __init__(self) -> None:
-        self._pixels = self._scratch = np.empty(0, np.uint8)
+    Args:
+        out: uint8 (H, W, 3), contiguous, where to write.
 
-    def pixels(self, size: int) -> np.ndarray:
-        if size > self._pixels.size:
-            self._pixels = np.empty(size, np.uint8)
-        return self._pixels
+    Returns:
+        False for what `decode` leaves to a library; what is in `out` means nothing then.
+    """
+    compiled = library()
+    if compiled is None:
+        return False
+    height, width = part[2:]
+    steps = max(_scratch_size(encoded, height, width), scratch_size(width, out.shape[1]))
+    size = scratch.at_least(3 * height * width + 128 + steps).size
+    to = (out.ctypes.data, *out.shape[:2], mirrored, upside_down)
+    return not compiled.jpeg_cut(encoded, len(encoded), scale, *part, *to, *jitter, scratch.address, size)
 
-    def scratch(self, size: int) -> np.ndarray:
-        if size > self._scratch.size:
-            self._scratch = np.empty(size, np.uint8)
-        return self._scratch
 
-
-_memory = _Memory()
+def _scratch_size(encoded: bytes, height: int, width: int) -> int:
+    """The bytes that `jpeg.c` works in."""
+    return 3 * (height + 64) * (width + 64) + len(encoded) + 200_000

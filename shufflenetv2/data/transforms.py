@@ -6,9 +6,7 @@ evaluation transforms under their own names; `EvaluationTransform` is made of th
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from typing import Protocol
 
 import cv2
@@ -17,18 +15,13 @@ import PIL.Image
 import torch
 
 from .erasing import RandomErasing
-from .images import Image
+from .images import Cut, Image
+from .jitter import UNCHANGED, draw_jitter
 from .operations import GREY
 from .policies import Policy
+from .resize import resize
 
 CROP_ATTEMPTS = 10
-INTERPOLATIONS = {
-    "bilinear": cv2.INTER_LINEAR,
-    "bicubic": cv2.INTER_CUBIC,
-    "area": cv2.INTER_AREA,
-    "nearest": cv2.INTER_NEAREST,
-    "lanczos": cv2.INTER_LANCZOS4,
-}
 BLUR_SIGMA = (0.1, 2.0)  # as torchvision's recipes and timm have it
 BLUR_KERNEL = 23
 
@@ -69,9 +62,8 @@ class OpencvResize:
 
     def __call__(self, image: PIL.Image.Image | np.ndarray) -> np.ndarray:
         image = as_bgr(image)
-        target = self.target(*image.shape[:2])
-        resized: np.ndarray = cv2.resize(image, target, interpolation=INTERPOLATIONS[self.interpolation])
-        return resized
+        width, height = self.target(*image.shape[:2])
+        return resize(image, height, width, self.interpolation)
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         """(width, height) of what becomes of an image."""
@@ -141,13 +133,12 @@ class TrainTransform:
         size: side of the result in pixels.
         scale: smallest and largest share of the image's area that a crop covers.
         ratio: smallest and largest width / height of a crop, drawn log-uniformly.
-        color_jitter: strengths of brightness, contrast and saturation; each factor is drawn from
-            [max(0, 1 - strength), 1 + strength].
+        color_jitter: strengths of brightness, contrast and saturation, as `draw_jitter` has them.
         hflip, vflip: probabilities of the flips.
         policy: applied after the flips, and before the jitter.
         grayscale, blur: probabilities, after the jitter.
         erasing: the last step.
-        interpolation: one of INTERPOLATIONS, or 'random', bilinear or bicubic.
+        interpolation: one of resize.INTERPOLATIONS, or 'random', bilinear or bicubic.
         views: of 2 and more results of the same crop and flips the first skips everything from the policy to the blur.
         erases_first: whether that one may be erased.
     """
@@ -169,39 +160,37 @@ class TrainTransform:
     def __call__(self, image: Image, out: np.ndarray, rng: np.random.Generator | None) -> None:
         assert rng is not None
         slots = _each(out)
-        # The last of the steps writes into the batch; the ones before it into memory of their own.
-        pixels = self._cut(image, rng, None if self.views == 1 and any(self.color_jitter) else slots[0])
-        for number, slot in enumerate(slots):
-            result = pixels if number == 0 and self.views > 1 else self._recolour(pixels, slot, rng)
+        # A policy comes between the cut and the jitter, and is for the later views alone.
+        at_once = self.policy is None and self.views == 1
+        cut = self._draw_cut(image, rng, with_jitter=at_once)
+        pixels = image.cut(cut, slots[0] if at_once or self.views > 1 else None)
+        for slot in slots[1:] if self.views > 1 else slots:
+            result = pixels if at_once else self._recolour(pixels, slot, rng)
+            result = self._drain(result, rng)
             if result is not slot:
                 slot[...] = result
         if self.erasing:
             for slot in slots if self.erases_first else slots[1:]:
                 self.erasing(slot, rng)
 
-    def _cut(self, image: Image, rng: np.random.Generator, dst: np.ndarray | None) -> np.ndarray:
-        """Crop, resize and flips; into `dst`, if there is one."""
-        top, left, height, width = self.draw_crop(image.height, image.width, rng)
-        flips = [1] if rng.random() < self.hflip else []
-        if self.vflip and rng.random() < self.vflip:
-            flips.append(0)
+    def _draw_cut(self, image: Image, rng: np.random.Generator, with_jitter: bool) -> Cut:
+        part = self.draw_crop(image.height, image.width, rng)
+        mirrored = rng.random() < self.hflip
+        upside_down = self.vflip > 0 and rng.random() < self.vflip
         interpolation = self.interpolation
         if interpolation == "random":
             interpolation = "bilinear" if rng.random() < 0.5 else "bicubic"
-        crop = image.crop(top, left, height, width, at_least=self.size)
-        pixels: np.ndarray = cv2.resize(
-            crop, (self.size, self.size), dst=None if flips else dst, interpolation=INTERPOLATIONS[interpolation]
-        )
-        if flips:
-            pixels = cv2.flip(pixels, -1 if len(flips) == 2 else flips[0], dst=dst)
-        return pixels
+        jitter = draw_jitter(self.color_jitter, rng) if with_jitter and any(self.color_jitter) else UNCHANGED
+        return Cut(*part, self.size, interpolation, mirrored, upside_down, jitter)
 
-    def _recolour(self, pixels: np.ndarray, dst: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Policy, jitter, grey and blur; the result may be `dst`, `pixels` or neither."""
+    def _recolour(self, pixels: np.ndarray, out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Policy and jitter; the result may be `out`, `pixels` or neither."""
         if self.policy:
             pixels = self.policy(pixels, rng)
-        if any(self.color_jitter):
-            pixels = cv2.transform(pixels, self.draw_jitter(cv2.mean(pixels), rng), dst=dst)
+        return draw_jitter(self.color_jitter, rng)(pixels, out) if any(self.color_jitter) else pixels
+
+    def _drain(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Grey and blur; the result may be `pixels`."""
         if self.grayscale and rng.random() < self.grayscale:
             pixels = cv2.transform(pixels, np.array([GREY] * 3))
         if self.blur and rng.random() < self.blur:
@@ -226,32 +215,6 @@ class TrainTransform:
         elif width / height > self.ratio[1]:
             crop_width = max(1, round(height * self.ratio[1]))
         return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
-
-    def draw_jitter(self, mean: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-        """The whole colour jitter as one affine map (3, 4) of BGR pixels.
-
-        Each of the three steps is linear in the pixel, its own grey and the image's mean grey, so
-        their composition is pixel * own + grey(pixel) * shared + offset, and the pixels are
-        rounded once. (Pillow rounds and clips after every step.) `mean` is the image's mean
-        colour, BGR.
-        """
-        factors = [max(0.0, 1 - strength) + (min(strength, 1.0) + strength) * rng.random() for strength in self.color_jitter]
-        mean_grey = sum(weight * value for weight, value in zip(GREY, mean, strict=False))
-        own, shared, offset = 1.0, 0.0, 0.0
-        for step in _ORDERS[int(rng.random() * len(_ORDERS))]:
-            factor = factors[step]
-            if step == 0:  # brightness: towards black
-                own, shared, offset = factor * own, factor * shared, factor * offset
-            elif step == 1:  # contrast: towards the mean grey of the image as it is by now
-                offset = factor * offset + (1 - factor) * ((own + shared) * mean_grey + offset)
-                own, shared = factor * own, factor * shared
-            else:  # saturation: towards each pixel's own grey
-                own, shared = factor * own, shared + (1 - factor) * own
-        blue, green, red = (shared * weight for weight in GREY)
-        return np.array([[blue + own, green, red, offset], [blue, green + own, red, offset], [blue, green, red + own, offset]])
-
-
-_ORDERS = tuple(permutations(range(3)))
 
 
 def _each(out: np.ndarray) -> list[np.ndarray]:

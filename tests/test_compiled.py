@@ -1,0 +1,168 @@
+"""What the compiled part of the data path does to pixels is what OpenCV does to them, to the last bit."""
+
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from shufflenetv2.data.compiled import library
+from shufflenetv2.data.images import Cut, Image, ImageError, SequentialJpeg, open_encoded
+from shufflenetv2.data.jitter import UNCHANGED, Jitter, draw_jitter
+from shufflenetv2.data.resize import INTERPOLATIONS, resize
+from tests.conftest import ROOT, photograph
+
+GUARD = 64  # bytes after a result, which nobody may write to
+
+compiled = pytest.mark.skipif(library() is None, reason="nothing is compiled here")
+
+
+def guarded(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image to be written, and what follows it in memory."""
+    memory = np.full(3 * height * width + GUARD, 77, np.uint8)
+    return memory[:-GUARD].reshape(height, width, 3), memory[-GUARD:]
+
+
+def random_pixels(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Noise, or black and white: the largest differences."""
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return pixels if rng.random() < 0.7 else (pixels >> 7) * np.uint8(255)
+
+
+@compiled
+@pytest.mark.parametrize("largest", [9, 60, 500])
+def test_bilinear_resizing_and_flips_are_opencvs(largest: int) -> None:
+    rng = np.random.default_rng(largest)
+    for trial in range(150):
+        height, width, new_height, new_width = (int(n) for n in rng.integers(1, largest + 1, 4))
+        if trial % 10 == 0:  # OpenCV has a path of its own for this one, and for none at all
+            height, width = 2 * new_height, 2 * new_width
+        if trial % 10 == 1:
+            height, width = new_height, new_width
+        top, left = (int(n) for n in rng.integers(0, 9, 2))
+        pixels = random_pixels(rng, height + top, width + left)[top:, left:]  # to the last byte of the memory
+        mirrored, upside_down = bool(trial & 1), bool(trial & 2)
+        out, behind = guarded(new_height, new_width)
+        assert resize(pixels, new_height, new_width, mirrored=mirrored, upside_down=upside_down, out=out) is out
+        expected = cv2.resize(pixels, (new_width, new_height))[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+        assert np.array_equal(out, expected)
+        assert (behind == 77).all()
+
+
+def test_an_image_in_any_layout_and_by_any_interpolation_is_resized_and_flipped() -> None:
+    pixels = random_pixels(np.random.default_rng(0), 50, 41)
+    for name, flag in INTERPOLATIONS.items():
+        expected = cv2.resize(pixels, (33, 27), interpolation=flag)
+        for layout in (pixels, np.asfortranarray(pixels), pixels[::-1].copy()[::-1], pixels[:, :, ::-1].copy()[:, :, ::-1]):
+            assert np.array_equal(resize(layout, 27, 33, name), expected)
+            assert np.array_equal(resize(layout, 27, 33, name, mirrored=True), expected[:, ::-1])
+            assert np.array_equal(resize(layout, 27, 33, name, upside_down=True), expected[::-1])
+            assert np.array_equal(resize(layout, 27, 33, name, mirrored=True, upside_down=True), expected[::-1, ::-1])
+
+
+@pytest.mark.parametrize("strengths", [(0.4, 0.4, 0.4), (0.0, 0.3, 0.0), (1.0, 1.0, 1.0), (4.0, 5.0, 6.0)])
+def test_a_jitter_is_its_matrix_by_opencv(strengths: tuple[float, float, float]) -> None:
+    rng = np.random.default_rng(1)
+    for trial in range(150):
+        height, width = (224, 224) if trial % 15 == 0 else (int(n) for n in rng.integers(1, 40, 2))
+        pixels = random_pixels(rng, height, width)
+        jitter = draw_jitter(strengths, rng)
+        expected = cv2.transform(pixels, jitter.matrix(cv2.mean(pixels)))
+        out, behind = guarded(height, width)
+        assert jitter(pixels, out) is out
+        assert np.array_equal(out, expected)
+        assert (behind == 77).all()
+        assert np.array_equal(jitter(np.asfortranarray(pixels)), expected)
+
+
+def test_what_does_not_fit_into_the_compiled_jitter_is_left_to_opencv() -> None:
+    pixels = random_pixels(np.random.default_rng(2), 30, 30)
+    for jitter in (Jitter(40.0, 0.0, 0.0), Jitter(1.0, -35.0, 30.0), Jitter(0.5, 0.5, 40.0), Jitter(20.0, 20.0, -32.0)):
+        assert np.array_equal(jitter(pixels), cv2.transform(pixels, jitter.matrix(cv2.mean(pixels))))
+    assert np.array_equal(UNCHANGED(pixels), pixels)
+
+
+def cuts(rng: np.random.Generator, height: int, width: int) -> list[Cut]:
+    """Cuts of all kinds, from single pixels to parts so large that they are decoded reduced."""
+    result = []
+    for trial in range(60):
+        part_height, part_width = (int(n) for n in rng.integers(1, (height + 1, width + 1)))
+        top, left = (int(n) for n in rng.integers(0, (height - part_height + 1, width - part_width + 1)))
+        jitter = draw_jitter((0.4, 0.4, 0.4), rng) if trial % 3 else UNCHANGED
+        interpolation = "bicubic" if trial % 10 == 9 else "bilinear"
+        size = int(rng.choice([7, 32, 61, 224]))
+        result.append(Cut(top, left, part_height, part_width, size, interpolation, bool(trial & 1), bool(trial & 2), jitter))
+    return result
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_cut_of_a_jpeg_is_the_steps_one_after_another(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"
+    photograph(403, 311, seed=6).convert(mode).save(path, quality=90)
+    image = open_encoded(path.name, path.read_bytes())
+    assert isinstance(image, SequentialJpeg)
+    for cut in cuts(np.random.default_rng(3), 311, 403):
+        out, behind = guarded(cut.size, cut.size)
+        assert image.cut(cut, out) is out
+        assert np.array_equal(out, Image.cut(image, cut))
+        assert np.array_equal(image.cut(cut), out)
+        assert (behind == 77).all()
+
+
+@compiled
+def test_a_cut_of_a_jpeg_takes_one_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"
+    photograph(403, 311, seed=6).save(path)
+    image = open_encoded(path.name, path.read_bytes())
+    monkeypatch.setattr(Image, "cut", None)
+    assert image.cut(Cut(5, 7, 300, 300, 64)).shape == (64, 64, 3)
+
+
+def test_a_cut_of_a_jpeg_that_only_opencv_reads_and_of_one_that_nobody_reads(tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"
+    photograph(90, 70, seed=7).save(path)
+    whole = path.read_bytes()
+    cut = Cut(3, 4, 50, 60, 32, mirrored=True, jitter=Jitter(0.8, 0.1, 0.1))
+    cut_short = open_encoded("short.jpg", whole[: len(whole) // 2] + b"\xff\xd9")
+    assert np.array_equal(cut_short.cut(cut), Image.cut(cut_short, cut))
+    start = whole.index(b"\xff\xda")
+    with pytest.raises(ImageError, match=r"headers\.jpg is not a readable image"):
+        open_encoded("headers.jpg", whole[:start] + b"\xff\xd9").cut(cut)
+
+
+COMPARED = """
+import hashlib
+import numpy as np
+from pathlib import Path
+from shufflenetv2.data import EvaluationTransform, FolderDataset, TrainTransform
+from shufflenetv2.randomness import generator
+
+images, digest = FolderDataset(Path(PHOTOGRAPHS)), hashlib.sha256()
+for index in range(len(images)):
+    for transform in (TrainTransform(48), TrainTransform(20, hflip=0.0, vflip=1.0), EvaluationTransform(48, 56)):
+        out = np.empty((transform.size, transform.size, 3), np.uint8)
+        transform(images.image(index), out, generator(0, 99, index))
+        digest.update(out)
+print(digest.hexdigest())
+"""
+
+
+def test_where_nothing_is_compiled_one_line_says_so_and_the_pixels_are_the_same(tmp_path: Path, photographs: Path) -> None:
+    """A copy of the package as it is before anything was compiled."""
+    copy = shutil.copytree(
+        ROOT / "shufflenetv2", tmp_path / "shufflenetv2", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    code = COMPARED.replace("PHOTOGRAPHS", repr(str(photographs)))
+    results = []
+    for folder in (ROOT, copy.parent):
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        results.append(done.stdout)
+    assert results[0] == results[1]
+    assert done.stderr.count("\n") == (platform.machine() == "x86_64")
+    if platform.machine() == "x86_64":
+        assert "pip install -e ." in done.stderr
