@@ -20,7 +20,7 @@ else of the benchmark is alive by then. One repeat measures each side once, in t
 It also says how many of the cores other processes held meanwhile: the numbers are only good when that is near 0.
 
     python benchmarks/photographs.py FOLDER
-    python benchmarks/data_path.py FOLDER [--workers 1 2] [--images 1024] [--repeats 5] [--batch-size 64]
+    python benchmarks/data_path.py FOLDER [--workers 1 2] [--images 2048] [--repeats 5] [--batch-size 64]
         [--prepared PREPARED] [--output FILE]
 """
 
@@ -243,7 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Images per second of training batches, this loader beside others.")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="class folders of images (see photographs.py)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers and of cores")
-    parser.add_argument("--images", type=int, default=1024, help="images per measurement (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=2048, help="images per measurement (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each side (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/data_path.json")
