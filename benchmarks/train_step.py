@@ -4,7 +4,7 @@
   shufflenetv2   this network with its defaults, in this trainer's step
   channels-last  the same with --channels-last
   compiled       with --compile: the same with --channels-last --torchcompile; needs a C++ compiler and a minute each
-  amp            on a GPU: the same with --channels-last --amp
+  amp            with --amp, and on a GPU: the same with --channels-last --amp, and compiled where that is
   torchvision    torchvision's network in its reference's loop
 
 Every side has a process of its own, as it would have at its users': of the reference and of torchvision it is as torch
@@ -14,6 +14,7 @@ Beside the time, where torch's own operations do everything: the memory that the
 once per operation, and how much of the bandwidth that copying a large tensor reaches this is.
 
     python benchmarks/train_step.py [--model-sizes 0.5x 1.0x 1.5x 2.0x] [--batch-sizes 16 64] [--repeats 9]
+        [--compile] [--amp] [--output FILE]
 """
 
 import argparse
@@ -195,10 +196,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="steps of each side (default: %(default)s)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compile", action="store_true", help="measure the compiled network too")
+    parser.add_argument("--amp", action="store_true", help="measure bfloat16 too; on a GPU it always is")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/train_step.json")
     arguments = parser.parse_args()
     first = choose_devices(arguments.device).first
     names = [BASE, "shufflenetv2", "channels-last", "torchvision"]
-    names += ["compiled"] * arguments.compile + ["amp"] * (first.type == "cuda")
+    names += ["compiled"] * arguments.compile + ["amp"] * (arguments.amp or first.type == "cuda")
 
     bandwidth = copy_bandwidth(first)
     results: dict[str, dict[str, Any]] = {}
@@ -224,8 +227,7 @@ def main() -> None:
         "copied gigabytes per second": round(bandwidth / 1e9, 1),
         "results": results,
     }
-    output = Path(__file__).parent / "results/train_step.json"
-    output.write_text(json.dumps(report, indent=2) + "\n")
+    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":
