@@ -27,7 +27,7 @@ enum { LANES = 8, TAPS = 9, PIXELS = 128 /* of one block */ };
 /* One batch normalisation's numbers, each an array of a float per channel: branch.py's (5, C) tensor. */
 enum { MEAN, VARIANCE, INVERSE /* 1 / sqrt(variance + eps) */, SCALE, SHIFT /* y = SCALE x + SHIFT */, STATISTICS };
 
-int branch_is_supported(void)
+int is_supported(void)
 {
 #if defined(__x86_64__)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

@@ -18,8 +18,6 @@ of the channel shuffle are here too: torch's take one channel at a time.
 
 import ctypes
 import functools
-import logging
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -29,33 +27,24 @@ from torch.autograd.function import once_differentiable
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 from torch.nn.functional import conv2d
 
-LIBRARY = Path(__file__).with_name("_branch" + (sysconfig.get_config_var("EXT_SUFFIX") or ".so"))
-ARGUMENTS = {  # of branch.c's functions, but for the last, the number of threads: p pointer, n size, f float
-    "norm_forward": "pnnppfppn",
-    "norm_backward": "pnpnnpppp",
-    "gather": "pnnpn",
-    "interleave": "pnpnnp",
-    "depthwise_forward": "pnnnnnpppppfp",
-    "depthwise_backward": "pppppnnnnnpppppp",
+from .compiled import open_library
+
+ARGUMENTS = {  # of branch.c's functions; the last one is the number of threads
+    "norm_forward": "pnnppfppni",
+    "norm_backward": "pnpnnppppi",
+    "gather": "pnnpni",
+    "interleave": "pnpnnpi",
+    "depthwise_forward": "pnnnnnpppppfpi",
+    "depthwise_backward": "pppppnnnnnppppppi",
 }
 LARGEST_MAP = 14 * 14  # pixels; on larger maps torch's convolution is as fast as its product of matrices, or faster
 STATISTICS = MEAN, VARIANCE, INVERSE, SCALE, SHIFT = range(5)  # rows of a (5, C) tensor, as in branch.c
-
-logger = logging.getLogger(__name__)
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """What `branch.c` was compiled to; None where it was not, or where the processor cannot run it."""
-    try:
-        compiled = ctypes.CDLL(str(LIBRARY))
-    except OSError:
-        logger.warning("Steps with --channels-last take a quarter longer: `pip install -e .`, with a C compiler, mends it")
-        return None
-    types = {"p": ctypes.c_void_p, "n": ctypes.c_ssize_t, "f": ctypes.c_float}
-    for name, arguments in ARGUMENTS.items():
-        getattr(compiled, name).argtypes = [*(types[letter] for letter in arguments), ctypes.c_int]
-    return compiled if compiled.branch_is_supported() else None
+    return open_library(Path(__file__).with_name("_branch"), ARGUMENTS, "Steps with --channels-last take a quarter longer")
 
 
 def is_fast(branch: nn.Sequential, x: Tensor) -> bool:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .compiled import Memory, library, scratch
 from .jitter import Jitter
+from .pixels import Memory, library, scratch
 from .resize import scratch_size
 
 SCALES = (1, 2, 4, 8)

@@ -1,6 +1,6 @@
 /* What the files of the compiled part of the data path share. They are written for x86-64 with AVX2 and BMI2, whatever the
  * compiler's options say; `is_supported` tells whether the processor is one. What works on pixels returns DONE, or DECLINED for
- * what it leaves to a library. `compiled.py` has the arguments' types.
+ * what it leaves to a library. `pixels.py` has the arguments' types.
  */
 
 #include <stddef.h>

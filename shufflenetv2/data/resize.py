@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from .compiled import library, scratch
+from .pixels import library, scratch
 
 INTERPOLATIONS = {
     "bilinear": cv2.INTER_LINEAR,

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from shufflenetv2.data.compiled import library
 from shufflenetv2.data.images import Cut, Image, ImageError, SequentialJpeg, open_encoded
 from shufflenetv2.data.jitter import UNCHANGED, Jitter, draw_jitter
+from shufflenetv2.data.pixels import library
 from shufflenetv2.data.resize import INTERPOLATIONS, resize
 from tests.conftest import ROOT, photograph
 
