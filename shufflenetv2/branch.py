@@ -29,6 +29,7 @@ from torch.nn.functional import conv2d
 
 from .compiled import open_library
 
+LIBRARY = Path(__file__).with_name("_branch")
 ARGUMENTS = {  # of branch.c's functions; the last one is the number of threads
     "norm_forward": "pnnppfppni",
     "norm_backward": "pnpnnppppi",
@@ -44,7 +45,7 @@ STATISTICS = MEAN, VARIANCE, INVERSE, SCALE, SHIFT = range(5)  # rows of a (5, C
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """What `branch.c` was compiled to; None where it was not, or where the processor cannot run it."""
-    return open_library(Path(__file__).with_name("_branch"), ARGUMENTS, "Steps with --channels-last take a quarter longer")
+    return open_library(LIBRARY, ARGUMENTS, "Steps with --channels-last take a quarter longer")
 
 
 def is_fast(branch: nn.Sequential, x: Tensor) -> bool:

@@ -228,7 +228,7 @@ def test_one_value_per_channel_is_refused_as_torch_refuses_it() -> None:
 def test_without_the_compiled_code_torch_computes_and_one_line_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(branch, "LIBRARY", tmp_path / "absent.so")
+    monkeypatch.setattr(branch, "LIBRARY", tmp_path / "absent")
     branch.library.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..compiled import open_library
 
+LIBRARY = Path(__file__).with_name("_pixels")
 ARGUMENTS = {  # as in pixels.h
     "jpeg_decode": "bniiiiippn",
     "resize_bilinear": "pniipiiiipn",
@@ -27,7 +28,7 @@ def library() -> ctypes.CDLL | None:
     """The functions of `pixels.h`; None where they were not compiled, or where the processor cannot run them."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return None
-    return open_library(Path(__file__).with_name("_pixels"), ARGUMENTS, "JPEGs are decoded whole, in twice the time")
+    return open_library(LIBRARY, ARGUMENTS, "JPEGs are decoded whole, in twice the time")
 
 
 class Memory(threading.local):
