@@ -4,6 +4,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -120,6 +121,28 @@ def test_a_cut_of_a_jpeg_takes_one_call(monkeypatch: pytest.MonkeyPatch, tmp_pat
     image = open_encoded(path.name, path.read_bytes())
     monkeypatch.setattr(Image, "cut", None)
     assert image.cut(Cut(5, 7, 300, 300, 64)).shape == (64, 64, 3)
+
+
+@compiled
+def test_opencv_is_not_asked_for_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, jitter = random_pixels(np.random.default_rng(4), 40, 50), Jitter(0.8, 0.1, 0.1)
+    expected = jitter(resize(pixels, 20, 30, mirrored=True, upside_down=True))
+    for name in ("resize", "flip", "mean", "transform"):
+        monkeypatch.setattr(cv2, name, None)
+    assert np.array_equal(jitter(resize(pixels, 20, 30, mirrored=True, upside_down=True)), expected)
+
+
+def test_threads_cut_in_memory_of_their_own(photographs: Path) -> None:
+    images = [open_encoded(path.name, path.read_bytes()) for path in sorted(photographs.rglob("*.jpg"))]
+    cut = Cut(3, 4, 60, 70, 48, mirrored=True, jitter=Jitter(0.8, 0.1, 0.1))
+    expected = [image.cut(cut) for image in images]
+
+    def are_equal(start: int) -> bool:
+        turns = [(start + n) % len(images) for n in range(20 * len(images))]
+        return all(np.array_equal(images[turn].cut(cut), expected[turn]) for turn in turns)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(are_equal, (0, 5, 11)))
 
 
 def test_a_cut_of_a_jpeg_that_only_opencv_reads_and_of_one_that_nobody_reads(tmp_path: Path) -> None:

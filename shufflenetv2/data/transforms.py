@@ -166,7 +166,7 @@ class TrainTransform:
         pixels = image.cut(cut, slots[0] if at_once or self.views > 1 else None)
         for slot in slots[1:] if self.views > 1 else slots:
             result = pixels if at_once else self._recolour(pixels, slot, rng)
-            result = self._drain(result, rng)
+            result = self._grey_and_blur(result, rng)
             if result is not slot:
                 slot[...] = result
         if self.erasing:
@@ -189,8 +189,8 @@ class TrainTransform:
             pixels = self.policy(pixels, rng)
         return draw_jitter(self.color_jitter, rng)(pixels, out) if any(self.color_jitter) else pixels
 
-    def _drain(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Grey and blur; the result may be `pixels`."""
+    def _grey_and_blur(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Each with its probability; the result may be `pixels`."""
         if self.grayscale and rng.random() < self.grayscale:
             pixels = cv2.transform(pixels, np.array([GREY] * 3))
         if self.blur and rng.random() < self.blur:
