@@ -17,11 +17,12 @@ test: .venv/installed-dev
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
 
 types: .venv/installed-dev
 	.venv/bin/mypy
 
-.venv/installed: requirements.txt pyproject.toml setup.py $(wildcard shufflenetv2/*.c shufflenetv2/data/*.[ch])
+.venv/installed: requirements.txt pyproject.toml setup.py $(wildcard shufflenetv2/kernels/*.[ch])
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
 	.venv/bin/python -m pip install --quiet -r requirements.txt -e .

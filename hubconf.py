@@ -26,8 +26,9 @@ def shufflenet_v2(
     Raises:
         shufflenetv2.UserError: where the arguments contradict each other or the file, or the file cannot be used.
     """
-    from shufflenetv2 import ShuffleNetV2, UserError, read_any
-    from shufflenetv2.conversion import pretrained as published
+    from shufflenetv2 import ShuffleNetV2, read_any
+    from shufflenetv2.errors import UserError
+    from shufflenetv2.weights.conversion import pretrained as published
 
     if not (pretrained or checkpoint):
         return ShuffleNetV2(model_size=model_size or "1.0x", **architecture)

@@ -7,16 +7,16 @@ FLAGS = ["-O3", "-fwrapv", "-fno-math-errno", "-fno-trapping-math"]
 setup(
     ext_modules=[
         Extension(
-            "shufflenetv2.data._pixels",
-            [f"shufflenetv2/data/{name}.c" for name in ("jpeg", "resize", "jitter", "cut")],
-            depends=["shufflenetv2/data/pixels.h"],
+            "shufflenetv2.kernels._pixels",
+            [f"shufflenetv2/kernels/{name}.c" for name in ("jpeg", "resize", "jitter", "cut")],
+            depends=["shufflenetv2/kernels/pixels.h"],
             extra_compile_args=[*FLAGS, "-ffp-contract=off"],  # the positions of samples are OpenCV's to the last bit
             optional=True,
         ),
         # With the OpenMP that torch has already loaded, and so its threads.
         Extension(
-            "shufflenetv2._branch",
-            ["shufflenetv2/branch.c"],
+            "shufflenetv2.kernels._branch",
+            ["shufflenetv2/kernels/branch.c"],
             extra_compile_args=[*FLAGS, "-fopenmp"],
             extra_link_args=["-fopenmp"],
             optional=True,

@@ -2,7 +2,7 @@
 
 import sys
 
-from shufflenetv2.command import main
+from shufflenetv2.cli.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

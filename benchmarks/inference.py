@@ -34,8 +34,8 @@ from machine import USABLE_CORES, machine, seconds_of_others
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from shufflenetv2.deploy.formats import folded
 from shufflenetv2.engine import recalibrate_batch_norm
+from shufflenetv2.export.formats import folded
 from shufflenetv2.network import SIZES, ShuffleNetV2
 
 SIZE = 224

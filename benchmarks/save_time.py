@@ -22,11 +22,11 @@ from machine import machine
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from shufflenetv2 import build  # noqa: E402
+from shufflenetv2.cli import build  # noqa: E402
+from shufflenetv2.config.options import parse  # noqa: E402
 from shufflenetv2.engine import Preemption, choose_devices  # noqa: E402
-from shufflenetv2.options import parse  # noqa: E402
+from shufflenetv2.engine.trainer import TrainingRun  # noqa: E402
 from shufflenetv2.report import Journal  # noqa: E402
-from shufflenetv2.training_run import TrainingRun  # noqa: E402
 
 SAVE_INTERVAL, WARM_UP = 4, 8
 

@@ -6,37 +6,33 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 
-class UserError(ValueError):
-    """What whoever runs the program can mend. The text is one line that names the culprit and the remedy."""
-
-    status = 2  # of the process: 2 is wrong use, 1 a failure on the way
-
-
 if TYPE_CHECKING:
     from .blocks import ShuffleV2Block as ShuffleV2Block
-    from .conversion import load_model as load_model
-    from .conversion import read_any as read_any
-    from .deploy.convert import convert as convert
-    from .deploy.formats import export as export
-    from .deploy.inference import open_model as open_model
-    from .deploy.inference import predict as predict
-    from .deploy.info import describe as describe
-    from .deploy.recalibrate import recalibrate as recalibrate
+    from .cli.convert import convert as convert
+    from .cli.info import describe as describe
+    from .cli.recalibrate import recalibrate as recalibrate
+    from .errors import UserError as UserError
+    from .export.formats import export as export
+    from .export.runtimes import open_model as open_model
+    from .export.runtimes import predict as predict
     from .network import ShuffleNetV2 as ShuffleNetV2
+    from .weights.conversion import load_model as load_model
+    from .weights.conversion import read_any as read_any
 
 _HOMES = {
+    "UserError": ".errors",
     "ShuffleNetV2": ".network",
     "ShuffleV2Block": ".blocks",
-    "load_model": ".conversion",
-    "read_any": ".conversion",
-    "convert": ".deploy.convert",
-    "describe": ".deploy.info",
-    "export": ".deploy.formats",
-    "open_model": ".deploy.inference",
-    "predict": ".deploy.inference",
-    "recalibrate": ".deploy.recalibrate",
+    "load_model": ".weights.conversion",
+    "read_any": ".weights.conversion",
+    "convert": ".cli.convert",
+    "describe": ".cli.info",
+    "export": ".export.formats",
+    "open_model": ".export.runtimes",
+    "predict": ".export.runtimes",
+    "recalibrate": ".cli.recalibrate",
 }
-__all__ = [*_HOMES, "UserError"]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

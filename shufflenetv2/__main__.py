@@ -16,13 +16,13 @@ def _in(module: str) -> Callable[..., int]:
 
 
 COMMANDS = {
-    "train": _in(".command"),
-    "prepare": _in(".deploy.prepare"),
-    "info": _in(".deploy.info"),
-    "convert": _in(".deploy.convert"),
-    "recalibrate": _in(".deploy.recalibrate"),
-    "export": _in(".deploy.export"),
-    "predict": _in(".deploy.predict"),
+    "train": _in(".cli.command"),
+    "prepare": _in(".cli.prepare"),
+    "info": _in(".cli.info"),
+    "convert": _in(".cli.convert"),
+    "recalibrate": _in(".cli.recalibrate"),
+    "export": _in(".cli.export"),
+    "predict": _in(".cli.predict"),
 }
 
 

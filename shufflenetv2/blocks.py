@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, cat, nn
 from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 
-from . import branch
+from .kernels import branch
 
 
 class Branch(nn.Sequential):

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shufflenetv2 import arguments
-from shufflenetv2.arguments import OptionsError, flag
-from shufflenetv2.build import with_length
-from shufflenetv2.options import GROUPS, REFUSED, Options, _contradictions, fields, parse, to_yaml
+from shufflenetv2.cli.build import with_length
+from shufflenetv2.config import declaration
+from shufflenetv2.config.declaration import OptionsError, flag
+from shufflenetv2.config.options import GROUPS, REFUSED, Options, _contradictions, fields, parse, to_yaml
 
 TRAIN = ("--train-dir", "D")
 ALIASES = {
@@ -158,7 +158,7 @@ CONTRADICTIONS = [
 @pytest.mark.parametrize(("given", "message"), CONTRADICTIONS, ids=[given for given, _ in CONTRADICTIONS])
 def test_options_that_contradict_each_other_are_refused(tmp_path: Path, given: str, message: str) -> None:
     assert refusal(*TRAIN, *given.split()).startswith(message)
-    found, _ = arguments.read(GROUPS, given.split(), "train.py", "", "", REFUSED)
+    found, _ = declaration.read(GROUPS, given.split(), "train.py", "", "", REFUSED)
     content = {flag(name)[2:]: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
     assert refusal(*TRAIN, *config(tmp_path, yaml.safe_dump(content))).startswith(message)
 
@@ -166,7 +166,7 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path, given: s
 def test_every_contradiction_that_is_looked_for_can_be_met() -> None:
     met = set()
     for given, message in CONTRADICTIONS:
-        found, _ = arguments.read(GROUPS, [*TRAIN, *given.split()], "train.py", "", "", REFUSED)
+        found, _ = declaration.read(GROUPS, [*TRAIN, *given.split()], "train.py", "", "", REFUSED)
         lines = list(_contradictions(Options(**found)))
         first = next(number for number, (_, wrong, _) in enumerate(lines) if wrong)
         assert f"{lines[first][0]} {lines[first][2]}".startswith(message)

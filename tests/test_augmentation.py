@@ -16,7 +16,7 @@ from shufflenetv2.data import DataIterator, DecodedImage, Digits, EvaluationTran
 from shufflenetv2.data.jitter import draw_jitter
 from shufflenetv2.data.transforms import BLUR_KERNEL, CenterCrop, OpencvResize
 from shufflenetv2.engine import evaluate
-from shufflenetv2.randomness import SAMPLE, generator
+from shufflenetv2.rng import SAMPLE, generator
 from tests.conftest import photograph
 
 SIDE = 32

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shufflenetv2 import ShuffleNetV2, branch
+from shufflenetv2 import ShuffleNetV2
 from shufflenetv2.blocks import Branch, ShuffleV2Block
+from shufflenetv2.kernels import branch
 
 compiled = pytest.mark.skipif(branch.library() is None, reason="the branches are not compiled here")
 

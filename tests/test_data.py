@@ -29,10 +29,10 @@ from shufflenetv2.data import (
     evaluation_batches,
 )
 from shufflenetv2.data.images import SequentialJpeg, decode_with_pillow, open_image, read_image
-from shufflenetv2.data.iterator import SampleOrder
 from shufflenetv2.data.jitter import draw_jitter
+from shufflenetv2.data.loader import SampleOrder
 from shufflenetv2.data.transforms import CenterCrop, OpencvResize, ToBGRTensor
-from shufflenetv2.randomness import Streams, generator
+from shufflenetv2.rng import Streams, generator
 from tests.conftest import photograph
 
 SMALL = TrainTransform(size=32)

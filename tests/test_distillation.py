@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from shufflenetv2 import ShuffleNetV2, storage
+from shufflenetv2 import ShuffleNetV2, files
 from shufflenetv2.engine import train_step
 from shufflenetv2.recipe import distillation
 from shufflenetv2.recipe.distillation import DistillationLoss, Teacher, TeacherError, distillation_loss, load_teacher
@@ -107,7 +107,7 @@ def our_file(folder: Path, side: int = 64, names: list[str] | None = None) -> tu
     with_random_statistics(model, seed=1)
     preprocessing = Preprocessing(side, side, (100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
     record = model_record(model, class_names=names or NAMES, preprocessing=preprocessing, iteration=7)
-    storage.write(folder / "model.pkl", record)
+    files.write(folder / "model.pkl", record)
     return str(folder / "model.pkl"), model.eval()
 
 

@@ -226,7 +226,7 @@ def test_a_batch_that_cannot_be_divided_is_refused_once(tmp_path: Path) -> None:
 
 
 def test_the_part_of_a_stream_is_a_stream_of_its_own() -> None:
-    from shufflenetv2.randomness import generator
+    from shufflenetv2.rng import generator
 
     draws = {tuple(generator(0, 3, iteration, rank).integers(2**63, size=2)) for iteration in range(4) for rank in range(4)}
     assert len(draws) == 16

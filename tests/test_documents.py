@@ -17,9 +17,9 @@ def test_the_tables_are_those_of_the_results() -> None:
 
 
 def test_every_file_and_option_that_the_readme_names_exists() -> None:
-    from shufflenetv2.arguments import flag
-    from shufflenetv2.deploy import convert, export, info, predict, prepare, recalibrate
-    from shufflenetv2.options import fields
+    from shufflenetv2.cli import convert, export, info, predict, prepare, recalibrate
+    from shufflenetv2.config.declaration import flag
+    from shufflenetv2.config.options import fields
 
     text = (ROOT / "README.md").read_text()
     for name in re.findall(r"(?:shufflenetv2|configs|benchmarks|tests)/[\w./{},-]*[\w}]", text):

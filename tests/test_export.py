@@ -16,17 +16,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shufflenetv2 import command, storage
-from shufflenetv2.conversion import MEAN, STD, read_any
+from shufflenetv2 import files
+from shufflenetv2.cli import command
+from shufflenetv2.cli import export as export_command
 from shufflenetv2.data import Digits, EvaluationTransform, evaluation_batches
-from shufflenetv2.deploy import export as export_command
-from shufflenetv2.deploy import formats, quantize
-from shufflenetv2.deploy.formats import Description, ExportError, export, folded, largest_difference, open_program
-from shufflenetv2.deploy.inference import accuracy
-from shufflenetv2.deploy.quantize import quantized
 from shufflenetv2.engine import recalibrate_batch_norm
+from shufflenetv2.export import formats, quantize
+from shufflenetv2.export.formats import Description, ExportError, export, folded, largest_difference, open_program
+from shufflenetv2.export.quantize import quantized
+from shufflenetv2.export.runtimes import accuracy
 from shufflenetv2.network import ShuffleNetV2
 from shufflenetv2.weights import Preprocessing, model_record
+from shufflenetv2.weights.conversion import MEAN, STD, read_any
 from tests.conftest import SHORT
 
 SIZE = 32
@@ -58,7 +59,7 @@ def write_model(path: Path, model_size: str = "0.5x", n_class: int = 7, size: in
                 nn.init.normal_(module.bias, 0.0, 1.0, generator=rng)
     recalibrate_batch_norm(network, [random_images(32, size, seed=5)])
     names = [f"Käfer {label}" for label in range(n_class)]
-    storage.write(path, model_record(network, class_names=names, preprocessing=preprocessing, iteration=3))
+    files.write(path, model_record(network, class_names=names, preprocessing=preprocessing, iteration=3))
     return path
 
 
@@ -268,7 +269,7 @@ def test_a_mismatch_is_an_error_and_leaves_no_file(run: Run, model: Path, monkey
 def test_logits_that_are_no_numbers_are_a_mismatch(run: Run, model: Path) -> None:
     content = torch.load(model, weights_only=True)
     content["state_dict"]["last_conv.1.weight"][0] = float("nan")
-    storage.write(model, content)
+    files.write(model, content)
     status, _, errors = run(model, "--format", "torchscript")
     assert status == 1
     assert "differs by nan" in errors

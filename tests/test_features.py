@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from shufflenetv2 import arguments
-from shufflenetv2.arguments import SWITCH, OptionsError, flag
-from shufflenetv2.options import GROUPS, REFUSED, Options, fields, parse
+from shufflenetv2.config import declaration
+from shufflenetv2.config.declaration import SWITCH, OptionsError, flag
+from shufflenetv2.config.options import GROUPS, REFUSED, Options, fields, parse
 from tests.conftest import ROOT
 
 TABLE = [row.split("|")[1:4] for row in (ROOT / "docs/features.md").read_text().splitlines() if row.startswith("| ")][1:]
@@ -55,7 +55,7 @@ def test_a_file_of_every_option_gives_them_back(tmp_path: Path) -> None:
     options = parse(
         ["--train-dir", "D", "--freeze", "stem", "--hook", "a:B", "--cutmix-minmax", "0.1", "0.2", "--bn-eps", "1e-4"]
     )
-    (tmp_path / "c.yaml").write_text(arguments.to_yaml(GROUPS, options))
+    (tmp_path / "c.yaml").write_text(declaration.to_yaml(GROUPS, options))
     again = parse(["--config", str(tmp_path / "c.yaml")])
     for field in fields():
         if field.name != "config":

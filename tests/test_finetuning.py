@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shufflenetv2 import ShuffleNetV2, storage
+from shufflenetv2 import ShuffleNetV2, files
 from shufflenetv2.engine import recalibrate_batch_norm, train_step
 from shufflenetv2.recipe import parameter_groups
 from shufflenetv2.recipe.finetuning import FreezeError, fine_tuning_groups, freeze, start_from
@@ -32,7 +32,7 @@ def saved(folder: Path, model: ShuffleNetV2, class_names: list[str] | None = Non
     """What is in a file with this model, read back."""
     preprocessing = Preprocessing(32, 32, model.mean, model.std)  # type: ignore[arg-type]
     record = model_record(model, class_names=class_names or [], preprocessing=preprocessing, iteration=7)
-    storage.write(folder / "model.pkl", record)
+    files.write(folder / "model.pkl", record)
     return read_weights(folder / "model.pkl")
 
 

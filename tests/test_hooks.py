@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shufflenetv2.command import main
+from shufflenetv2.cli.command import main
 from shufflenetv2.engine import Hook, checkpoint, load_hook
 from shufflenetv2.engine.hooks import HookError
 from tests.conftest import SHORT, Train

@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from shufflenetv2 import storage
-from shufflenetv2.arguments import OptionsError
+from shufflenetv2 import files
+from shufflenetv2.config.declaration import OptionsError
+from shufflenetv2.config.options import parse
 from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
 from shufflenetv2.engine import Preempted, Preemption, checkpoint, every
-from shufflenetv2.options import parse
 from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 
 LONGER = [
@@ -103,7 +103,7 @@ def test_wherever_a_checkpoint_is_cut_or_changed_the_one_before_is_used(tmp_path
     """What a run then does with that one, tests/test_command.py shows."""
     before, newest = (checkpoint.name_of(iteration) for iteration in (15, 30))
     whole = (untouched_folder / newest).read_bytes()
-    storage.write(tmp_path / before, {"optimizer": {}, "iteration": 15})  # small: it is read 400 times
+    files.write(tmp_path / before, {"optimizer": {}, "iteration": 15})  # small: it is read 400 times
     chance = random.Random(5)
     for offset in chance.sample(range(len(whole)), 200):
         flipped = bytearray(whole)
@@ -248,13 +248,13 @@ def test_what_is_written_is_the_state_at_the_time_of_the_call(tmp_path: Path) ->
         tensor += 1
     writer.wait()
     for number in range(3):
-        assert (storage.read(tmp_path / f"{number}.pth")["nested"][0]["tensor"] == number).all()
+        assert (files.read(tmp_path / f"{number}.pth")["nested"][0]["tensor"] == number).all()
 
 
 def test_an_error_of_the_writer_is_an_error_of_the_run(tmp_path: Path) -> None:
     writer = checkpoint.Writer()
     writer.write(tmp_path / "absent" / "file.pth", {})
-    with pytest.raises(storage.NotWrittenError, match=r"file\.pth cannot be written: No such file"):
+    with pytest.raises(files.NotWrittenError, match=r"file\.pth cannot be written: No such file"):
         writer.wait()
     writer.wait()  # told once
 

@@ -9,7 +9,7 @@ import timm.optim
 import torch
 from torch import Tensor, nn
 
-from shufflenetv2 import ShuffleNetV2, storage
+from shufflenetv2 import ShuffleNetV2, files
 from shufflenetv2.recipe import linear_decay, parameter_groups
 from shufflenetv2.recipe.optimizers import OptimizerError, build_optimizer, clip_gradients
 from tests.conftest import same_tensors
@@ -69,8 +69,8 @@ def test_an_interrupted_run_goes_on_with_the_same_bits_and_learns(tmp_path: Path
     torch.manual_seed(6)  # the global generator is not part of it
     before, before_optimizer = start()
     learn(before, before_optimizer, 7)
-    storage.write(tmp_path / "state", {"network": before.state_dict(), "optimizer": before_optimizer.state_dict()})
-    state = storage.read(tmp_path / "state")
+    files.write(tmp_path / "state", {"network": before.state_dict(), "optimizer": before_optimizer.state_dict()})
+    state = files.read(tmp_path / "state")
     after, after_optimizer = start()
     after.load_state_dict(state["network"])
     after_optimizer.load_state_dict(state["optimizer"])

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shufflenetv2.arguments import OptionsError, flag
-from shufflenetv2.options import Options, fields, parse, to_yaml
+from shufflenetv2.config.declaration import OptionsError, flag
+from shufflenetv2.config.options import Options, fields, parse, to_yaml
 
 ROOT = Path(__file__).parent.parent
 

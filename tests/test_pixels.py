@@ -13,8 +13,8 @@ import pytest
 
 from shufflenetv2.data.images import Cut, Image, ImageError, SequentialJpeg, open_encoded
 from shufflenetv2.data.jitter import UNCHANGED, Jitter, draw_jitter
-from shufflenetv2.data.pixels import library
 from shufflenetv2.data.resize import INTERPOLATIONS, resize
+from shufflenetv2.kernels.pixels import library
 from tests.conftest import ROOT, photograph
 
 GUARD = 64  # bytes after a result, which nobody may write to
@@ -162,7 +162,7 @@ import hashlib
 import numpy as np
 from pathlib import Path
 from shufflenetv2.data import EvaluationTransform, FolderDataset, TrainTransform
-from shufflenetv2.randomness import generator
+from shufflenetv2.rng import generator
 
 images, digest = FolderDataset(Path(PHOTOGRAPHS)), hashlib.sha256()
 for index in range(len(images)):

@@ -19,11 +19,11 @@ import pytest
 import torch
 from PIL import Image
 
-from shufflenetv2.conversion import read_any
+from shufflenetv2.cli import predict
 from shufflenetv2.data import EvaluationTransform, FolderDataset, evaluation_batches
-from shufflenetv2.deploy import predict
-from shufflenetv2.deploy.formats import export
-from shufflenetv2.deploy.inference import ImageFiles, Tolerant
+from shufflenetv2.export.formats import export
+from shufflenetv2.export.runtimes import ImageFiles, Tolerant
+from shufflenetv2.weights.conversion import read_any
 from tests.conftest import ONE_THREAD, ROOT
 from tests.test_export import SIZE, write_model
 

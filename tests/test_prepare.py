@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shufflenetv2.cli import prepare
 from shufflenetv2.data import EvaluationTransform, FolderDataset
 from shufflenetv2.data.images import read_image
+from shufflenetv2.data.shrinking import in_threads, shrink, target_names
 from shufflenetv2.data.transforms import OpencvResize
-from shufflenetv2.deploy import prepare
-from shufflenetv2.deploy.shrinking import in_threads, shrink, target_names
 from tests.conftest import ONE_THREAD, ROOT, photograph
 
 COMMAND = [sys.executable, "-m", "shufflenetv2", "prepare"]

@@ -12,7 +12,7 @@ from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRSchedu
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from shufflenetv2 import storage
+from shufflenetv2 import files
 from shufflenetv2.recipe import linear_decay
 from shufflenetv2.recipe.schedules import PlateauSchedule, Schedule, ScheduleError, ScheduleOptions, build_schedule
 
@@ -282,8 +282,8 @@ def test_a_schedule_read_from_a_file_goes_on_with_the_same_bits(tmp_path: Path, 
         optimizer, schedule = build()
         go(schedule, 1, saved)
         path = tmp_path / f"{saved}"
-        storage.write(path, {"optimizer": optimizer.state_dict(), "scheduler": schedule.state_dict()})
-        state = storage.read(path)
+        files.write(path, {"optimizer": optimizer.state_dict(), "scheduler": schedule.state_dict()})
+        state = files.read(path)
         other_optimizer, other = build()
         other_optimizer.load_state_dict(state["optimizer"])
         other.load_state_dict(state["scheduler"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shufflenetv2 import ShuffleNetV2, load_model, storage
+from shufflenetv2 import ShuffleNetV2, files, load_model
 from shufflenetv2.engine import checkpoint
 from shufflenetv2.weights import Preprocessing, WeightsError, model_record, read_weights
 from tests.conftest import same_tensors
@@ -22,8 +22,8 @@ def network() -> ShuffleNetV2:
 
 def test_what_is_written_can_be_read_here_and_by_torch_alone(tmp_path: Path, network: ShuffleNetV2) -> None:
     path = tmp_path / "file.pth"
-    storage.write(path, {"state_dict": network.state_dict(), "iteration": 3})
-    for content in (storage.read(path, must_be_ours=True), torch.load(path, weights_only=True)):
+    files.write(path, {"state_dict": network.state_dict(), "iteration": 3})
+    for content in (files.read(path, must_be_ours=True), torch.load(path, weights_only=True)):
         assert content["iteration"] == 3
         assert same_tensors(content["state_dict"], network.state_dict())
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.pth"]
@@ -32,13 +32,13 @@ def test_what_is_written_can_be_read_here_and_by_torch_alone(tmp_path: Path, net
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     """With a real limit on the size of files, in a process of its own."""
     path = tmp_path / "file.pth"
-    storage.write(path, {"a": torch.ones(3)})
+    files.write(path, {"a": torch.ones(3)})
     before = path.read_bytes()
     program = (
         "import resource, signal, sys, torch; from pathlib import Path; from shufflenetv2 import storage\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "try: storage.write(Path(sys.argv[1]), {'a': torch.ones(100_000)})\n"
-        "except storage.NotWrittenError as error: print(error)\n"
+        "try: files.write(Path(sys.argv[1]), {'a': torch.ones(100_000)})\n"
+        "except files.NotWrittenError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, timeout=100)
     assert "cannot be written: File too large; what was saved before is untouched" in done.stdout
@@ -54,8 +54,8 @@ class Malicious:
 def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Malicious()}, "bad.pth")
-    with pytest.raises(storage.DamagedFileError, match="more than tensors"):
-        storage.read(Path("bad.pth"))
+    with pytest.raises(files.DamagedFileError, match="more than tensors"):
+        files.read(Path("bad.pth"))
     assert not Path("executed").exists()
 
 
@@ -64,8 +64,8 @@ def test_the_newest_good_checkpoint_is_found_and_the_damaged_ones_are_named(
 ) -> None:
     caplog.set_level("WARNING")
     for iteration in (2, 10, 1_000_000):
-        storage.write(tmp_path / checkpoint.name_of(iteration), {"iteration": iteration, "optimizer": {}})
-    storage.write(tmp_path / checkpoint.name_of(10, "bnps-"), {"iteration": 99})
+        files.write(tmp_path / checkpoint.name_of(iteration), {"iteration": iteration, "optimizer": {}})
+    files.write(tmp_path / checkpoint.name_of(10, "bnps-"), {"iteration": 99})
     assert (tmp_path / "checkpoint-000010.pth.tar").exists()
     (tmp_path / "checkpoint-1000000.pth.tar").write_bytes(b"")
     torch.save({"iteration": 77}, tmp_path / "checkpoint-000500.pth.tar")  # somebody else's
@@ -86,7 +86,7 @@ def test_our_file_knows_everything_about_its_model(tmp_path: Path) -> None:
     network = ShuffleNetV2(64, 3, "1.0x", mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0)).eval()
     preprocessing = Preprocessing(64, 73, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
     record = model_record(network, class_names=["a", "b", "c"], preprocessing=preprocessing, iteration=5)
-    storage.write(tmp_path / "model.pkl", record)
+    files.write(tmp_path / "model.pkl", record)
     weights = read_weights(tmp_path / "model.pkl")
     assert (weights.model_size, weights.n_class, weights.class_names, weights.iteration) == ("1.0x", 3, ["a", "b", "c"], 5)
     assert weights.preprocessing == preprocessing

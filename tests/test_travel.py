@@ -19,11 +19,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 import shufflenetv2
-from shufflenetv2 import ShuffleNetV2, UserError, command, convert, describe, load_model, read_any, recalibrate, storage
+from shufflenetv2 import ShuffleNetV2, convert, describe, files, load_model, read_any, recalibrate
+from shufflenetv2.cli import command
+from shufflenetv2.cli import convert as convert_command
+from shufflenetv2.cli import info as info_command
+from shufflenetv2.cli import recalibrate as recalibrate_command
 from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
-from shufflenetv2.deploy import convert as convert_command
-from shufflenetv2.deploy import info as info_command
-from shufflenetv2.deploy import recalibrate as recalibrate_command
+from shufflenetv2.errors import UserError
 from shufflenetv2.weights import Preprocessing, Weights, WeightsError
 from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 from tests.reference import SIZES, ReferenceNetwork
@@ -70,7 +72,7 @@ def process(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess
 def write_ours(path: Path, weights: Weights, preprocessing: Preprocessing | None = None) -> Path:
     """As our training writes it."""
     weights.class_names, weights.preprocessing, weights.iteration, weights.details = NAMES, preprocessing, 12, dict(DETAILS)
-    storage.write(path, weights.record())
+    files.write(path, weights.record())
     return path
 
 

@@ -7,7 +7,7 @@ import timm.layers
 import torch
 from torch import Tensor, nn
 
-from shufflenetv2 import ShuffleNetV2, ShuffleV2Block, load_model, storage
+from shufflenetv2 import ShuffleNetV2, ShuffleV2Block, files, load_model
 from shufflenetv2.weights import Preprocessing, model_record, read_weights
 from tests.conftest import same_tensors
 
@@ -72,7 +72,7 @@ def test_a_file_of_ours_brings_the_whole_architecture_back(tmp_path: Path, pooli
     network = ShuffleNetV2(64, 7, "1.0x", pooling=pooling, layout=layout, head_bias=pooling == "max", bn_eps=1e-3)
     distinct(network)
     record = model_record(network, class_names=list("abcdefg"), preprocessing=Preprocessing(64, 64), iteration=3)
-    storage.write(tmp_path / "model.pkl", record)
+    files.write(tmp_path / "model.pkl", record)
     weights = read_weights(tmp_path / "model.pkl")
     assert (weights.n_class, weights.model_size, weights.iteration) == (7, "1.0x", 3)
     for again in (weights.network(), load_model(str(tmp_path / "model.pkl"))):

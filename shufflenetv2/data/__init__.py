@@ -7,9 +7,9 @@ from .datasets import FolderDataset as FolderDataset
 from .erasing import RandomErasing as RandomErasing
 from .images import DecodedImage as DecodedImage
 from .images import ImageError as ImageError
-from .iterator import DataIterator as DataIterator
-from .iterator import evaluation_batches as evaluation_batches
-from .iterator import usable_cores as usable_cores
+from .loader import DataIterator as DataIterator
+from .loader import evaluation_batches as evaluation_batches
+from .loader import usable_cores as usable_cores
 from .named import hold_out as hold_out
 from .named import open_named as open_named
 from .named import read_class_map as read_class_map

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .. import UserError
+from ..errors import UserError
 from .images import DecodedImage, Image, open_image
 from .index import find_images
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import UserError
+from ..errors import UserError
 
 MODES = ("const", "rand", "pixel")
 ATTEMPTS = 10

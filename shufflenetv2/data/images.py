@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 import PIL.Image
 
-from .. import UserError
-from . import jpeg
+from ..errors import UserError
+from ..kernels import jpeg
 from .jitter import UNCHANGED, Jitter
 from .resize import resize
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ..kernels.pixels import library
 from .operations import GREY
-from .pixels import library
 
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
 ORDERS = tuple(permutations((BRIGHTNESS, CONTRAST, SATURATION)))

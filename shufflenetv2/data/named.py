@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..randomness import HELD_OUT, generator
+from ..rng import HELD_OUT, generator
 from .datasets import Dataset, DatasetError, Digits
 from .images import DecodedImage, Image, open_image
 

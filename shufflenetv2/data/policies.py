@@ -15,7 +15,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from .. import UserError
+from ..errors import UserError
 from .operations import OPERATIONS, WIDE_BINS, WIDE_OPERATIONS, Color
 
 IMAGENET_MEAN: Color = (104.0, 116.0, 124.0)

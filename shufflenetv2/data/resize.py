@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from .pixels import library, scratch
+from ..kernels.pixels import library, scratch, scratch_size
 
 INTERPOLATIONS = {
     "bilinear": cv2.INTER_LINEAR,
@@ -52,8 +52,3 @@ def resize(
     source, target = (pixels.ctypes.data, pixels.strides[0], old_height, old_width), (out.ctypes.data, height, width)
     compiled.resize_bilinear(*source, *target, mirrored, upside_down, scratch.address, size)
     return out
-
-
-def scratch_size(width: int, new_width: int) -> int:
-    """The bytes that `resize.c` works in."""
-    return 40 * (new_width + 8) + 3 * width + 16

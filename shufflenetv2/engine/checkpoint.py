@@ -1,55 +1,19 @@
 """Checkpoints: their names, and the newest good one."""
 
-import contextlib
 import logging
-import os
 import re
-import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import UserError, storage
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from .. import files
 
 BEST = "best.pth.tar"
 _NAME = re.compile(r"checkpoint-(\d+)\.pth\.tar")
 logger = logging.getLogger(__name__)
-
-
-class FolderInUseError(UserError):
-    """Another run writes to the folder."""
-
-
-@contextlib.contextmanager
-def locked(folder: Path, remedy: str = "give this run a --save folder of its own") -> Iterator[None]:
-    """Keeps other runs out of a folder, and clears away what a killed one left half written.
-
-    The lock is the kernel's and ends with the process, however that ends.
-
-    Raises:
-        FolderInUseError: where another run lives there.
-    """
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise FolderInUseError(f"{folder} is in use by {file.read().strip() or 'another run'}; {remedy}") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink()
-        yield
 
 
 class Writer:
@@ -72,7 +36,7 @@ class Writer:
 
     def _write(self, path: Path, content: dict[str, Any], then: Callable[[], object]) -> None:
         try:
-            storage.write(path, content)
+            files.write(path, content)
             then()
         except BaseException as error:  # raised where the run can see it
             self._error = error
@@ -132,7 +96,7 @@ def read_newest(folder: Path, interval: int | None = None) -> tuple[Path, dict[s
     for path in find(folder, interval):
         try:
             return path, read(path)
-        except storage.DamagedFileError as error:
+        except files.DamagedFileError as error:
             logger.warning("%s; it is renamed, and the checkpoint before it is used, if there is one", error)
             path.rename(path.with_name(path.name + ".damaged"))
         except OSError as error:
@@ -147,9 +111,9 @@ def read(path: Path) -> dict[str, Any]:
         DamagedFileError: where it is damaged, or another kind of file.
         OSError: where it cannot be read.
     """
-    content: dict[str, Any] = storage.read(path, must_be_ours=True)
+    content: dict[str, Any] = files.read(path, must_be_ours=True)
     if "optimizer" not in content:
-        raise storage.DamagedFileError(f"{path} holds no state to go on from; --initial-checkpoint takes weights alone")
+        raise files.DamagedFileError(f"{path} holds no state to go on from; --initial-checkpoint takes weights alone")
     return content
 
 

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .. import UserError
+from ..errors import UserError
 from . import distributed
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from .. import UserError
+from ..errors import UserError
 
 
 class ProcessLostError(UserError):

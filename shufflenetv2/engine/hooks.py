@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import UserError
+from ..errors import UserError
 from .evaluation import Evaluation
 
 

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from .. import UserError, storage
-from ..conversion import read_any
+from .. import files
+from ..errors import UserError
 from ..weights import WeightsError, misfit
+from ..weights.conversion import read_any
 
 FILE_ENDINGS = (".pkl", ".pt", ".pth", ".tar")
 # Where trainers put a state dict, the average of the weights first: it is the better teacher.
@@ -249,8 +250,8 @@ def _load_checkpoint(network: nn.Module, checkpoint: str, what: str) -> None:
     try:
         # Both timm and torchvision's references save their options beside the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = storage.read(Path(checkpoint))
-    except storage.DamagedFileError as error:
+            content = files.read(Path(checkpoint))
+    except files.DamagedFileError as error:
         raise TeacherError(f"--teacher-checkpoint: {error}") from error
     except OSError as error:
         raise TeacherError(f"--teacher-checkpoint {checkpoint} cannot be read: {error.strerror}") from error

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import UserError
+from ..errors import UserError
 from ..network import STAGE_UNITS, ShuffleNetV2
 from ..weights import Weights, WeightsError, misfit
-from .optimization import parameter_groups
+from .averaging import parameter_groups
 
 HEAD = "classifier."
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..randomness import MIXING, generator
+from ..rng import MIXING, generator
 
 
 @dataclass(frozen=True)

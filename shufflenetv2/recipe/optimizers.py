@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from .. import UserError
+from ..errors import UserError
 
 LOOKAHEAD = "lookahead_"
 KRON = ("kron", "kronc", "kronw")

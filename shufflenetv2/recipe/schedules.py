@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from .. import UserError
-from .optimization import linear_decay
+from ..errors import UserError
+from .averaging import linear_decay
 
 SCHEDULES = ("linear", "cosine", "step", "multistep", "tanh", "poly", "plateau", "constant")
 CYCLIC = ("cosine", "tanh", "poly")

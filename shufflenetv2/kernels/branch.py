@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 from torch.nn.functional import conv2d
 
-from .compiled import open_library
+from .library import open_library
 
 LIBRARY = Path(__file__).with_name("_branch")
 ARGUMENTS = {  # of branch.c's functions; the last one is the number of threads

@@ -12,12 +12,19 @@ import io
 import os
 import pickle
 import secrets
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import UserError
+from .errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 MARK = b"sha256->"
 TRAILER_BYTES = len(MARK) + hashlib.sha256().digest_size
@@ -113,3 +120,31 @@ def read(path: Path, *, must_be_ours: bool = False) -> Any:
         raise DamagedFileError(f"{path} is not a file of weights") from error
     except Exception as error:  # torch's reader raises nearly anything on bytes that are not its own
         raise DamagedFileError(f"{path} is not a file of weights") from error
+
+
+class FolderInUseError(UserError):
+    """Another run writes to the folder."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path, remedy: str = "give this run a --save folder of its own") -> Iterator[None]:
+    """Keeps other runs out of a folder, and clears away what a killed one left half written.
+
+    The lock is the kernel's and ends with the process, however that ends.
+
+    Raises:
+        FolderInUseError: where another run lives there.
+    """
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise FolderInUseError(f"{folder} is in use by {file.read().strip() or 'another run'}; {remedy}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink()
+        yield

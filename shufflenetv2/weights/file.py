@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import UserError, storage
-from .network import SIZES, STEM_CHANNELS, ShuffleNetV2
+from .. import files
+from ..errors import UserError
+from ..network import SIZES, STEM_CHANNELS, ShuffleNetV2
 
 # What else our files tell of how a model came about
 DETAILS = ("origin", "accuracy", "options", "samples", "version", "host", "time")
@@ -202,8 +203,8 @@ def read_content(path: Path) -> Mapping[str, Any]:
             return _read_safetensors(path)
         with warnings.catch_warnings():  # of a TorchScript program, which is refused
             warnings.filterwarnings("ignore", message="'torch.load' received a zip file")
-            content = storage.read(path)
-    except storage.DamagedFileError as error:
+            content = files.read(path)
+    except files.DamagedFileError as error:
         raise WeightsError(f"{error}{_explanation(path, error)}") from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
@@ -242,7 +243,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {**described, "state_dict": tensors}
 
 
-def _explanation(path: Path, error: storage.DamagedFileError) -> str:
+def _explanation(path: Path, error: files.DamagedFileError) -> str:
     """What a file is instead that could not be read, if that can be told."""
     if wanted := re.search(r"GLOBAL (\S+)", str(error.__cause__)):  # so torch names what a pickle would have called
         return f": loading it would call {wanted[1]}; weights alone are what torch.save(model.state_dict(), ...) writes"

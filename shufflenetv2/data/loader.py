@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..randomness import ORDER, SAMPLE, Streams, generator
+from ..rng import ORDER, SAMPLE, Streams, generator
 from .datasets import Dataset
 from .transforms import Transform
 

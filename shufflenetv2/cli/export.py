@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..arguments import OptionsError, Parser
-from ..command import exit_status
+from ..config.declaration import OptionsError, Parser
+from .command import exit_status
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "exported": ".pt2", "executorch": ".pte"}
 INPUTS = ("bgr-nchw", "bgr-nhwc", "rgb-nchw", "rgb-nhwc")
@@ -68,14 +68,14 @@ def _export(given: argparse.Namespace) -> None:
     # Here, since torch takes seconds to load: not for help, nor for a mistyped option.
     import torch
 
-    from .. import storage
-    from ..build import evaluation_transform
-    from ..conversion import read_any
+    from .. import files
     from ..data import Dataset, FolderDataset, evaluation_batches
+    from ..export.formats import TOLERANCE, ExportError, export, largest_difference, open_program
+    from ..export.quantize import quantized
+    from ..export.runtimes import DIGITS, accuracy, images_of, selection
     from ..weights import Preprocessing, WeightsError
-    from .formats import TOLERANCE, ExportError, export, largest_difference, open_program
-    from .inference import DIGITS, accuracy, images_of, selection
-    from .quantize import quantized
+    from ..weights.conversion import read_any
+    from .build import evaluation_transform
 
     weights = read_any(given.model)
     use = weights.preprocessing or Preprocessing()
@@ -117,7 +117,7 @@ def _export(given: argparse.Namespace) -> None:
             for name, model in (("float32", network), ("int8", program)):
                 top1, top5 = accuracy(model, evaluation_batches(val_set, transform, BATCH_SIZE))
                 print(f"{name:8} top-1 {top1:.2%}, top-5 {top5:.2%} of {len(val_set):,} images", flush=True)
-    storage.write_bytes(given.out, content)
+    files.write_bytes(given.out, content)
     print(f"{given.out}: {len(content) / 1e6:.2f} MB; takes {description}")
 
 

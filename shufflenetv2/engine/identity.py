@@ -4,11 +4,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from . import UserError, storage
-from .arguments import flag
-from .data import Dataset
-from .engine import checkpoint
-from .options import DEFAULTS, Options, recipe_of
+from .. import files
+from ..config.declaration import flag
+from ..config.options import DEFAULTS, Options, recipe_of
+from ..data import Dataset
+from ..errors import UserError
+from . import checkpoint
 
 
 def is_finished(options: Options, train_set: Dataset, result: Path) -> bool:
@@ -16,8 +17,8 @@ def is_finished(options: Options, train_set: Dataset, result: Path) -> bool:
     if not result.exists():
         return False
     try:
-        content = storage.read(result, must_be_ours=True)
-    except storage.DamagedFileError as error:
+        content = files.read(result, must_be_ours=True)
+    except files.DamagedFileError as error:
         checkpoint.logger.warning("%s; it will be made anew", error)
         return False
     require_same_run(options, train_set, content, result)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..arguments import Parser
-from ..command import exit_status
+from ..config.declaration import Parser
+from .command import exit_status
 
 if TYPE_CHECKING:
     from ..weights import Preprocessing, Weights
@@ -67,9 +67,9 @@ def convert(source: str | Path, destination: str | Path, to: str) -> "Weights":
     """
     import torch  # here, as what follows: torch takes seconds to load, not for help, nor for a mistyped option
 
-    from .. import storage
-    from ..conversion import content_for, read_any
-    from ..weights import safetensors
+    from .. import files
+    from ..weights.conversion import content_for, read_any
+    from ..weights.file import safetensors
 
     if to not in FORMATS:
         raise ValueError(f"to is one of {', '.join(FORMATS)}, not {to!r}")
@@ -77,20 +77,20 @@ def convert(source: str | Path, destination: str | Path, to: str) -> "Weights":
     if to in ("shufflenetv2", "safetensors"):
         weights.network()  # refuses what is not complete, as the others do by themselves
     if to == "shufflenetv2":
-        storage.write(destination, weights.record())
+        files.write(destination, weights.record())
     elif to == "safetensors":
-        storage.write_bytes(destination, safetensors(weights))
+        files.write_bytes(destination, safetensors(weights))
     else:
-        buffer = io.BytesIO()  # not `storage.write`: nothing but what torch writes, for readers of any kind
+        buffer = io.BytesIO()  # not `files.write`: nothing but what torch writes, for readers of any kind
         torch.save(content_for(to, weights), buffer)
-        storage.write_bytes(destination, buffer.getbuffer())
+        files.write_bytes(destination, buffer.getbuffer())
     return weights
 
 
 def wanted(preprocessing: "Preprocessing | None", to: str) -> str:
     """What must be fed to a network with converted weights, in words."""
-    from ..conversion import rgb_normalisation
     from ..weights import Preprocessing
+    from ..weights.conversion import rgb_normalisation
 
     use = preprocessing or Preprocessing()
     size = f"images resized to a short side of {use.resize_size}, central {use.input_size} x {use.input_size} pixels"

@@ -29,13 +29,12 @@ from typing import TypeVar
 import cv2
 from tqdm import tqdm
 
-from .. import UserError
-from ..data import DatasetError, ImageError, usable_cores
-from ..data.datasets import images_by_class
-from ..data.images import Image, open_encoded, read_file
-from ..data.transforms import OpencvResize
-from ..engine.checkpoint import locked
-from ..storage import write_bytes
+from ..errors import UserError
+from ..files import locked, write_bytes
+from . import DatasetError, ImageError, usable_cores
+from .datasets import images_by_class
+from .images import Image, open_encoded, read_file
+from .transforms import OpencvResize
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

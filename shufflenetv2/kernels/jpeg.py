@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from .jitter import Jitter
-from .pixels import Memory, library, scratch
-from .resize import scratch_size
+from .pixels import Memory, library, scratch, scratch_size
 
 SCALES = (1, 2, 4, 8)
 
@@ -39,7 +37,7 @@ def cut(
     encoded: bytes,
     scale: int,
     part: tuple[int, int, int, int],
-    jitter: Jitter,
+    jitter: tuple[float, float, float],
     mirrored: bool,
     upside_down: bool,
     out: np.ndarray,

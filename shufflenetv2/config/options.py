@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import arguments
-from .arguments import (
+from . import declaration
+from .declaration import (
     ANY_NUMBER,
     COUNT,
     FILE,
@@ -394,7 +394,7 @@ class Options(
 
 def fields() -> Iterable[dataclasses.Field[Any]]:
     """The options in the order of their groups."""
-    return arguments.fields(GROUPS)
+    return declaration.fields(GROUPS)
 
 
 DEFAULTS = {field.name: field.default for field in fields()}
@@ -412,7 +412,7 @@ def default_learning_rate(batch_size: int) -> float:
 
 def to_yaml(options: Options) -> str:
     """The options as a file for `--config`, in their groups."""
-    return arguments.to_yaml(GROUPS, options)
+    return declaration.to_yaml(GROUPS, options)
 
 
 def parse(argv: Sequence[str], prog: str = "train.py") -> Options:
@@ -423,7 +423,7 @@ def parse(argv: Sequence[str], prog: str = "train.py") -> Options:
             be read, or options that contradict each other.
         SystemExit: after printing the help.
     """
-    given, from_file = arguments.read(GROUPS, argv, prog, DESCRIPTION, EXAMPLES, REFUSED)
+    given, from_file = declaration.read(GROUPS, argv, prog, DESCRIPTION, EXAMPLES, REFUSED)
     for one, other in (("epochs", "total_iters"), ("total_iters", "epochs")):
         if one in given and other not in given:
             from_file.pop(other, None)  # the command line wins

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .. import UserError, __version__
+from .. import __version__
 from ..blocks import ShuffleV2Block
+from ..errors import UserError
 from ..network import ShuffleNetV2
 from ..weights import Preprocessing, Weights
 

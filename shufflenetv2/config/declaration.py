@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from . import UserError
+from ..errors import UserError
 
 
 class OptionsError(UserError):

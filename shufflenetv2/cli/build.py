@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from .arguments import OptionsError
-from .conversion import pretrained, read_any
-from .data import (
+from ..config.declaration import OptionsError
+from ..config.options import Options
+from ..data import (
     Dataset,
     EvaluationTransform,
     FolderDataset,
@@ -23,10 +23,9 @@ from .data import (
     read_class_map,
     usable_cores,
 )  # fmt: skip
-from .engine import Devices, Execution, TrainingState, distributed
-from .network import ShuffleNetV2
-from .options import Options
-from .recipe import (
+from ..engine import Devices, Execution, TrainingState, distributed
+from ..network import ShuffleNetV2
+from ..recipe import (
     AveragedWeights,
     DistillationLoss,
     LossFunction,
@@ -42,7 +41,8 @@ from .recipe import (
     parameter_groups,
     start_from,
 )  # fmt: skip
-from .weights import Preprocessing, Weights
+from ..weights import Preprocessing, Weights
+from ..weights.conversion import pretrained, read_any
 
 BN_TF = (0.01, 1e-3)  # momentum and epsilon of TensorFlow's batch norm
 

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import UserError
-from ..build import evaluation_transform
-from ..conversion import read_any
+from ..cli.build import evaluation_transform
 from ..data import Dataset, DecodedImage, Digits, EvaluationTransform, ImageError, evaluation_batches
 from ..data.images import IMAGE_SUFFIXES, Image, open_image
 from ..data.named import Subset
 from ..engine import choose_devices
 from ..engine.evaluation import count_correct
+from ..errors import UserError
 from ..weights import Preprocessing
+from ..weights.conversion import read_any
 from .formats import open_program
 
 DIGITS = "digits"  # in place of a folder: those that are built in

@@ -7,17 +7,18 @@ from pathlib import Path
 import torch
 import torchinfo
 
+from .. import files
+from ..config.declaration import OptionsError
+from ..config.options import REFERENCE_BATCH_SIZE, Options, default_learning_rate, to_yaml
+from ..data import DataIterator, Dataset
+from ..engine import Devices, Preempted, Preemption, checkpoint, choose_devices, distributed, train_step
+from ..engine.identity import is_finished
+from ..engine.trainer import TrainingRun, report_evaluation
+from ..network import SMALLEST_INPUT, ShuffleNetV2
+from ..report import Journal
+from ..weights import Preprocessing, Weights, WeightsError
+from ..weights.conversion import read_any
 from . import build
-from .arguments import OptionsError
-from .conversion import read_any
-from .data import DataIterator, Dataset
-from .engine import Devices, Preempted, Preemption, checkpoint, choose_devices, distributed, train_step
-from .identity import is_finished
-from .network import SMALLEST_INPUT, ShuffleNetV2
-from .options import REFERENCE_BATCH_SIZE, Options, default_learning_rate, to_yaml
-from .report import Journal
-from .training_run import TrainingRun, report_evaluation
-from .weights import Preprocessing, Weights, WeightsError
 
 BATCHES_MEASURED = 20
 
@@ -52,7 +53,7 @@ def _train(options: Options, devices: Devices) -> int:
         first = distributed.rank() == 0
         if first:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(checkpoint.locked(folder))
+            stack.enter_context(files.locked(folder))
         journal = stack.enter_context(Journal(log_folder) if first else Journal(silent=True))
         if first and not options.auto_continue and (aside := checkpoint.set_aside(folder)):
             journal.say(f"starting over; the earlier results are in {aside}")

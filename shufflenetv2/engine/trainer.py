@@ -9,9 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import UserError, __version__, build
-from .data import DataIterator, Dataset, ImageError, evaluation_batches
-from .engine import (
+from .. import __version__
+from ..cli import build
+from ..config.options import Options, recipe_of
+from ..data import DataIterator, Dataset, ImageError, evaluation_batches
+from ..errors import UserError
+from ..network import ShuffleNetV2
+from ..recipe import PlateauSchedule
+from ..report import Journal, write_confusion, write_grid
+from ..weights import Preprocessing, Weights, model_record
+from . import (
     Devices,
     Evaluation,
     Hook,
@@ -27,11 +34,6 @@ from .engine import (
     train,
 )  # fmt: skip
 from .identity import fingerprint, require_same_run
-from .network import ShuffleNetV2
-from .options import Options, recipe_of
-from .recipe import PlateauSchedule
-from .report import Journal, write_confusion, write_grid
-from .weights import Preprocessing, Weights, model_record
 
 # The original recalibrates over 1,250 batches of 1,024 images: about one epoch of ImageNet.
 RECALIBRATION_IMAGES = 1_280_000

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..arguments import Parser, flag
-from ..command import exit_status
-from ..options import parse, recipe_of
+from ..config.declaration import Parser, flag
+from ..config.options import parse, recipe_of
+from .command import exit_status
 
 NAMES_SHOWN = 5
 
@@ -61,9 +61,9 @@ def describe(path: str | Path) -> dict[str, Any]:
 
     import torchinfo  # here, since torch takes seconds to load: not for help, nor for a mistyped option
 
-    from ..conversion import read_any
     from ..network import SIZES, STEM_CHANNELS
     from ..weights import Preprocessing
+    from ..weights.conversion import read_any
 
     weights = read_any(path)
     network = weights.network()

@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..arguments import COUNT, TEXT, Parser, parse_value
-from ..command import exit_status
+from ..config.declaration import COUNT, TEXT, Parser, parse_value
+from .command import exit_status
 
 DESCRIPTION = """\
 Prints the likeliest classes of images, one line per image, in the order given; those in a folder sorted, at any depth.
@@ -39,14 +39,15 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 predict") -> int:
         top, batch_size = parse_value(COUNT, "--top", given.top), parse_value(COUNT, "--batch-size", given.batch_size)
         workers = parse_value(COUNT, "--workers", given.workers) if given.workers is not None else None
         device = parse_value(TEXT, "--device", given.device)
-        from . import inference  # OpenCV and torch take seconds to load: not for help, nor for a mistyped option
 
-        model = inference.open_model(given.model, device)
-        if given.images == [inference.DIGITS]:
-            images = inference.images_of(inference.DIGITS, "val", "IMAGE_OR_FOLDER")
+        from ..export import runtimes  # torch takes seconds to load: not for help, nor for a mistyped option
+
+        model = runtimes.open_model(given.model, device)
+        if given.images == [runtimes.DIGITS]:
+            images = runtimes.images_of(runtimes.DIGITS, "val", "IMAGE_OR_FOLDER")
         else:
-            images = inference.ImageFiles(inference.find_images(given.images, complain))
-        for prediction in inference.predict(model, images, top=top, batch_size=batch_size, workers=workers, complain=complain):
+            images = runtimes.ImageFiles(runtimes.find_images(given.images, complain))
+        for prediction in runtimes.predict(model, images, top=top, batch_size=batch_size, workers=workers, complain=complain):
             print(prediction.to_json() if given.json else prediction, flush=True)
             readable += 1
     except BrokenPipeError:  # whoever reads has seen enough, as `head` does

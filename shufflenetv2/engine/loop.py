@@ -12,11 +12,11 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from .. import UserError
+from ..errors import UserError
 from ..network import ShuffleNetV2
-from ..randomness import DEVICE, generator
 from ..recipe import AveragedWeights, LossFunction, Mixing, Schedule
 from ..report import Journal
+from ..rng import DEVICE, generator
 from . import distributed
 from .evaluation import count_correct
 from .hooks import Hook

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .network import SIZES, STAGE_UNITS, STEM_CHANNELS, ShuffleNetV2
-from .weights import (
+from ..network import SIZES, STAGE_UNITS, STEM_CHANNELS, ShuffleNetV2
+from .file import (
     Preprocessing,
     Weights,
     WeightsError,

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..arguments import COUNT, PIXELS, QUALITY, Parser, parse_value
-from ..command import exit_status
+from ..config.declaration import COUNT, PIXELS, QUALITY, Parser, parse_value
+from .command import exit_status
 
 DEFAULT_QUALITY = 95  # why: see shrinking.py
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 prepare") -> int:
         short_side = parse_value(PIXELS, "--short-side", given.short_side)
         quality = parse_value(QUALITY, "--quality", given.quality)
         workers = parse_value(COUNT, "--workers", given.workers) if given.workers is not None else None
-        from .shrinking import shrink  # OpenCV and torch take seconds to load: not for help, nor for a mistyped option
+        from ..data.shrinking import shrink  # OpenCV and torch take seconds to load: not for help, nor for a mistyped option
 
         outcome = shrink(given.source, given.destination, short_side=short_side, quality=quality, workers=workers)
     except (Exception, KeyboardInterrupt) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..compiled import open_library
+from .library import open_library
 
 LIBRARY = Path(__file__).with_name("_pixels")
 ARGUMENTS = {  # as in pixels.h
@@ -47,3 +47,8 @@ class Memory(threading.local):
 
 
 scratch = Memory()
+
+
+def scratch_size(width: int, new_width: int) -> int:
+    """The bytes that `resize.c` works in."""
+    return 40 * (new_width + 8) + 3 * width + 16

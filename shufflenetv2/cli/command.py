@@ -5,9 +5,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import UserError
-from .arguments import OptionsError
-from .options import parse
+from ..config.declaration import OptionsError
+from ..config.options import parse
+from ..errors import UserError
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
@@ -24,11 +24,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
     try:
         options = parse(argv, prog)
         debug = options.debug
-        from . import run  # torch takes seconds to load: not for help, nor for a mistyped option
+        from . import train  # torch takes seconds to load: not for help, nor for a mistyped option
 
         if options.throughput:
-            return run.run_throughput(options)
-        return (run.run_evaluation if options.eval else run.run_training)(options)
+            return train.run_throughput(options)
+        return (train.run_evaluation if options.eval else train.run_training)(options)
     except (Exception, KeyboardInterrupt) as error:
         return exit_status(error, prog, debug)
 

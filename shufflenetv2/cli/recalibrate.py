@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import UserError
-from ..arguments import COUNT, NATURAL, OptionsError, Parser, flag, parse_value
-from ..command import exit_status
-from ..options import Options, fields, parse
+from ..config.declaration import COUNT, NATURAL, OptionsError, Parser, flag, parse_value
+from ..config.options import Options, fields, parse
+from ..errors import UserError
+from .command import exit_status
 
 if TYPE_CHECKING:
     from ..data import Dataset
@@ -98,12 +98,13 @@ def recalibrate(
     # Here, since torch takes seconds to load: not for help, nor for a mistyped option.
     from tqdm import tqdm
 
-    from .. import build, storage
-    from ..conversion import read_any
+    from .. import files
     from ..data import DataIterator, evaluation_batches
     from ..engine import choose_devices, evaluate, recalibrate_batch_norm
+    from ..engine.trainer import RECALIBRATION_IMAGES
     from ..recipe import freeze
-    from ..training_run import RECALIBRATION_IMAGES
+    from ..weights.conversion import read_any
+    from . import build
 
     destination = Path(destination)
     if not os.access(destination.parent, os.W_OK):  # before the work, not after it
@@ -154,7 +155,7 @@ def recalibrate(
     details = weights.details | {"accuracy": accuracy("after")}
     state_dict = network.cpu().state_dict()
     result = replace(weights, path=destination, state_dict=state_dict, architecture=network.architecture, details=details)
-    storage.write(destination, result.record())
+    files.write(destination, result.record())
     say(f"written: {destination}")
     return result
 
@@ -181,8 +182,8 @@ def _recipe(weights: "Weights", given: dict[str, Any]) -> Options:
 
 
 def _validation_set(recipe: Options, weights: "Weights") -> "Dataset | None":
-    from .. import build
     from ..weights import WeightsError
+    from . import build
 
     if recipe.dataset == "folder" and not (recipe.val_dir or recipe.val_fraction):
         return None

@@ -1,1 +1,0 @@
-"""Commands around training: what comes before it, and after."""

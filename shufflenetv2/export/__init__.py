@@ -1,0 +1,1 @@
+"""Exported files: formats that other runtimes execute."""
