@@ -24,6 +24,12 @@ SMALLEST_INPUT = 32  # the network halves its input five times
 DROPOUT = {"2.0x": 0.2}
 
 
+def published_name(name: str) -> str:
+    """Return the published name of a state-dict key or module path: other implementations call `conv_last` `last_conv`."""
+    first, dot, rest = name.partition(".")
+    return f"conv_last{dot}{rest}" if first == "last_conv" else name
+
+
 class ShuffleNetV2(nn.Module):
     """The network: images in, logits out.
 
@@ -110,7 +116,7 @@ class ShuffleNetV2(nn.Module):
                     units.append(ShuffleV2Block(inp, oup, oup // 2, ksize=3, stride=2, projected=projected, drop=drop))
             inp = oup
         self.features = nn.Sequential(*units)
-        self.last_conv = Branch(
+        self.conv_last = Branch(
             nn.Conv2d(inp, last_channels, 1, bias=False),
             nn.BatchNorm2d(last_channels),
             nn.ReLU(inplace=True),
@@ -122,13 +128,14 @@ class ShuffleNetV2(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps, module.momentum = bn_eps, bn_momentum
+        self.register_load_state_dict_pre_hook(_rename_keys)  # type: ignore[no-untyped-call]
         self.initialize_weights()
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.first_conv(self.to_input(images))  # (N, 24, H/2, W/2)
         x = self.maxpool(x)  # (N, 24, H/4, W/4)
         x = self.features(x)  # (N, C, H/32, W/32)
-        x = self.last_conv(x)
+        x = self.conv_last(x)
         x = self.pool(x)  # (N, 1024 or 2048)
         logits: Tensor = self.classifier(self.dropout(x))
         return logits
@@ -170,6 +177,13 @@ class ShuffleNetV2(nn.Module):
                 nn.init.normal_(module.weight, 0.0, 0.01, generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+
+def _rename_keys(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Give the keys of a state dict that is being loaded their published names, in place."""
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        if (name := published_name(key.removeprefix(prefix))) != key.removeprefix(prefix):
+            state_dict[prefix + name] = state_dict.pop(key)
 
 
 def _drop(path: float, blocks: float, block: tuple[int, float] | None) -> nn.Module | None:

@@ -58,13 +58,13 @@ class ReferenceNetwork(nn.Module):
                 units.append(ReferenceUnit(inp, oup, 2) if i == 0 else ReferenceUnit(oup // 2, oup, 1))
             inp = oup
         self.features = nn.Sequential(*units)
-        self.last_conv = nn.Sequential(nn.Conv2d(inp, last, 1, bias=False), nn.BatchNorm2d(last), nn.ReLU())
+        self.conv_last = nn.Sequential(nn.Conv2d(inp, last, 1, bias=False), nn.BatchNorm2d(last), nn.ReLU())
         self.globalpool = nn.AvgPool2d(-(-input_size // 32))
         self.dropout = nn.Dropout(0.2) if model_size == "2.0x" else nn.Identity()
         self.classifier = nn.Sequential(nn.Linear(last, n_class, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.last_conv(self.features(self.maxpool(self.first_conv(x))))
+        x = self.conv_last(self.features(self.maxpool(self.first_conv(x))))
         x = self.dropout(self.globalpool(x)).flatten(1)
         logits: Tensor = self.classifier(x)
         return logits

@@ -97,7 +97,7 @@ def test_what_is_refused_are_the_names_that_others_use_and_no_options() -> None:
 
 @pytest.mark.parametrize(
     ("option", "values"),
-    [("freeze", ("stem", "stage2", "last_conv")), ("hook", ("a:A", "b.c:B", "a:A")), ("decay-milestones", (3, 7, 20))],
+    [("freeze", ("stem", "stage2", "conv_last")), ("hook", ("a:A", "b.c:B", "a:A")), ("decay-milestones", (3, 7, 20))],
 )
 def test_a_list_grows_with_every_mention(tmp_path: Path, option: str, values: tuple[object, ...]) -> None:
     first, *others = map(str, values)

@@ -27,7 +27,7 @@ def make(form: str) -> Branch:
     network = ShuffleNetV2(32, 3, "0.5x")
     stride = 1 if form == "main" else 2
     unit = ShuffleV2Block(13, 29 if stride == 1 else 31, 11, ksize=3, stride=stride)
-    made = {"stem": network.first_conv, "last": network.last_conv, "projection": unit.branch_proj}.get(form, unit.branch_main)
+    made = {"stem": network.first_conv, "last": network.conv_last, "projection": unit.branch_proj}.get(form, unit.branch_main)
     assert isinstance(made, Branch)
     for layer in made:
         if isinstance(layer, nn.BatchNorm2d):

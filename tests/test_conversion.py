@@ -260,7 +260,7 @@ def test_the_orders_are_permutations_and_all_but_the_shuffles_trivial_ones(size:
     for (module, dimension), order in orders.items():
         assert order.sort().values.tolist() == list(range(shapes[f"{module}.weight"].shape[dimension]))
     moved = {key for key, order in orders.items() if order.tolist() != order.sort().values.tolist()}
-    assert ("last_conv.0", 1) in moved
+    assert ("conv_last.0", 1) in moved
     assert ("features.0.branch_main.0", 1) not in moved  # the stem is not shuffled
 
 
@@ -303,8 +303,8 @@ def test_weights_with_something_missing_unknown_or_of_another_shape_are_refused(
     with pytest.raises(WeightsError, match="mmpretrain"):
         from_mmpretrain(complete)
     incomplete = ours("0.5x")
-    del incomplete.state_dict["last_conv.1.bias"]
-    with pytest.raises(WeightsError, match=r"last_conv.1.bias"):
+    del incomplete.state_dict["conv_last.1.bias"]
+    with pytest.raises(WeightsError, match=r"conv_last.1.bias"):
         to_torchvision(incomplete)
 
 

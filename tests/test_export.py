@@ -268,7 +268,7 @@ def test_a_mismatch_is_an_error_and_leaves_no_file(run: Run, model: Path, monkey
 
 def test_logits_that_are_no_numbers_are_a_mismatch(run: Run, model: Path) -> None:
     content = torch.load(model, weights_only=True)
-    content["state_dict"]["last_conv.1.weight"][0] = float("nan")
+    content["state_dict"]["conv_last.1.weight"][0] = float("nan")
     files.write(model, content)
     status, _, errors = run(model, "--format", "torchscript")
     assert status == 1

@@ -149,8 +149,8 @@ PARTS = {
     "stage2": [f"features.{unit}." for unit in range(4)],
     "stage3": [f"features.{unit}." for unit in range(4, 12)],
     "stage4": [f"features.{unit}." for unit in range(12, 16)],
-    "last_conv": ["last_conv."],
-    "backbone": ["first_conv.", "features.", "last_conv."],
+    "conv_last": ["conv_last."],
+    "backbone": ["first_conv.", "features.", "conv_last."],
     "features.1": ["features.1."],  # and not features.10
     "features.0.branch_proj.1": ["features.0.branch_proj.1."],
     "classifier": ["classifier."],
@@ -220,7 +220,7 @@ def test_a_frozen_networks_file_is_an_ordinary_ones(tmp_path: Path) -> None:
         (["maxpool"], "--freeze maxpool: no part of the network with weights"),
         ([""], "--freeze : no part"),
         (["backbone", "classifier"], "--freeze backbone classifier: nothing would be left to train"),
-        (["stem", "features", "last_conv", "classifier.0"], "nothing would be left to train"),
+        (["stem", "features", "conv_last", "classifier.0"], "nothing would be left to train"),
     ],
 )
 def test_what_cannot_be_frozen_is_refused(names: list[str], said: str) -> None:

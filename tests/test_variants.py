@@ -52,7 +52,7 @@ def test_pooling_is_what_its_name_says() -> None:
     torch.manual_seed(0)
     networks = {pooling: distinct(ShuffleNetV2(64, 7, "0.5x", pooling=pooling)) for pooling in POOLINGS}
     features: list[Tensor] = []
-    networks["avg"].last_conv.register_forward_hook(lambda module, inputs, output: features.append(output))
+    networks["avg"].conv_last.register_forward_hook(lambda module, inputs, output: features.append(output))
     weight = torch.randn(7, 2048)
     for pooling, network in networks.items():
         head = nn.Parameter(weight if pooling == "catavgmax" else weight[:, :1024])

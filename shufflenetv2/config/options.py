@@ -179,7 +179,7 @@ class FineTuning:
     pretrained: bool = option(False, SWITCH, "start from torchvision's published weights, which are downloaded", recipe=True)
     freeze: tuple[str, ...] = option(
         (), several(TEXT, "names", "NAME", ANY_NUMBER),
-        "do not train stem, stage2, stage3, stage4, last_conv, backbone (all but the head), or a module by name",
+        "do not train stem, stage2, stage3, stage4, conv_last, backbone (all but the head), or a module by name",
         recipe=True,
     )  # fmt: skip
     backbone_lr_scale: float = option(

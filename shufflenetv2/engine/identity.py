@@ -9,6 +9,7 @@ from ..config.declaration import flag
 from ..config.options import DEFAULTS, Options, recipe_of
 from ..data import Dataset
 from ..errors import UserError
+from ..network import published_name
 from . import checkpoint
 
 
@@ -45,6 +46,7 @@ def require_same_run(
     """Refuses to continue a run that was started with another recipe or other classes."""
     # An option that did not exist then had the effect of its default.
     then, now = DEFAULTS | content.get("options", {}), recipe_of(options)
+    then["freeze"], now["freeze"] = (tuple(map(published_name, names)) for names in (then["freeze"], now["freeze"]))
     differing = [
         f"{flag(name)} was {_shown(then[name])} and is {_shown(value)}" for name, value in now.items() if then[name] != value
     ]

@@ -8,7 +8,7 @@ from typing import Any
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError
-from ..network import STAGE_UNITS, ShuffleNetV2
+from ..network import STAGE_UNITS, ShuffleNetV2, published_name
 from ..weights import Weights, WeightsError, misfit
 from .averaging import parameter_groups
 
@@ -73,7 +73,7 @@ def freeze(network: ShuffleNetV2, names: Sequence[str]) -> str:
     norm is converted otherwise.
 
     Args:
-        names: 'stem', 'stage2', 'stage3', 'stage4', 'last_conv', 'head', 'backbone' (all but the head), or
+        names: 'stem', 'stage2', 'stage3', 'stage4', 'conv_last', 'head', 'backbone' (all but the head), or
             modules by their path, such as 'features.3'.
 
     Returns:
@@ -87,6 +87,7 @@ def freeze(network: ShuffleNetV2, names: Sequence[str]) -> str:
 
     paths = {name: [name] for name, module in network.named_modules() if name and list(module.parameters())}
     paths |= _parts()
+    names = [published_name(name) for name in names]
     for name in names:
         if name not in paths:
             near = difflib.get_close_matches(name, paths, 1, cutoff=0)[0]
@@ -137,7 +138,7 @@ def _parts() -> dict[str, list[str]]:
         f"stage{number}": [f"features.{unit}" for unit in range(end - units, end)]
         for number, end, units in zip((2, 3, 4), ends, STAGE_UNITS, strict=True)
     }
-    return {"stem": ["first_conv"], **stages, "head": ["classifier"], "backbone": ["first_conv", "features", "last_conv"]}
+    return {"stem": ["first_conv"], **stages, "head": ["classifier"], "backbone": ["first_conv", "features", "conv_last"]}
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..network import SIZES, STAGE_UNITS, STEM_CHANNELS, ShuffleNetV2
+from ..network import SIZES, STAGE_UNITS, STEM_CHANNELS, ShuffleNetV2, published_name
 from .file import (
     Preprocessing,
     Weights,
@@ -57,7 +57,7 @@ def _torchvision_names() -> dict[str, str]:
         for ours, theirs, layers in BRANCHES:
             for layer in layers:
                 names[f"features.{number}.{ours}.{layer}"] = f"stage{stage + 2}.{unit}.{theirs}.{layer}"
-    return names | {"last_conv.0": "conv5.0", "last_conv.1": "conv5.1", "classifier.0": "fc"}
+    return names | {"conv_last.0": "conv5.0", "conv_last.1": "conv5.1", "classifier.0": "fc"}
 
 
 def _mmpretrain_names() -> dict[str, str]:
@@ -67,7 +67,7 @@ def _mmpretrain_names() -> dict[str, str]:
             for place, layer in enumerate(layers):
                 their_layer = f"{theirs}.{place // 2}.{('conv', 'bn')[place % 2]}"
                 names[f"features.{number}.{ours}.{layer}"] = f"backbone.layers.{stage}.{unit}.{their_layer}"
-    last = {"last_conv.0": "backbone.layers.3.conv", "last_conv.1": "backbone.layers.3.bn"}
+    last = {"conv_last.0": "backbone.layers.3.conv", "conv_last.1": "backbone.layers.3.bn"}
     return names | last | {"classifier.0": "head.fc"}
 
 
@@ -225,7 +225,7 @@ def read_any(path: str | Path) -> Weights:
         return from_content(content, path)  # it says what it is
     wrapped = next((content[key] for key in WRAPPINGS if isinstance(content.get(key), Mapping)), content)
     # n_averaged: torch's AveragedModel counts in its state dict
-    found = {PREFIXES.sub("", str(name)): tensor for name, tensor in wrapped.items() if name != "n_averaged"}
+    found = {published_name(PREFIXES.sub("", str(name))): tensor for name, tensor in wrapped.items() if name != "n_averaged"}
     project = recognise(found)
     if project == "torchvision":
         weights = from_torchvision(found, path)
@@ -287,7 +287,7 @@ def permutations(model_size: str) -> dict[tuple[str, int], Tensor]:
                 orders[f"{main}.{layer}", 0] = made[unit + 1]
         entering = taken[-1]
         number += units
-    orders["last_conv.0", 1] = entering
+    orders["conv_last.0", 1] = entering
     return orders
 
 
@@ -407,7 +407,7 @@ def _name(project: str, name: str) -> str:
 
 
 def _their_size(state_dict: Mapping[str, Any], project: str) -> str | None:
-    ours = {name: state_dict.get(_name(project, name)) for name in ("last_conv.0.weight", "classifier.0.weight")}
+    ours = {name: state_dict.get(_name(project, name)) for name in ("conv_last.0.weight", "classifier.0.weight")}
     return None if ours["classifier.0.weight"] is None else size_of(ours)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import files
 from ..errors import UserError
-from ..network import SIZES, STEM_CHANNELS, ShuffleNetV2
+from ..network import SIZES, STEM_CHANNELS, ShuffleNetV2, published_name
 
 # What else our files tell of how a model came about
 DETAILS = ("origin", "accuracy", "options", "samples", "version", "host", "time")
@@ -151,7 +151,9 @@ def from_content(content: Mapping[str, Any], path: Path) -> Weights:
         raise WeightsError(f"{path} holds no state dict")
     # Split batch norm's further statistics are for augmented images, which nobody evaluates on.
     state_dict = {
-        str(name).removeprefix("module."): tensor for name, tensor in state_dict.items() if ".aux_bn." not in str(name)
+        published_name(str(name).removeprefix("module.")): tensor
+        for name, tensor in state_dict.items()
+        if ".aux_bn." not in str(name)
     }
     model_size = size_of(state_dict)
     if model_size is None:
@@ -272,7 +274,7 @@ def _is_text(head: bytes) -> bool:
 
 def size_of(state_dict: Mapping[str, Any]) -> str | None:
     """The model size whose last convolution and classifier have the shapes found, if any."""
-    shapes = [tuple(getattr(state_dict.get(name), "shape", ())) for name in ("last_conv.0.weight", "classifier.0.weight")]
+    shapes = [tuple(getattr(state_dict.get(name), "shape", ())) for name in ("conv_last.0.weight", "classifier.0.weight")]
     for size, (stages, last) in SIZES.items():
         if shapes[0] == (last, stages[-1], 1, 1) and shapes[1][1:] in ((last,), (2 * last,)):
             return size
@@ -281,7 +283,7 @@ def size_of(state_dict: Mapping[str, Any]) -> str | None:
 
 def architecture_of(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """What the shapes tell of the architecture; see ShuffleNetV2.architecture."""
-    last, pooled = state_dict["last_conv.0.weight"].shape[0], state_dict["classifier.0.weight"].shape[1]
+    last, pooled = state_dict["conv_last.0.weight"].shape[0], state_dict["classifier.0.weight"].shape[1]
     made = {len(state_dict.get(f"features.0.{name}.weight", ())) for name in ("branch_proj.2", "branch_main.5")}
     return {
         "pooling": "catavgmax" if pooled == 2 * last else "avg",
