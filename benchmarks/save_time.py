@@ -26,7 +26,7 @@ from shufflenetv2.cli import build  # noqa: E402
 from shufflenetv2.config.options import parse  # noqa: E402
 from shufflenetv2.engine import Preemption, choose_devices  # noqa: E402
 from shufflenetv2.engine.trainer import TrainingRun  # noqa: E402
-from shufflenetv2.report import Journal  # noqa: E402
+from shufflenetv2.report import RunLog  # noqa: E402
 
 SAVE_INTERVAL, WARM_UP = 4, 8
 
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--batch-size", default="16")
     parser.add_argument("--iterations", type=int, default=80)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, Journal(silent=True) as journal:
+    with tempfile.TemporaryDirectory() as name, RunLog(silent=True) as log:
         options = parse(
             ["--config", str(ROOT / "configs/digits.yaml"), "--model-size", arguments.model_size, "--input-size", "224",
              "--resize-size", "224", "--batch-size", arguments.batch_size, "--total-iters", str(arguments.iterations),
@@ -55,7 +55,7 @@ def main() -> int:
         )  # fmt: skip
         train_set, _ = build.data_sets(options)
         devices = choose_devices(options.device)
-        timed = Timed(options, devices, train_set, None, None, Path(name), journal, Preemption())
+        timed = Timed(options, devices, train_set, None, None, Path(name), log, Preemption())
         timed.ends = []
         timed.train()
         megabytes = next(Path(name).glob("checkpoint-*")).stat().st_size / 1e6

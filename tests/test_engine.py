@@ -15,7 +15,7 @@ from shufflenetv2.engine import TrainingState, evaluate, every, recalibrate_batc
 from shufflenetv2.engine.evaluation import count_correct
 from shufflenetv2.recipe import AveragedWeights, Mixing, linear_decay, parameter_groups
 from shufflenetv2.recipe.optimizers import clip_gradients
-from shufflenetv2.report import Journal
+from shufflenetv2.report import RunLog
 
 
 def small_network(n_class: int = 10) -> ShuffleNetV2:
@@ -110,10 +110,10 @@ def test_the_loop_does_its_iterations_and_its_events_in_order() -> None:
         return lambda: happened.append((what, state.iteration))
 
     events = [(every(3), note("validate")), (every(2), note("save"))]
-    with Journal() as journal:
+    with RunLog() as log:
         source: Iterator[tuple[Tensor, Tensor]] = iter(batches(7))
         train(
-            state.network, state, source, nn.CrossEntropyLoss(), total_iters=7, seed=0, journal=journal,
+            state.network, state, source, nn.CrossEntropyLoss(), total_iters=7, seed=0, log=log,
             display_interval=2, events=events,
         )  # fmt: skip
     assert state.iteration == 7
@@ -127,10 +127,10 @@ def test_a_state_goes_on_where_another_was_saved() -> None:
     data = batches(7)
 
     def run(state: TrainingState, until: int) -> TrainingState:
-        with Journal() as journal:
+        with RunLog() as log:
             train(
                 state.network, state, iter(data[state.iteration :]), nn.CrossEntropyLoss(), total_iters=until, seed=0,
-                journal=journal, display_interval=5,
+                log=log, display_interval=5,
             )  # fmt: skip
         return state
 
@@ -147,9 +147,9 @@ def test_a_state_goes_on_where_another_was_saved() -> None:
 def test_saved_names_are_bare_when_the_network_is_wrapped_for_several_gpus() -> None:
     state, bare = new_state(2), new_state(2)
     for each, model in ((state, nn.DataParallel(state.network)), (bare, bare.network)):
-        with Journal() as journal:
+        with RunLog() as log:
             train(
-                model, each, iter(batches(2)), nn.CrossEntropyLoss(), total_iters=2, seed=0, journal=journal, display_interval=9
+                model, each, iter(batches(2)), nn.CrossEntropyLoss(), total_iters=2, seed=0, log=log, display_interval=9
             )  # fmt: skip
     assert state.state_dict()["state_dict"].keys() == bare.state_dict()["state_dict"].keys()
     assert all(torch.equal(a, b) for a, b in zip(state.network.parameters(), bare.network.parameters(), strict=True))
@@ -163,7 +163,7 @@ def test_dropout_is_a_function_of_seed_and_iteration() -> None:
         kept: list[Tensor] = []
         network[1].register_forward_hook(lambda module, inputs, output: kept.append(output))
         torch.rand(noise)  # whatever happened before
-        with Journal() as journal:
+        with RunLog() as log:
             train(
                 network,
                 state,
@@ -171,7 +171,7 @@ def test_dropout_is_a_function_of_seed_and_iteration() -> None:
                 nn.CrossEntropyLoss(),
                 total_iters=1,
                 seed=seed,
-                journal=journal,
+                log=log,
                 display_interval=9,
             )
         return kept[0]
@@ -225,18 +225,18 @@ def test_an_iteration_waits_for_the_device_only_where_it_is_shown(
     data = batches(8)
     if device == "cuda":
         data = [(images.pin_memory(), targets.pin_memory()) for images, targets in data]
-    with Journal() as journal, Waits() as waits:
-        train_until(iter(data[:4]), total_iters=4, journal=journal)
+    with RunLog() as log, Waits() as waits:
+        train_until(iter(data[:4]), total_iters=4, log=log)
         assert waits.found  # by the line of the fourth
         waits.found.clear()
         note_reads(monkeypatch, waits.found)
         if device == "cuda":
             torch.cuda.set_sync_debug_mode("error")
         try:
-            train_until(iter(data[4:7]), total_iters=7, journal=journal)
+            train_until(iter(data[4:7]), total_iters=7, log=log)
         finally:
             if device == "cuda":
                 torch.cuda.set_sync_debug_mode("default")
         assert waits.found == []
-        train_until(iter(data[7:]), total_iters=8, journal=journal)
+        train_until(iter(data[7:]), total_iters=8, log=log)
         assert {"tolist", "cpu", "_local_scalar_dense"} <= set(waits.found)

@@ -59,7 +59,7 @@ def execution(options: Options) -> Execution:
 
 def workers(options: Options) -> int:
     """Threads that load images in this process."""
-    return options.workers or max(1, usable_cores() // distributed.processes_here())
+    return options.workers or max(1, usable_cores() // distributed.local_world_size())
 
 
 def data_sets(options: Options) -> tuple[Dataset, Dataset | None]:
@@ -92,7 +92,7 @@ def validation_set(options: Options, class_names: list[str] | None) -> Dataset:
 
 def _named(options: Options, split: str) -> Dataset:
     # One process of a machine fetches what the others then find.
-    with distributed.first_here() if options.dataset_download else nullcontext():
+    with distributed.local_rank0_first() if options.dataset_download else nullcontext():
         return open_named(options.dataset, split, options.data_dir, download=options.dataset_download)
 
 
@@ -141,7 +141,7 @@ def initial_weights(options: Options) -> tuple[Options, Weights | None]:
     """The weights to start from, if there are any; and the options, normalising the input as those are used to."""
     weights = None
     if options.initial_checkpoint or options.pretrained:
-        with distributed.first_here() if options.pretrained else nullcontext():  # which downloads them
+        with distributed.local_rank0_first() if options.pretrained else nullcontext():  # which downloads them
             weights = pretrained(options.model_size) if options.pretrained else read_any(options.initial_checkpoint)
     own = (weights and weights.preprocessing) or Preprocessing()
     return dataclasses.replace(options, mean=options.mean or own.mean, std=options.std or own.std), weights

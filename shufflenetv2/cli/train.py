@@ -15,7 +15,7 @@ from ..engine import Devices, Preempted, Preemption, checkpoint, choose_devices,
 from ..engine.identity import is_finished
 from ..engine.trainer import TrainingRun, report_evaluation
 from ..network import SMALLEST_INPUT, ShuffleNetV2
-from ..report import Journal
+from ..report import RunLog
 from ..weights import Preprocessing, Weights, WeightsError
 from ..weights.conversion import read_any
 from . import build
@@ -30,7 +30,7 @@ def run_training(options: Options) -> int:
         The exit status: 0, or that of the signal which ended the run early, with a checkpoint saved.
     """
     devices = choose_devices(options.device, build.execution(options))
-    with distributed.joined(devices.first):
+    with distributed.init_process_group(devices.first):
         return _train(options, devices)  # which leaves nothing behind that the processes have in common
 
 
@@ -38,10 +38,10 @@ def _train(options: Options, devices: Devices) -> int:
     folder = Path(options.save)
     log_folder = Path(options.log_dir) / folder.resolve().name
     with ExitStack() as stack:
-        parts = distributed.size() * options.grad_accum_steps
+        parts = distributed.world_size() * options.grad_accum_steps
         if options.batch_size % parts:
             raise OptionsError(
-                f"--batch-size {options.batch_size} cannot be divided among {distributed.size()} processes"
+                f"--batch-size {options.batch_size} cannot be divided among {distributed.world_size()} processes"
                 + (f" and --grad-accum-steps {options.grad_accum_steps}" if options.grad_accum_steps > 1 else "")
             )
         if options.batch_size == parts and (options.train_crop_size or options.input_size) <= SMALLEST_INPUT:
@@ -54,24 +54,24 @@ def _train(options: Options, devices: Devices) -> int:
         if first:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(files.locked(folder))
-        journal = stack.enter_context(Journal(log_folder) if first else Journal(silent=True))
+        log = stack.enter_context(RunLog(log_folder) if first else RunLog(silent=True))
         if first and not options.auto_continue and (aside := checkpoint.set_aside(folder)):
-            journal.say(f"starting over; the earlier results are in {aside}")
-        if distributed.from_first(first and is_finished(options, train_set, folder / "model.pkl")):
-            journal.say(f"this run is finished: {folder / 'model.pkl'} is its result; --no-auto-continue trains anew")
+            log.info(f"starting over; the earlier results are in {aside}")
+        if distributed.broadcast_from_rank0(first and is_finished(options, train_set, folder / "model.pkl")):
+            log.info(f"this run is finished: {folder / 'model.pkl'} is its result; --no-auto-continue trains anew")
             return 0
         if first:
             (log_folder / "options.yaml").write_text(to_yaml(options), encoding="utf-8")
         preemption = Preemption()
-        run = TrainingRun(options, devices, train_set, val_set, initial, folder, journal, preemption)
+        run = TrainingRun(options, devices, train_set, val_set, initial, folder, log, preemption)
         if first:
-            describe(journal, options, devices, run.state.network, train_set, val_set)
+            describe(log, options, devices, run.state.network, train_set, val_set)
         with preemption:
             try:
                 run.train()
                 run.finish()
             except Preempted as signal:
-                journal.say(
+                log.info(
                     f"stopped by {signal} after iteration {run.state.iteration}; the command goes on from there"
                     + ("" if options.auto_continue else " if --no-auto-continue is left out")
                 )
@@ -95,10 +95,10 @@ def run_evaluation(options: Options) -> int:
         where = options.val_dir or options.dataset
         raise WeightsError(f"{weights.path} knows {weights.n_class} classes, and {where} has {len(val_set.class_names)}")
     model = devices.place(weights.network(preprocessing)).eval()
-    with distributed.joined(devices.first):
+    with distributed.init_process_group(devices.first):
         first = distributed.rank() == 0
-        with Journal(Path(options.log_dir) / "eval") if first else Journal(silent=True) as journal:
-            report_evaluation(journal, model, val_set, preprocessing, options, devices, weights.iteration, final=True)
+        with RunLog(Path(options.log_dir) / "eval") if first else RunLog(silent=True) as log:
+            report_evaluation(log, model, val_set, preprocessing, options, devices, weights.iteration, final=True)
     return 0
 
 
@@ -127,7 +127,7 @@ def run_throughput(options: Options) -> int:
         train_set, build.train_transform(options), options.batch_size, seed=options.seed, workers=build.workers(options),
         pin_memory=devices.pin_memory,
     )  # fmt: skip
-    with Journal() as journal, closing(iterator) as batches:
+    with RunLog() as log, closing(iterator) as batches:
         for _ in range(3):  # those that were loaded ahead
             images, targets = next(batches)
         started = time.perf_counter()
@@ -135,7 +135,7 @@ def run_throughput(options: Options) -> int:
             next(batches)
         loader = BATCHES_MEASURED * options.batch_size / (time.perf_counter() - started)
         batches.close()
-        state = build.training_state(options, devices, train_set.class_names, journal.say, initial)
+        state = build.training_state(options, devices, train_set.class_names, log.info, initial)
         model = devices.place(state.network, training=True)
         images = images.to(devices.first)
         targets = targets.to(devices.first).repeat(len(images) // len(targets))
@@ -146,14 +146,12 @@ def run_throughput(options: Options) -> int:
             float(train_step(model, images, targets, loss, state.optimizer, parts=options.grad_accum_steps)[0])  # waits
             times.append(time.perf_counter() - started)
         network = options.batch_size / sorted(times)[len(times) // 2]
-        journal.say(
-            f"the network alone, trained on {devices}: {network:,.0f} images/s; the loader alone: {loader:,.0f} images/s"
-        )
+        log.info(f"the network alone, trained on {devices}: {network:,.0f} images/s; the loader alone: {loader:,.0f} images/s")
     return 0
 
 
 def describe(
-    journal: Journal, options: Options, devices: Devices, network: ShuffleNetV2, train_set: Dataset, val_set: Dataset | None
+    log: RunLog, options: Options, devices: Devices, network: ShuffleNetV2, train_set: Dataset, val_set: Dataset | None
 ) -> None:
     """Says at the start what is about to be trained."""
     side = options.input_size
@@ -162,9 +160,9 @@ def describe(
         col_names=("output_size", "num_params", "mult_adds"),
     )  # fmt: skip
     table = str(summary).replace("(Units.MEGABYTES)", "(M)")  # what torchinfo prints since Python 3.11
-    journal.say(f"ShuffleNetV2 {options.model_size} at {side} x {side} pixels\n{table}")
+    log.info(f"ShuffleNetV2 {options.model_size} at {side} x {side} pixels\n{table}")
     reason = "no --val-dir" if options.validate else "--no-validate"
     validation = f"validated on {len(val_set):,}" if val_set else f"without validation ({reason})"
-    journal.say(f"{len(train_set):,} images in {len(train_set.class_names)} classes, {validation}; training on {devices}")
+    log.info(f"{len(train_set):,} images in {len(train_set.class_names)} classes, {validation}; training on {devices}")
     if options.learning_rate == default_learning_rate(options.batch_size) and options.batch_size != REFERENCE_BATCH_SIZE:
-        journal.say(f"learning rate {options.learning_rate:g}: 0.5 x batch size {options.batch_size} / {REFERENCE_BATCH_SIZE}")
+        log.info(f"learning rate {options.learning_rate:g}: 0.5 x batch size {options.batch_size} / {REFERENCE_BATCH_SIZE}")

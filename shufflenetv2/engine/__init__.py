@@ -3,7 +3,7 @@
 from .devices import Devices as Devices
 from .devices import Execution as Execution
 from .devices import choose_devices as choose_devices
-from .evaluation import Evaluation as Evaluation
+from .evaluation import EvaluationResult as EvaluationResult
 from .evaluation import evaluate as evaluate
 from .hooks import Hook as Hook
 from .hooks import load_hook as load_hook

@@ -78,7 +78,7 @@ class Devices:
 
     def __str__(self) -> str:
         each = f"{self.count} GPUs" if self.count > 1 else str(self.first)
-        return each if distributed.size() == 1 else f"{distributed.size()} processes ({self.first.type})"
+        return each if distributed.world_size() == 1 else f"{distributed.world_size()} processes ({self.first.type})"
 
 
 class _Autocast(nn.Module):
@@ -131,7 +131,7 @@ def choose_devices(name: str, execution: Execution | None = None) -> Devices:
     except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
         raise DeviceError(f"--device {name}: there is no such device here; auto finds one") from error
     devices = Devices(device, execution=execution)
-    here = distributed.processes_here()
+    here = distributed.local_world_size()
     if here > 1:
         if device.type == "mps" or device.index is not None:
             raise DeviceError(f"--device {name}: torchrun's processes take a GPU each, or the CPU; leave --device out")

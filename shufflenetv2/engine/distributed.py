@@ -31,22 +31,22 @@ class ProcessLostError(UserError):
 
 
 def rank() -> int:
-    """The number of this process, 0 to size() - 1. Process 0 is the one that writes."""
+    """The number of this process, 0 to world_size() - 1. Process 0 is the one that writes."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def size() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def processes_here() -> int:
+def local_world_size() -> int:
     """How many of them torchrun started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def init_process_group(device: torch.device) -> Iterator[None]:
     """Finds the other processes that torchrun started, if it did: through NCCL for GPUs, gloo for CPUs.
 
     Raises:
@@ -65,9 +65,9 @@ def joined(device: torch.device) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if "gloo" in str(error) or isinstance(error, dist.DistError):
-            raise ProcessLostError(f"process {rank()} of {size()}: another process of this run has ended") from error
+            raise ProcessLostError(f"process {rank()} of {world_size()}: another process of this run has ended") from error
         raise
-    largest(0)  # nobody leaves before all are done
+    all_reduce_max(0)  # nobody leaves before all are done
     gc.collect()  # what still holds the group (DistributedDataParallel does) would end it at the interpreter's exit, and abort
     dist.destroy_process_group()
 
@@ -98,16 +98,16 @@ def _unused(store: Store, own_rank: int, world_size: int) -> Store:
     return PrefixStore(name, store)
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum over all processes of a tensor in the host's memory."""
-    if size() > 1:
+    if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
-def largest(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """The largest of the processes' values."""
-    if size() == 1:
+    if world_size() == 1:
         return value
     values = torch.tensor(value, dtype=torch.int64)
     dist.all_reduce(values, dist.ReduceOp.MAX)
@@ -115,24 +115,24 @@ def largest(value: int) -> int:
 
 
 @contextlib.contextmanager
-def first_here() -> Iterator[None]:
+def local_rank0_first() -> Iterator[None]:
     """One process of each machine goes first; the others come when it is done."""
     ahead = int(os.environ.get("LOCAL_RANK", 0)) == 0
     if not ahead:
-        largest(0)  # waits for all, and the first ones are there when they are done
+        all_reduce_max(0)  # waits for all, and the first ones are there when they are done
     yield
     if ahead:
-        largest(0)
+        all_reduce_max(0)
 
 
 class Agreement:
-    """Like `largest`, but of the values of the call before, so that no process waits for another."""
+    """Like `all_reduce_max`, but of the values of the call before, so that no process waits for another."""
 
     def __init__(self) -> None:
         self._pending: tuple[dist.Work, Tensor] | None = None
 
     def __call__(self, value: int) -> int:
-        if size() == 1:
+        if world_size() == 1:
             return value
         agreed = 0
         if self._pending:
@@ -152,9 +152,9 @@ class Agreement:
             self._pending = None
 
 
-def from_first(content: Any) -> Any:
+def broadcast_from_rank0(content: Any) -> Any:
     """What process 0 has: tensors and plain values, nested; what the others pass is ignored."""
-    if size() == 1:
+    if world_size() == 1:
         return content
     buffer = io.BytesIO()
     if rank() == 0:
@@ -170,9 +170,9 @@ def from_first(content: Any) -> Any:
     return content if rank() == 0 else torch.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=True)
 
 
-def synchronized(model: nn.Module, device: torch.device) -> nn.Module:
+def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
     """The model, its gradients averaged over all processes in every backward pass (DistributedDataParallel)."""
-    if size() == 1:
+    if world_size() == 1:
         return model
     with warnings.catch_warnings():  # torch 2.15 gives this argument a new name, which older ones do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
@@ -198,7 +198,7 @@ def synchronize_batch_norm(network: nn.Module, how: str) -> None:
     Args:
         how: 'broadcast', those of process 0, which nn.DataParallel keeps as well; or 'reduce', the average.
     """
-    if size() == 1:
+    if world_size() == 1:
         return
     layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     statistics = [each for layer in layers for each in (layer.running_mean, layer.running_var) if each is not None]
@@ -207,6 +207,6 @@ def synchronize_batch_norm(network: nn.Module, how: str) -> None:
         dist.broadcast(flat, 0)
     else:
         dist.all_reduce(flat)
-        flat /= size()
+        flat /= world_size()
     parts = torch.split(flat, [each.numel() for each in statistics])
     torch._foreach_copy_(statistics, [part.view_as(each) for part, each in zip(parts, statistics, strict=True)])

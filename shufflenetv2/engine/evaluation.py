@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .distributed import largest, total
+from .distributed import all_reduce_max, all_reduce_sum
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationResult:
     """Means over the images of a data set: cross-entropy, and the shares that the first (five) guesses missed.
 
     Attributes:
@@ -37,7 +37,7 @@ def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, confusion: bool = False) -> Evaluation:
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, confusion: bool = False) -> EvaluationResult:
     """Runs the model in eval mode over batches of (images, targets), each as in `train_step`, on any device.
 
     Every image counts once, whatever the batch sizes, and those of all processes count together. Where
@@ -74,12 +74,12 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, conf
     # The first moment at which the device must have finished.
     top1, top5 = torch.stack(correct).sum(dim=0).tolist()
     loss = torch.stack(losses).cpu().double().sum().item()
-    loss, top1, top5, count = total(torch.tensor([loss, top1, top5, count], dtype=torch.float64)).tolist()
+    loss, top1, top5, count = all_reduce_sum(torch.tensor([loss, top1, top5, count], dtype=torch.float64)).tolist()
     if not count:
         raise ValueError("there are no images to evaluate on")
     counted = None
     if confusion:
-        n_class = largest(0 if pairs is None else int(len(pairs) ** 0.5 + 0.5))  # a process may have had no images
-        counted = total(torch.zeros(n_class * n_class, dtype=torch.int64) if pairs is None else pairs.cpu())
+        n_class = all_reduce_max(0 if pairs is None else int(len(pairs) ** 0.5 + 0.5))  # a process may have had no images
+        counted = all_reduce_sum(torch.zeros(n_class * n_class, dtype=torch.int64) if pairs is None else pairs.cpu())
         counted = counted.view(n_class, n_class)
-    return Evaluation(loss / count, 1 - top1 / count, 1 - top5 / count, int(count), counted)
+    return EvaluationResult(loss / count, 1 - top1 / count, 1 - top5 / count, int(count), counted)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UserError
-from .evaluation import Evaluation
+from .evaluation import EvaluationResult
 
 
 class HookError(UserError):
@@ -36,7 +36,7 @@ class Hook:
     def before_evaluation(self, iteration: int) -> None:
         """Before each validation."""
 
-    def after_evaluation(self, iteration: int, result: Evaluation) -> None:
+    def after_evaluation(self, iteration: int, result: EvaluationResult) -> None:
         """After each validation, that of the averaged weights too."""
 
     def after_save(self, iteration: int, path: str) -> None:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ..errors import UserError
 from ..network import ShuffleNetV2
 from ..recipe import AveragedWeights, LossFunction, Mixing, Schedule
-from ..report import Journal
+from ..report import RunLog
 from ..rng import DEVICE, generator
 from . import distributed
 from .evaluation import count_correct
@@ -51,7 +51,7 @@ class Progress:
     def state_dict(self) -> dict[str, int]:
         """The counts of all processes; waits for the device."""
         correct = [0, 0] if self._correct is None else self._correct.tolist()
-        images, top1, top5 = distributed.total(torch.tensor([self._images, *correct])).tolist()
+        images, top1, top5 = distributed.all_reduce_sum(torch.tensor([self._images, *correct])).tolist()
         return {"images": images, "top1": top1, "top5": top5}
 
     def load_state_dict(self, state: dict[str, int], device: torch.device) -> None:
@@ -106,7 +106,7 @@ class TrainingState:
         if not bad and not all(tensor.isfinite().all() for tensor in self.network.state_dict().values()):
             bad, what = self.iteration, "weights or batch-norm statistics are"
         never = self.iteration + 1
-        first = -distributed.largest(-(bad or never))  # of all processes
+        first = -distributed.all_reduce_max(-(bad or never))  # of all processes
         if first < never:
             raise NonFiniteLossError(first, self._rates.get(first, float(self.scheduler.get_last_lr()[0])), what)
         self._rates.clear()
@@ -248,7 +248,7 @@ def train(
     *,
     total_iters: int,
     seed: int,
-    journal: Journal,
+    log: RunLog,
     display_interval: int,
     mixing: Mixing | None = None,
     teacher: nn.Module | None = None,
@@ -265,7 +265,7 @@ def train(
         model: the network of `state`, or a wrapper around it (nn.DataParallel, DistributedDataParallel).
         batches: of (images, targets), the first being that of iteration `state.iteration + 1`.
         seed: of what is drawn on the device.
-        journal: told every iteration, and every `display_interval` the figures.
+        log: told every iteration, and every `display_interval` the figures.
         mixing: of the images and their targets, if wanted.
         teacher: what the loss function gets logits from as well: it is then called with (targets, teacher's logits).
         parts, clip: see `train_step`.
@@ -307,22 +307,22 @@ def train(
         state.note(loss)
         iterations += 1
         images_seen += len(targets)
-        journal.advance(iteration)
+        log.advance(iteration)
         for hook in hooks:
             hook.after_iteration(iteration, loss, logits)
 
         if iteration % display_interval == 0:
             state.require_finite()  # waits for the device
             seen = state.progress.state_dict()
-            journal.training(
+            log.training(
                 iteration,
                 learning_rate=float(state.scheduler.get_last_lr()[0]),
-                loss=float(distributed.total(loss.cpu().double())) / distributed.size(),
+                loss=float(distributed.all_reduce_sum(loss.cpu().double())) / distributed.world_size(),
                 top1_error=1 - seen["top1"] / seen["images"],
                 top5_error=1 - seen["top5"] / seen["images"],
                 data_time=data_time / iterations,
                 train_time=(elapsed := time.perf_counter() - since) / iterations,
-                images_per_second=images_seen * distributed.size() / elapsed,
+                images_per_second=images_seen * distributed.world_size() / elapsed,
             )
             state.progress = Progress()
             since, data_time, iterations, images_seen = time.perf_counter(), 0.0, 0, 0

@@ -16,11 +16,11 @@ from ..data import DataIterator, Dataset, ImageError, evaluation_batches
 from ..errors import UserError
 from ..network import ShuffleNetV2
 from ..recipe import PlateauSchedule
-from ..report import Journal, write_confusion, write_grid
+from ..report import RunLog, write_confusion, write_grid
 from ..weights import Preprocessing, Weights, model_record
 from . import (
     Devices,
-    Evaluation,
+    EvaluationResult,
     Hook,
     NonFiniteLossError,
     Preempted,
@@ -54,27 +54,27 @@ class TrainingRun:
 
     def __init__(
         self, options: Options, devices: Devices, train_set: Dataset, val_set: Dataset | None, initial: Weights | None,
-        folder: Path, journal: Journal, preemption: Preemption,
+        folder: Path, log: RunLog, preemption: Preemption,
     ) -> None:  # fmt: skip
         self.options, self.devices, self.train_set, self.val_set = options, devices, train_set, val_set
-        self.initial, self.folder, self.journal, self.preemption = initial, folder, journal, preemption
+        self.initial, self.folder, self.log, self.preemption = initial, folder, log, preemption
         self.class_names = train_set.class_names
         self.writer = checkpoint.Writer()
         self.preprocessing = build.preprocessing(options)
         self.samples = fingerprint(train_set)  # once: a million names take a second
-        if distributed.from_first(self.samples) != self.samples:
+        if distributed.broadcast_from_rank0(self.samples) != self.samples:
             raise UserError(f"process {distributed.rank()} sees other training images than process 0")
         self.hooks: list[Hook] = [load_hook(name) for name in options.hook]
-        if options.save_images and journal.folder:
-            self.hooks.append(_SaveImages(journal.folder / "images", options.display_interval, self.class_names))
+        if options.save_images and log.folder:
+            self.hooks.append(_SaveImages(log.folder / "images", options.display_interval, self.class_names))
         found = self.newest()
-        self.state = build.training_state(options, devices, self.class_names, journal.say, initial)
+        self.state = build.training_state(options, devices, self.class_names, log.info, initial)
         self.placed = devices.place(self.state.network)
-        self.model = distributed.synchronized(devices.place(self.state.network, training=True), devices.first)
+        self.model = distributed.wrap_ddp(devices.place(self.state.network, training=True), devices.first)
         self.teacher = build.teacher(options, devices, self.class_names)
         if found:
             self.load(*found)
-            journal.say(f"going on from {found[0]}")
+            log.info(f"going on from {found[0]}")
 
     def newest(self, interval: int | None = None) -> tuple[str, dict[str, Any]] | None:
         """The name and the content of the newest good checkpoint; only of every so many iterations, where that is given.
@@ -96,7 +96,7 @@ class TrainingRun:
                 checkpoint.logger.warning(
                     "the training images are others than when this run began, and its result will be another too"
                 )
-        shared: tuple[str, dict[str, Any]] | None = distributed.from_first(found)
+        shared: tuple[str, dict[str, Any]] | None = distributed.broadcast_from_rank0(found)
         return shared
 
     def load(self, name: str, content: dict[str, Any]) -> None:
@@ -144,14 +144,14 @@ class TrainingRun:
         content = self.record(self.state.network) | self.state.state_dict()
         self.write(name or checkpoint.name_of(self.state.iteration), content)
 
-    def test(self, model: nn.Module, prefix: str = "", final: bool = False) -> Evaluation | None:
+    def test(self, model: nn.Module, prefix: str = "", final: bool = False) -> EvaluationResult | None:
         """Evaluates on the validation set, if there is one."""
         if self.val_set is None:
             return None
         for hook in self.hooks:
             hook.before_evaluation(self.state.iteration)
         result = report_evaluation(
-            self.journal, model, self.val_set, self.preprocessing, self.options, self.devices, self.state.iteration,
+            self.log, model, self.val_set, self.preprocessing, self.options, self.devices, self.state.iteration,
             self.preemption, prefix, final,
         )  # fmt: skip
         for hook in self.hooks:
@@ -198,7 +198,7 @@ class TrainingRun:
                 pin_memory=self.devices.pin_memory,
                 repeats=self.options.aug_repeats,
                 rank=distributed.rank(),
-                world_size=distributed.size(),
+                world_size=distributed.world_size(),
             )
         )
 
@@ -212,7 +212,7 @@ class TrainingRun:
         for hook in self.hooks:
             hook.before_run(self)
         while True:
-            self.journal.start(self.state.iteration, self.options.total_iters)
+            self.log.start(self.state.iteration, self.options.total_iters)
             try:
                 if self.state.iteration % self.options.val_interval == 0 and self.state.iteration:
                     self.validate()  # the one that the last attempt did not get to, or not through
@@ -223,14 +223,14 @@ class TrainingRun:
             except NonFiniteLossError as error:
                 self.go_around(error)
             except (Preempted, ImageError) as end:
-                if isinstance(end, ImageError) and distributed.size() > 1:
+                if isinstance(end, ImageError) and distributed.world_size() > 1:
                     raise  # the others have not met that image, and saving takes all
                 try:
                     self.save()
                 except NonFiniteLossError as error:
                     if self.options.on_nonfinite == "stop":
                         raise
-                    self.journal.say(f"not saved, as {error}")  # the next attempt comes by there again
+                    self.log.info(f"not saved, as {error}")  # the next attempt comes by there again
                 self.writer.wait()
                 raise
         self.writer.wait()  # the weights are final, and all that follows can be repeated from this checkpoint
@@ -250,7 +250,7 @@ class TrainingRun:
                     build.loss(options),
                     total_iters=first - 1,
                     seed=options.seed,
-                    journal=self.journal,
+                    log=self.log,
                     display_interval=options.display_interval,
                     mixing=build.mixing(options, len(self.class_names)),
                     teacher=self.teacher,
@@ -294,7 +294,7 @@ class TrainingRun:
         first = state.iteration + 1 if rollback else error.iteration
         state.skipped = [*skipped, (first, error.iteration)]
         came_from = found[0] if found else "the beginning"
-        self.journal.say(f"{error}; going on from {came_from} without iterations {first} to {error.iteration}")
+        self.log.info(f"{error}; going on from {came_from} without iterations {first} to {error.iteration}")
 
     def finish(self) -> None:
         """After the last iteration: recalibration, the last validation, and the result.
@@ -312,14 +312,14 @@ class TrainingRun:
         for name, content in results.items():
             accuracy = content["accuracy"]
             told = f", top-1 {accuracy['top1']:.2%} on validation" if accuracy else ""
-            self.journal.say(f"finished: {self.folder / name}{told}")
+            self.log.info(f"finished: {self.folder / name}{told}")
         for hook in self.hooks:
             hook.after_run(self)
 
     def recalibrated(self, model: nn.Module, bare: ShuffleNetV2, prefix: str = "") -> dict[str, Any]:
         """Recalibrates and tests a network; gives what is to be its file."""
         count = max(1, min(len(self.train_set), RECALIBRATION_IMAGES) // self.options.batch_size)
-        self.journal.say(f"{prefix}recalibrating batch norm over {count} batches")
+        self.log.info(f"{prefix}recalibrating batch norm over {count} batches")
         with self.batches() as batches:
             recalibrate_batch_norm(model, self.preemption.checked(next(batches)[0] for _ in range(count)))
         tested = self.test(model, prefix, final=True)
@@ -354,24 +354,24 @@ class _SaveImages(Hook):
 
 
 def report_evaluation(
-    journal: Journal, model: nn.Module, val_set: Dataset, preprocessing: Preprocessing, options: Options,
+    log: RunLog, model: nn.Module, val_set: Dataset, preprocessing: Preprocessing, options: Options,
     devices: Devices, iteration: int, preemption: Preemption | None = None, prefix: str = "", final: bool = False,
-) -> Evaluation:  # fmt: skip
+) -> EvaluationResult:  # fmt: skip
     """Evaluates, and prints the TEST line; at the end of all it is also told what is taken for what."""
     started = time.perf_counter()
     confusion = final and not prefix and len(val_set.class_names) <= MOST_CONFUSED
     batches = evaluation_batches(
         val_set,
         build.evaluation_transform(preprocessing, options.tta if options.eval else 1),
-        options.val_batch_size * distributed.size(),
+        options.val_batch_size * distributed.world_size(),
         workers=build.workers(options),
         pin_memory=devices.pin_memory,
         rank=distributed.rank(),
-        world_size=distributed.size(),
+        world_size=distributed.world_size(),
     )
     with closing(batches):
         result = evaluate(model, preemption.checked(batches) if preemption else batches, confusion=confusion)
-    journal.test(
+    log.test(
         iteration,
         loss=result.loss,
         top1_error=result.top1_error,
@@ -380,6 +380,6 @@ def report_evaluation(
         prefix=prefix,
         final=final,
     )
-    if result.confusion is not None and journal.folder:
-        write_confusion(journal.folder, result.confusion.numpy(), val_set.class_names)
+    if result.confusion is not None and log.folder:
+        write_confusion(log.folder, result.confusion.numpy(), val_set.class_names)
     return result

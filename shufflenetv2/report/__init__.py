@@ -2,4 +2,4 @@
 
 from .figures import write_confusion as write_confusion
 from .figures import write_grid as write_grid
-from .log import Journal as Journal
+from .log import RunLog as RunLog

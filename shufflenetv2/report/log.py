@@ -21,7 +21,7 @@ class _Terminal(logging.Handler):
         sys.stdout.flush()
 
 
-class Journal:
+class RunLog:
     """Tells the terminal and `folder`/train.log, which is appended to, what happens in a run, and keeps its Records.
 
     Everything the package logs goes the same way. Close it, or use it as a context manager.
@@ -45,7 +45,7 @@ class Journal:
         self._bar: tqdm[Any] | None = None
         self._records: Records | None = None
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """A line of its own."""
         LOGGER.info("%s", text)
 
@@ -94,7 +94,7 @@ class Journal:
             self._bar.set_postfix_str(
                 f"loss {loss:.3f}, lr {learning_rate:.4f}, {images_per_second:,.0f} images/s", refresh=False
             )
-        self.say(
+        self.info(
             f"TRAIN Iter {iteration}: lr = {learning_rate:.6f},\tloss = {loss:.6f},\t"
             f"Top-1 err = {top1_error:.6f},\tTop-5 err = {top5_error:.6f},\t"
             f"data_time = {data_time:.6f},\ttrain_time = {train_time:.6f}"
@@ -107,7 +107,7 @@ class Journal:
         """The reference's TEST line; `prefix` says of what, and `final` that it is after the recalibration."""
         kind = "_".join(["test", *prefix.lower().split(), *["bnps"] * final])
         self.record(iteration, kind, {"loss": loss, "top1_error": top1_error, "top5_error": top5_error, "val_time": val_time})
-        self.say(
+        self.info(
             f"{prefix}TEST Iter {iteration}: loss = {loss:.6f},\tTop-1 err = {top1_error:.6f},\t"
             f"Top-5 err = {top5_error:.6f},\tval_time = {val_time:.6f}"
         )
@@ -125,7 +125,7 @@ class Journal:
             handler.close()
         LOGGER.propagate = True
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *_: object) -> None:
