@@ -44,11 +44,13 @@ def write(path: Path, content: dict[str, Any]) -> None:
     """Writes tensors and plain values to `path`, which afterwards is complete, or as it was before; see `write_bytes`."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    data = buffer.getbuffer()
+    # Not getbuffer(): after a failed write the exception keeps the memoryview alive until the BytesIO has been
+    # finalized, which prints a BufferError in Python 3.13 and crashes the interpreter in Python 3.12.
+    data = buffer.getvalue()
     write_bytes(path, data, MARK + hashlib.sha256(data).digest())
 
 
-def write_bytes(path: Path, *parts: bytes | memoryview, flush: bool = True) -> None:
+def write_bytes(path: Path, *parts: bytes, flush: bool = True) -> None:
     """Writes a file that afterwards is complete, or as it was before.
 
     The bytes go to a temporary file in the same folder, which is flushed to the disk and then

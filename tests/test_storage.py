@@ -35,12 +35,15 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     files.write(path, {"a": torch.ones(3)})
     before = path.read_bytes()
     program = (
-        "import resource, signal, sys, torch; from pathlib import Path; from shufflenetv2 import storage\n"
+        "import resource, signal, sys, torch; from pathlib import Path; from shufflenetv2 import files\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "try: files.write(Path(sys.argv[1]), {'a': torch.ones(100_000)})\n"
-        "except files.NotWrittenError as error: print(error)\n"
+        "except files.NotWrittenError as error:\n"
+        "    print(error)\n"
+        "    error.itself = error  # a reference cycle: the garbage collector finalizes the buffers, in any order\n"
     )
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
     assert "cannot be written: File too large; what was saved before is untouched" in done.stdout
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.pth"]

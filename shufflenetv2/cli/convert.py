@@ -83,7 +83,7 @@ def convert(source: str | Path, destination: str | Path, to: str) -> "Weights":
     else:
         buffer = io.BytesIO()  # not `files.write`: nothing but what torch writes, for readers of any kind
         torch.save(content_for(to, weights), buffer)
-        files.write_bytes(destination, buffer.getbuffer())
+        files.write_bytes(destination, buffer.getvalue())
     return weights
 
 
