@@ -17,7 +17,7 @@ from shufflenetv2.data.jitter import draw_jitter
 from shufflenetv2.data.transforms import BLUR_KERNEL, CenterCrop, OpencvResize
 from shufflenetv2.engine import evaluate
 from shufflenetv2.rng import SAMPLE, generator
-from tests.conftest import photograph
+from tests.support import photograph
 
 SIDE = 32
 PIXELS = np.ascontiguousarray(np.asarray(photograph(61, 46, seed=3))[:, :, ::-1])

@@ -16,7 +16,7 @@ from shufflenetv2.cli.train import run_evaluation, run_throughput, run_training
 from shufflenetv2.config.options import parse
 from shufflenetv2.data import ImageError
 from shufflenetv2.engine import Hook
-from tests.conftest import same_tensors
+from tests.support import same_tensors
 
 STOPPED_AFTER = 7
 

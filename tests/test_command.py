@@ -18,7 +18,7 @@ from PIL import Image
 
 from shufflenetv2 import ShuffleNetV2, files, load_model
 from shufflenetv2.data import DataIterator, Digits, TrainTransform
-from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, photograph, same_tensors
+from tests.support import ONE_THREAD, ROOT, SHORT, Train, photograph, same_tensors
 from tests.test_recipe import our_training
 
 TRAIN_LINE = re.compile(

@@ -27,108 +27,9 @@ from shufflenetv2.weights.conversion import (
     to_mmpretrain,
     to_torchvision,
 )
-from tests.conftest import same_tensors
+from tests.models import CLASSES, IMAGENET, MMBackbone, MMClassifier, random_weights, randomized, torchvision_network
 from tests.reference import SIZES, ReferenceNetwork
-
-IMAGENET = Preprocessing(mean=(103.53, 116.28, 123.675), std=(57.375, 57.12, 58.395))
-CLASSES = 7
-
-
-class ConvModule(nn.Module):
-    """mmcv's: the convolution and the batch norm by name."""
-
-    def __init__(self, inp: int, oup: int, kernel: int = 1, stride: int = 1, groups: int = 1, relu: bool = True) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inp, oup, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(oup)
-        self.relu = relu
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.bn(self.conv(x))
-        return x.relu() if self.relu else x
-
-
-class MMUnit(nn.Module):
-    """Halves, concatenation, then the shuffle, channel by channel."""
-
-    def __init__(self, inp: int, oup: int, stride: int) -> None:
-        super().__init__()
-        half = oup // 2
-        self.stride = stride
-        if stride == 2:
-            self.branch1 = nn.Sequential(ConvModule(inp, inp, 3, 2, inp, relu=False), ConvModule(inp, half))
-        self.branch2 = nn.Sequential(
-            ConvModule(inp if stride == 2 else half, half),
-            ConvModule(half, half, 3, stride, half, relu=False),
-            ConvModule(half, half),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        half = x.shape[1] // 2
-        if self.stride == 2:
-            passing, made = self.branch1(x), self.branch2(x)
-        else:
-            passing, made = x[:, :half], self.branch2(x[:, half:])
-        return torch.stack([channel for pair in zip(passing.unbind(1), made.unbind(1), strict=True) for channel in pair], 1)
-
-
-class MMBackbone(nn.Module):
-    def __init__(self, model_size: str) -> None:
-        super().__init__()
-        inp, *stages, last = SIZES[model_size]
-        self.conv1 = ConvModule(3, inp, 3, 2)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.layers = nn.ModuleList()
-        for oup, units in zip(stages, (4, 8, 4), strict=True):
-            self.layers.append(nn.Sequential(*(MMUnit(oup if i else inp, oup, 1 if i else 2) for i in range(units))))
-            inp = oup
-        self.layers.append(ConvModule(inp, last))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.conv1(x))
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-
-class MMHead(nn.Module):
-    def __init__(self, inp: int) -> None:
-        super().__init__()
-        self.fc = nn.Linear(inp, CLASSES)
-
-
-class MMClassifier(nn.Module):
-    """mmpretrain's ImageClassifier of a ShuffleNetV2, written out."""
-
-    def __init__(self, model_size: str) -> None:
-        super().__init__()
-        self.backbone, self.head = MMBackbone(model_size), MMHead(SIZES[model_size][-1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head.fc(self.backbone(x).mean((2, 3)))
-        return logits
-
-
-def torchvision_network(model_size: str, classes: int = CLASSES) -> nn.Module:
-    model: nn.Module = torchvision.models.get_model(
-        f"shufflenet_v2_x{model_size.replace('.', '_')[:-1]}", weights=None, num_classes=classes
-    )
-    return model
-
-
-def drawn(network: nn.Module, seed: int = 0) -> nn.Module:
-    """In eval mode, with random weights that keep activations near 1, and random batch norms, statistics included."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, tensor in network.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            tensor.fill_(len(name))
-        elif tensor.dim() > 1:
-            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5, generator=generator)
-        else:
-            tensor.uniform_(0.5, 1.5, generator=generator)
-            if not name.endswith(("running_var", "weight")):
-                tensor.sub_(1)
-    return network.eval()
+from tests.support import same_tensors
 
 
 def pictures(seed: int = 1) -> Tensor:
@@ -163,19 +64,13 @@ def assert_same_function(weights: Weights, theirs: nn.Module) -> None:
     torch.testing.assert_close(single, expected, rtol=0, atol=1e-4 * size)
 
 
-def ours(model_size: str, path: str = "ours.pkl", **architecture: Any) -> Weights:
-    network = drawn(ShuffleNetV2(64, CLASSES, model_size, **architecture), seed=3)
-    assert isinstance(network, ShuffleNetV2)
-    return Weights(Path(path), network.state_dict(), model_size, CLASSES, architecture=dict(network.architecture))
-
-
 @pytest.fixture(params=SIZES)
 def model_size(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 def test_torchvisions_weights_compute_the_same_here(model_size: str) -> None:
-    theirs = drawn(torchvision_network(model_size))
+    theirs = randomized(torchvision_network(model_size))
     weights = from_torchvision(theirs.state_dict())
     assert (weights.model_size, weights.n_class, weights.architecture["head_bias"]) == (model_size, CLASSES, True)
     resize_size = 232 if model_size in ("1.5x", "2.0x") else 256
@@ -188,14 +83,14 @@ def test_torchvisions_weights_compute_the_same_here(model_size: str) -> None:
 
 
 def test_torchvisions_weights_leave_as_they_came(model_size: str) -> None:
-    came = drawn(torchvision_network(model_size)).state_dict()
+    came = randomized(torchvision_network(model_size)).state_dict()
     left = to_torchvision(from_torchvision(came))
     assert same_tensors(left, came)
     torchvision_network(model_size).load_state_dict(left, strict=True)
 
 
 def test_our_weights_compute_the_same_in_torchvision_and_come_back(model_size: str) -> None:
-    weights = ours(model_size, layout="torchvision", head_bias=True)
+    weights = random_weights(model_size, layout="torchvision", head_bias=True)
     theirs = torchvision_network(model_size)
     theirs.load_state_dict(to_torchvision(weights), strict=True)
     back = from_torchvision(theirs.state_dict())
@@ -207,7 +102,7 @@ def test_our_weights_compute_the_same_in_torchvision_and_come_back(model_size: s
 
 
 def test_mmpretrains_weights_compute_the_same_here_and_leave_as_they_came(model_size: str) -> None:
-    theirs = drawn(MMClassifier(model_size))
+    theirs = randomized(MMClassifier(model_size))
     came = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
     weights = from_mmpretrain(came)
     assert weights.preprocessing == IMAGENET
@@ -217,7 +112,7 @@ def test_mmpretrains_weights_compute_the_same_here_and_leave_as_they_came(model_
 
 def test_torchvisions_weights_become_mmpretrains(model_size: str) -> None:
     # Their two networks are the same but for the names, so nothing is reordered between them.
-    theirs = drawn(torchvision_network(model_size)).state_dict()
+    theirs = randomized(torchvision_network(model_size)).state_dict()
     other = to_mmpretrain(from_torchvision(theirs))
     assert all(torch.equal(tensor, theirs[torchvision_name(name)]) for name, tensor in other.items())
 
@@ -229,7 +124,7 @@ def torchvision_name(mmpretrains: str) -> str:
 
 
 def test_the_two_layouts_coincide_for_the_smallest_size() -> None:
-    theirs = drawn(torchvision_network("0.5x"))
+    theirs = randomized(torchvision_network("0.5x"))
     weights = from_torchvision(theirs.state_dict())
     plain = ShuffleNetV2(64, CLASSES, "0.5x", mean=IMAGENET.mean, std=IMAGENET.std, layout="original", head_bias=True)
     plain.load_state_dict(weights.state_dict, strict=True)
@@ -238,7 +133,7 @@ def test_the_two_layouts_coincide_for_the_smallest_size() -> None:
 
 
 def test_the_originals_weights_become_torchvisions_where_they_fit(tmp_path: Path) -> None:
-    original = drawn(ReferenceNetwork(CLASSES, "0.5x", 64)).double()
+    original = randomized(ReferenceNetwork(CLASSES, "0.5x", 64)).double()
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in original.state_dict().items()}}, tmp_path / "w")
     weights = read_any(tmp_path / "w")
     theirs = torchvision_network("0.5x").double()
@@ -277,7 +172,7 @@ def test_the_orders_are_permutations_and_all_but_the_shuffles_trivial_ones(size:
 def test_what_the_other_network_cannot_express_is_refused(model_size: str, architecture: dict[str, Any], reason: str) -> None:
     for convert in (to_torchvision, to_mmpretrain):
         with pytest.raises(WeightsError, match=reason) as refusal:
-            convert(ours(model_size, "mine.pkl", **architecture))
+            convert(random_weights(model_size, "mine.pkl", **architecture))
         assert_one_line(refusal.value, "mine.pkl")
 
 
@@ -287,7 +182,7 @@ def assert_one_line(error: UserError, culprit: str | Path) -> None:
 
 
 def test_weights_with_something_missing_unknown_or_of_another_shape_are_refused() -> None:
-    complete = drawn(torchvision_network("0.5x")).state_dict()
+    complete = randomized(torchvision_network("0.5x")).state_dict()
     name = "stage3.2.branch2.5.weight"
     wrong: list[dict[str, Any]] = [
         {key: tensor for key, tensor in complete.items() if key != name},
@@ -302,7 +197,7 @@ def test_weights_with_something_missing_unknown_or_of_another_shape_are_refused(
         from_torchvision(complete | {"extra": torch.zeros(1)})
     with pytest.raises(WeightsError, match="mmpretrain"):
         from_mmpretrain(complete)
-    incomplete = ours("0.5x")
+    incomplete = random_weights("0.5x")
     del incomplete.state_dict["conv_last.1.bias"]
     with pytest.raises(WeightsError, match=r"conv_last.1.bias"):
         to_torchvision(incomplete)
@@ -310,7 +205,7 @@ def test_weights_with_something_missing_unknown_or_of_another_shape_are_refused(
 
 def test_weights_without_counts_of_batches_are_taken() -> None:
     # torch before 0.4.1 did not count
-    complete = drawn(torchvision_network("0.5x")).state_dict()
+    complete = randomized(torchvision_network("0.5x")).state_dict()
     old = {name: tensor for name, tensor in complete.items() if not name.endswith("num_batches_tracked")}
     assert same_tensors(to_torchvision(from_torchvision(old)), old)
     torchvision_network("0.5x").load_state_dict(to_torchvision(from_torchvision(old)), strict=True)
@@ -318,7 +213,7 @@ def test_weights_without_counts_of_batches_are_taken() -> None:
 
 def test_whose_weights_they_are_is_seen_from_names_and_shapes() -> None:
     assert recognise(ReferenceNetwork(CLASSES, "1.5x").state_dict()) == "ours"
-    assert recognise(ours("1.0x", layout="torchvision", head_bias=True).state_dict) == "ours"
+    assert recognise(random_weights("1.0x", layout="torchvision", head_bias=True).state_dict) == "ours"
     assert recognise(torchvision_network("1.0x").state_dict()) == "torchvision"
     assert recognise(MMClassifier("1.0x").state_dict()) == "mmpretrain"
     assert recognise(torchvision.models.resnet18().state_dict()) is None
@@ -404,7 +299,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [("1.0x", "shufflenetv2_x1-5666bf0f80.pth", 256), ("2.0x", "shufflenetv2_x2_0-8be3c8ee.pth", 232)],
 )
 def test_torchvisions_published_weights_come_from_the_hubs_folder(hub: Path, size: str, file: str, resize_size: int) -> None:
-    theirs = drawn(torchvision_network(size, classes=1000))
+    theirs = randomized(torchvision_network(size, classes=1000))
     torch.save(theirs.state_dict(), hub / file)
     weights = pretrained(size, progress=False)
     assert weights.class_names is not None

@@ -33,7 +33,7 @@ from shufflenetv2.data.jitter import draw_jitter
 from shufflenetv2.data.loader import SampleOrder
 from shufflenetv2.data.transforms import CenterCrop, OpencvResize, ToBGRTensor
 from shufflenetv2.rng import Streams, generator
-from tests.conftest import photograph
+from tests.support import photograph
 
 SMALL = TrainTransform(size=32)
 

@@ -11,7 +11,7 @@ import torch
 from shufflenetv2 import ShuffleNetV2, load_model
 from shufflenetv2.engine import Devices, Execution, choose_devices, train_step
 from shufflenetv2.engine.devices import DeviceError
-from tests.conftest import ROOT, SHORT, Train, same_tensors
+from tests.support import ROOT, SHORT, Train, same_tensors
 
 CPU = torch.device("cpu")
 

@@ -18,8 +18,8 @@ from shufflenetv2.engine import train_step
 from shufflenetv2.recipe import distillation
 from shufflenetv2.recipe.distillation import DistillationLoss, Teacher, TeacherError, distillation_loss, load_teacher
 from shufflenetv2.weights import Preprocessing, model_record
-from tests.conftest import same_tensors
-from tests.test_network import with_random_statistics
+from tests.models import randomize_batch_norms
+from tests.support import same_tensors
 
 IMAGENET = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 NAMES = ["cat", "dog", "owl"]
@@ -35,7 +35,7 @@ def random_model(name: str, n_class: int = 3) -> nn.Module:
         if name.startswith("test_")
         else torchvision.models.get_model(name, num_classes=n_class)
     )
-    with_random_statistics(made, seed=1)
+    randomize_batch_norms(made, seed=1)
     return made.eval()
 
 
@@ -104,7 +104,7 @@ def test_the_library_is_the_one_that_is_named(tmp_path: Path) -> None:
 def our_file(folder: Path, side: int = 64, names: list[str] | None = None) -> tuple[str, ShuffleNetV2]:
     model = ShuffleNetV2(side, 3, "0.5x", mean=(100.0, 110.0, 120.0), std=(50.0, 60.0, 70.0))
     model.initialize_weights(torch.Generator().manual_seed(0))
-    with_random_statistics(model, seed=1)
+    randomize_batch_norms(model, seed=1)
     preprocessing = Preprocessing(side, side, (100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
     record = model_record(model, class_names=names or NAMES, preprocessing=preprocessing, iteration=7)
     files.write(folder / "model.pkl", record)

@@ -18,7 +18,7 @@ from shufflenetv2.data import DataIterator, Digits, EvaluationTransform, TrainTr
 from shufflenetv2.data.images import Image
 from shufflenetv2.engine import recalibrate_batch_norm
 from shufflenetv2.recipe import linear_decay, parameter_groups
-from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, same_tensors
+from tests.support import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 
 OPTIONS = [*SHORT, "--batch-size", "12", "--total-iters", "24", "--display-interval", "1", "--val-interval", "10",
            "--save-interval", "5", "--model-ema", "--drop", "0.2", "--grad-accum-steps", "2", "--mixup", "0.2",

@@ -6,7 +6,7 @@ import sys
 
 import torch.distributed.run
 
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 
 def test_the_tables_are_those_of_the_results() -> None:

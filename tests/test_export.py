@@ -4,7 +4,6 @@ import importlib.util
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,47 +19,15 @@ from shufflenetv2 import files
 from shufflenetv2.cli import command
 from shufflenetv2.cli import export as export_command
 from shufflenetv2.data import Digits, EvaluationTransform, evaluation_batches
-from shufflenetv2.engine import recalibrate_batch_norm
 from shufflenetv2.export import formats, quantize
 from shufflenetv2.export.formats import Description, ExportError, export, folded, largest_difference, open_program
 from shufflenetv2.export.quantize import quantized
 from shufflenetv2.export.runtimes import accuracy
 from shufflenetv2.network import ShuffleNetV2
-from shufflenetv2.weights import Preprocessing, model_record
+from shufflenetv2.weights import Preprocessing
 from shufflenetv2.weights.conversion import MEAN, STD, read_any
-from tests.conftest import SHORT
-
-SIZE = 32
-Run = Callable[..., tuple[int, str, str]]  # arguments -> status, output, errors
-
-
-def random_images(count: int, size: int = SIZE, seed: int = 0) -> Tensor:
-    """uint8 (N, 3, size, size), each with a colour of its own."""
-    rng = torch.Generator().manual_seed(seed)
-    colour = torch.randint(0, 200, (count, 3, 1, 1), generator=rng)
-    return (colour + torch.randint(0, 56, (count, 3, size, size), generator=rng)).to(torch.uint8)
-
-
-def write_model(path: Path, model_size: str = "0.5x", n_class: int = 7, size: int = SIZE, **architecture: Any) -> Path:
-    """A model file with random weights, and batch norms that do something; its classes are named."""
-    rng = torch.Generator().manual_seed(1)
-    preprocessing = Preprocessing(size, size + 8, architecture.pop("mean", (0.0,) * 3), architecture.pop("std", (1.0,) * 3))
-    network = ShuffleNetV2(
-        size, n_class, model_size, mean=preprocessing.mean, std=preprocessing.std, **architecture
-    )  # fmt: skip
-    network.initialize_weights(rng)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=rng)
-            nn.init.normal_(module.bias, 0.0, 0.1, generator=rng)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0.0, 0.3, generator=rng)
-            if module.bias is not None:
-                nn.init.normal_(module.bias, 0.0, 1.0, generator=rng)
-    recalibrate_batch_norm(network, [random_images(32, size, seed=5)])
-    names = [f"Käfer {label}" for label in range(n_class)]
-    files.write(path, model_record(network, class_names=names, preprocessing=preprocessing, iteration=3))
-    return path
+from tests.models import SIZE, random_images, write_model
+from tests.support import SHORT, Run
 
 
 def logits(model: Path, images: Tensor) -> Tensor:

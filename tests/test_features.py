@@ -8,7 +8,7 @@ import pytest
 from shufflenetv2.config import declaration
 from shufflenetv2.config.declaration import SWITCH, OptionsError, flag
 from shufflenetv2.config.options import GROUPS, REFUSED, Options, fields, parse
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 TABLE = [row.split("|")[1:4] for row in (ROOT / "docs/features.md").read_text().splitlines() if row.startswith("| ")][1:]
 PROMISED = {name for _, options, _ in TABLE for name in re.findall(r"`(--[a-z0-9-]+)`", options)}

@@ -15,8 +15,8 @@ from shufflenetv2.engine import recalibrate_batch_norm, train_step
 from shufflenetv2.recipe import parameter_groups
 from shufflenetv2.recipe.finetuning import FreezeError, fine_tuning_groups, freeze, start_from
 from shufflenetv2.weights import Preprocessing, Weights, WeightsError, model_record, read_weights
-from tests.conftest import same_tensors
-from tests.test_network import with_random_statistics
+from tests.models import randomize_batch_norms
+from tests.support import same_tensors
 
 NAMES = ["cat", "dog", "owl"]
 
@@ -24,7 +24,7 @@ NAMES = ["cat", "dog", "owl"]
 def network(n_class: int = 3, seed: int = 0, **arguments: Any) -> ShuffleNetV2:
     made = ShuffleNetV2(32, n_class, "0.5x", **arguments)
     made.initialize_weights(torch.Generator().manual_seed(seed))
-    with_random_statistics(made, seed)
+    randomize_batch_norms(made, seed)
     return made
 
 

@@ -9,7 +9,7 @@ import pytest
 from shufflenetv2.cli.command import main
 from shufflenetv2.engine import Hook, checkpoint, load_hook
 from shufflenetv2.engine.hooks import HookError
-from tests.conftest import SHORT, Train
+from tests.support import SHORT, Train
 
 RECORDER = """
 import json

@@ -20,7 +20,7 @@ from shufflenetv2.config.declaration import OptionsError
 from shufflenetv2.config.options import parse
 from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
 from shufflenetv2.engine import Preempted, Preemption, checkpoint, every
-from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, same_tensors
+from tests.support import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 
 LONGER = [
     *SHORT, "--total-iters", "40", "--display-interval", "1", "--val-interval", "10", "--save-interval", "15",

@@ -14,7 +14,7 @@ from shufflenetv2.data import images
 from shufflenetv2.data.images import SequentialJpeg, open_encoded, open_image
 from shufflenetv2.kernels import jpeg
 from shufflenetv2.kernels.pixels import library
-from tests.conftest import photograph
+from tests.support import photograph
 
 SAMPLINGS = {"4:4:4": 0x111111, "4:2:2": 0x211111, "4:2:0": 0x221111, "4:4:0": 0x121111, "grey": None}
 EXTRAS = {

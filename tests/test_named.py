@@ -23,7 +23,7 @@ import torchvision.datasets
 
 from shufflenetv2.data import Dataset, DatasetError, DecodedImage, Digits, EvaluationTransform, evaluation_batches, named
 from shufflenetv2.data.named import NAMED, DownloadError, Subset, hold_out, open_named, read_class_map
-from tests.conftest import photograph
+from tests.support import photograph
 
 TRAIN, VAL = 10, 6  # images in a data set's first split, and in its second
 FROM_TORCHVISION = [name for name, source in NAMED.items() if source.kind]

@@ -7,6 +7,7 @@ import torch
 import torchinfo
 
 from shufflenetv2 import ShuffleNetV2, ShuffleV2Block
+from tests.models import randomize_batch_norms
 from tests.reference import ReferenceNetwork, ReferenceUnit, smoothed_cross_entropy
 
 PUBLISHED = {  # parameters, mult-adds in millions at 224 pixels
@@ -15,15 +16,6 @@ PUBLISHED = {  # parameters, mult-adds in millions at 224 pixels
     "1.5x": (3_506_720, 299.0),
     "2.0x": (7_402_600, 590.8),
 }
-
-
-def with_random_statistics(module: torch.nn.Module, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            state = layer.state_dict()
-            for name, low in (("weight", 0.5), ("bias", -0.5), ("running_mean", -0.5), ("running_var", 0.5)):
-                state[name].copy_(torch.rand(state[name].shape, generator=generator) + low)
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
@@ -38,7 +30,7 @@ def test_parameters_and_mult_adds_are_the_published_ones(size: str) -> None:
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_the_network_computes_what_the_literal_one_computes(size: str) -> None:
     network, reference = ShuffleNetV2(n_class=7, model_size=size), ReferenceNetwork(7, size)
-    with_random_statistics(reference, seed=3)
+    randomize_batch_norms(reference, seed=3)
     network.load_state_dict(reference.state_dict())  # strict: the names are the published ones
     images = torch.rand(2, 3, 224, 224) * 255
     with torch.no_grad():
@@ -58,7 +50,7 @@ def test_gradients_are_those_of_the_literal_network() -> None:
 @pytest.mark.parametrize(("inp", "oup", "stride"), [(24, 48, 2), (24, 116, 2), (58, 116, 1)])
 def test_a_unit_is_the_literal_unit(inp: int, oup: int, stride: int) -> None:
     block, reference = ShuffleV2Block(inp, oup, oup // 2, ksize=3, stride=stride), ReferenceUnit(inp, oup, stride)
-    with_random_statistics(reference, seed=5)
+    randomize_batch_norms(reference, seed=5)
     block.load_state_dict(reference.state_dict())
     x = torch.randn(2, inp * 2 if stride == 1 else inp, 15, 14)
     torch.testing.assert_close(block.eval()(x), reference.eval()(x))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from shufflenetv2 import ShuffleNetV2, files
 from shufflenetv2.recipe import linear_decay, parameter_groups
 from shufflenetv2.recipe.optimizers import OptimizerError, build_optimizer, clip_gradients
-from tests.conftest import same_tensors
+from tests.support import same_tensors
 
 TIMMS = [str(name) for name in timm.optim.list_optimizers()]
 NOT_INSTALLED = [name for name in TIMMS if name.startswith(("bnb", "fused"))]  # they need bitsandbytes and apex

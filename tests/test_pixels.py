@@ -15,7 +15,7 @@ from shufflenetv2.data.images import Cut, Image, ImageError, SequentialJpeg, ope
 from shufflenetv2.data.jitter import UNCHANGED, Jitter, draw_jitter
 from shufflenetv2.data.resize import INTERPOLATIONS, resize
 from shufflenetv2.kernels.pixels import library
-from tests.conftest import ROOT, photograph
+from tests.support import ROOT, photograph
 
 GUARD = 64  # bytes after a result, which nobody may write to
 

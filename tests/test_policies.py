@@ -20,7 +20,7 @@ from shufflenetv2.data.erasing import MODES, ErasingError, RandomErasing
 from shufflenetv2.data.operations import OPERATIONS, WIDE_BINS, WIDE_OPERATIONS
 from shufflenetv2.data.policies import PolicyError, parse_policy
 from shufflenetv2.rng import SAMPLE, generator
-from tests.conftest import photograph
+from tests.support import photograph
 
 timm_policies: Any = timm.data.auto_augment  # whose type hints are partial
 timm_erasing: Any = timm.data.random_erasing

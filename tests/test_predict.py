@@ -24,11 +24,10 @@ from shufflenetv2.data import EvaluationTransform, FolderDataset, evaluation_bat
 from shufflenetv2.export.formats import export
 from shufflenetv2.export.runtimes import ImageFiles, Tolerant
 from shufflenetv2.weights.conversion import read_any
-from tests.conftest import ONE_THREAD, ROOT
-from tests.test_export import SIZE, write_model
+from tests.models import SIZE, write_model
+from tests.support import ONE_THREAD, ROOT, Run
 
 COMMAND = [sys.executable, "-m", "shufflenetv2", "predict"]
-Run = Callable[..., tuple[int, str, str]]  # arguments -> status, output, errors
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,9 @@ from shufflenetv2.data import EvaluationTransform, FolderDataset
 from shufflenetv2.data.images import read_image
 from shufflenetv2.data.shrinking import in_threads, shrink, target_names
 from shufflenetv2.data.transforms import OpencvResize
-from tests.conftest import ONE_THREAD, ROOT, photograph
+from tests.support import ONE_THREAD, ROOT, Run, photograph
 
 COMMAND = [sys.executable, "-m", "shufflenetv2", "prepare"]
-Run = Callable[..., tuple[int, str, str]]  # arguments -> status, output, errors
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

@@ -18,7 +18,7 @@ from PIL import Image
 from shufflenetv2.report import figures
 from shufflenetv2.report.figures import write_confusion, write_grid
 from shufflenetv2.report.records import COLUMNS, EVENT_FILES, Records, ReportError
-from tests.conftest import ONE_THREAD, ROOT
+from tests.support import ONE_THREAD, ROOT
 
 ODD_NAMES = ['great white shark, "man-eater"', "Привет", "猫 🐱", "crème\nbrûlée", "not UTF-8: \udcff", "=1+1", "", "a" * 300]
 

@@ -12,7 +12,7 @@ import torch
 from shufflenetv2 import ShuffleNetV2, files, load_model
 from shufflenetv2.engine import checkpoint
 from shufflenetv2.weights import Preprocessing, WeightsError, model_record, read_weights
-from tests.conftest import same_tensors
+from tests.support import same_tensors
 
 
 @pytest.fixture

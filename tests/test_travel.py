@@ -5,7 +5,6 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,9 @@ from shufflenetv2.cli import recalibrate as recalibrate_command
 from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
 from shufflenetv2.errors import UserError
 from shufflenetv2.weights import Preprocessing, Weights, WeightsError
-from tests.conftest import ONE_THREAD, ROOT, SHORT, Train, same_tensors
+from tests.models import CLASSES, IMAGENET, MMClassifier, random_weights, randomized, torchvision_network
 from tests.reference import SIZES, ReferenceNetwork
-from tests.test_conversion import CLASSES, IMAGENET, MMClassifier, drawn, ours, torchvision_network
+from tests.support import ONE_THREAD, ROOT, SHORT, Run, Train, same_tensors
 
 NAMES = [f"class {number}" for number in range(CLASSES)]
 DETAILS = {
@@ -39,7 +38,6 @@ DETAILS = {
     "host": "here",
     "time": "2026-01-02T03:04:05+0000",
 }
-Run = Callable[..., tuple[int, str, str]]  # command, arguments -> status, output, errors
 
 
 @pytest.fixture
@@ -77,7 +75,7 @@ def write_ours(path: Path, weights: Weights, preprocessing: Preprocessing | None
 
 
 def write_original(path: Path, model_size: str) -> Path:
-    torch.save({"state_dict": drawn(ReferenceNetwork(CLASSES, model_size)).state_dict()}, path)
+    torch.save({"state_dict": randomized(ReferenceNetwork(CLASSES, model_size)).state_dict()}, path)
     return path
 
 
@@ -101,10 +99,10 @@ def content(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("model_size", SIZES)
 def test_there_and_back_every_tensor_is_the_same_bit_for_bit(tmp_path: Path, model_size: str) -> None:
-    torch.save(drawn(torchvision_network(model_size)).state_dict(), tmp_path / "torchvision")
-    torch.save({"state_dict": drawn(MMClassifier(model_size)).state_dict()}, tmp_path / "mmpretrain")
+    torch.save(randomized(torchvision_network(model_size)).state_dict(), tmp_path / "torchvision")
+    torch.save({"state_dict": randomized(MMClassifier(model_size)).state_dict()}, tmp_path / "mmpretrain")
     write_original(tmp_path / "original", model_size)
-    write_ours(tmp_path / "ours", ours(model_size, layout="torchvision", head_bias=True), IMAGENET)
+    write_ours(tmp_path / "ours", random_weights(model_size, layout="torchvision", head_bias=True), IMAGENET)
     routes = {
         "torchvision": ["mmpretrain", "safetensors", "torchvision"],
         "mmpretrain": ["shufflenetv2", "mmpretrain"],
@@ -127,7 +125,7 @@ def test_there_and_back_every_tensor_is_the_same_bit_for_bit(tmp_path: Path, mod
 
 @pytest.mark.parametrize("model_size", SIZES)
 def test_converted_files_load_into_the_other_projects_untouched_networks(tmp_path: Path, model_size: str) -> None:
-    write_ours(tmp_path / "ours", ours(model_size, layout="torchvision", head_bias=True))
+    write_ours(tmp_path / "ours", random_weights(model_size, layout="torchvision", head_bias=True))
     convert(tmp_path / "ours", tmp_path / "tv.pth", "torchvision")
     torchvision_network(model_size).load_state_dict(torch.load(tmp_path / "tv.pth", weights_only=True), strict=True)
     assert (tmp_path / "tv.pth").read_bytes()[-22:-18] == b"PK\5\6"  # a zip file and nothing behind it
@@ -137,7 +135,7 @@ def test_converted_files_load_into_the_other_projects_untouched_networks(tmp_pat
     assert content["meta"] == {"dataset_meta": {"classes": NAMES}}
 
     # As the original trainer goes on on a GPU: its network in nn.DataParallel, strictly.
-    write_ours(tmp_path / "ours", ours(model_size))
+    write_ours(tmp_path / "ours", random_weights(model_size))
     convert(tmp_path / "ours", tmp_path / "original.pth", "original")
     network = nn.DataParallel(ReferenceNetwork(CLASSES, model_size, 64), device_ids=[])
     network.load_state_dict(torch.load(tmp_path / "original.pth", weights_only=True)["state_dict"], strict=True)
@@ -152,7 +150,7 @@ def test_converted_files_load_into_the_other_projects_untouched_networks(tmp_pat
 def test_what_a_file_tells_of_its_model_is_told_after_the_way_back(
     tmp_path: Path, to: str, preprocessing: Preprocessing | None
 ) -> None:
-    came = write_ours(tmp_path / "ours", ours("0.5x"), preprocessing)
+    came = write_ours(tmp_path / "ours", random_weights("0.5x"), preprocessing)
     convert(came, tmp_path / "there", to)
     convert(tmp_path / "there", tmp_path / "back", "shufflenetv2")
     weights = read_any(tmp_path / "back")
@@ -183,7 +181,7 @@ IMAGENET_256 = Preprocessing(224, 256, IMAGENET.mean, IMAGENET.std)
 def test_it_is_said_what_the_other_side_must_feed(
     run: Run, tmp_path: Path, to: str, preprocessing: Preprocessing | None, said: str
 ) -> None:
-    write_ours(tmp_path / "in", ours("0.5x"), preprocessing)
+    write_ours(tmp_path / "in", random_weights("0.5x"), preprocessing)
     status, output, errors = run("convert", "in", "out", "--to", to)
     assert (status, errors) == (0, "")
     assert "out: ShuffleNetV2 0.5x, 7 classes, from shufflenetv2" in output
@@ -191,11 +189,11 @@ def test_it_is_said_what_the_other_side_must_feed(
 
 
 def test_what_the_other_network_cannot_hold_is_refused_in_one_line(run: Run, tmp_path: Path) -> None:
-    write_ours(tmp_path / "original 1.0x", ours("1.0x"))
-    torch.save(drawn(torchvision_network("1.0x")).state_dict(), tmp_path / "torchvision 1.0x")
-    write_ours(tmp_path / "biased 0.5x", ours("0.5x", head_bias=True))
-    write_ours(tmp_path / "pooled 0.5x", ours("0.5x", pooling="catavgmax"))
-    write_ours(tmp_path / "tf 0.5x", ours("0.5x", bn_eps=1e-3))
+    write_ours(tmp_path / "original 1.0x", random_weights("1.0x"))
+    torch.save(randomized(torchvision_network("1.0x")).state_dict(), tmp_path / "torchvision 1.0x")
+    write_ours(tmp_path / "biased 0.5x", random_weights("0.5x", head_bias=True))
+    write_ours(tmp_path / "pooled 0.5x", random_weights("0.5x", pooling="catavgmax"))
+    write_ours(tmp_path / "tf 0.5x", random_weights("0.5x", bn_eps=1e-3))
     (tmp_path / "out").write_text("what was there")
     for name, to, reason in (
         ("original 1.0x", "torchvision", "first unit makes 58 + 58 channels, not 24 + 92"),
@@ -235,7 +233,7 @@ def test_wrong_use_and_a_folder_that_is_not_there_are_one_line(run: Run, tmp_pat
 
 
 def test_safetensors_are_read_by_others_and_those_of_others_here(tmp_path: Path) -> None:
-    write_ours(tmp_path / "ours", ours("0.5x"), IMAGENET)
+    write_ours(tmp_path / "ours", random_weights("0.5x"), IMAGENET)
     convert(tmp_path / "ours", tmp_path / "ours.safetensors", "safetensors")
     with safe_open(tmp_path / "ours.safetensors", framework="numpy") as file:
         told = file.metadata()
@@ -247,7 +245,7 @@ def test_safetensors_are_read_by_others_and_those_of_others_here(tmp_path: Path)
     assert json.loads(told["architecture"])["layout"] == "original"
 
     # Theirs, and weights whose memory is shared or in another order.
-    theirs = drawn(torchvision_network("1.0x")).state_dict()
+    theirs = randomized(torchvision_network("1.0x")).state_dict()
     save_file(theirs, tmp_path / "theirs", {"format": "pt"})
     assert read_any(tmp_path / "theirs").origin == "torchvision"
     strided = {
@@ -347,7 +345,7 @@ def test_a_file_of_another_kind_is_said_to_be_that(run: Run, tmp_path: Path) -> 
 
 
 def test_info_tells_what_a_file_is(run: Run, tmp_path: Path) -> None:
-    write_ours(tmp_path / "ours", ours("1.0x", pooling="max"), Preprocessing(64, 72))
+    write_ours(tmp_path / "ours", random_weights("1.0x", pooling="max"), Preprocessing(64, 72))
     status, output, errors = run("info", "ours")
     assert (status, errors) == (0, "")
     for part in (
@@ -383,7 +381,7 @@ def test_info_counts_as_the_paper_does(tmp_path: Path, model_size: str, paramete
     assert told["layout"] == ("both" if model_size == "0.5x" else "original")
     assert told["class_names"] is told["preprocessing"] is told["accuracy"] is told["iteration"] is None
 
-    torch.save(drawn(torchvision_network(model_size)).state_dict(), tmp_path / "theirs")
+    torch.save(randomized(torchvision_network(model_size)).state_dict(), tmp_path / "theirs")
     theirs = describe(tmp_path / "theirs")
     assert (theirs["origin"], theirs["head_bias"], theirs["preprocessing"]["mean"]) == ("torchvision", True, IMAGENET.mean)
     assert theirs["layout"] == ("both" if model_size == "0.5x" else "torchvision")
@@ -422,7 +420,7 @@ def test_our_checkpoint_recalibrated_is_what_its_run_ended_with(train: Train, tm
 def test_weights_of_another_origin_are_recalibrated_with_the_published_recipe(
     run: Run, tmp_path: Path, photographs: Path
 ) -> None:
-    network = drawn(torchvision_network("0.5x", classes=3))
+    network = randomized(torchvision_network("0.5x", classes=3))
     torch.save(network.state_dict(), "theirs")
     arguments: list[str] = ["--images", "13", "-j", "2", "--batch-size", "6", "--seed", "4", "--device", "cpu"]
     folders = ["--train-dir", photographs, "--val-dir", photographs]
@@ -482,7 +480,7 @@ def hub(**arguments: Any) -> Any:
 
 
 def test_torch_hub_gives_the_model(tmp_path: Path) -> None:
-    torch.save(drawn(torchvision_network("1.0x")).state_dict(), tmp_path / "theirs")
+    torch.save(randomized(torchvision_network("1.0x")).state_dict(), tmp_path / "theirs")
     with torch.no_grad():
         expected = load_model(tmp_path / "theirs")(picture())
         for model_size in (None, "1.0x"):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from shufflenetv2 import ShuffleNetV2, ShuffleV2Block, files, load_model
 from shufflenetv2.weights import Preprocessing, model_record, read_weights
-from tests.conftest import same_tensors
+from tests.support import same_tensors
 
 POOLINGS = ("avg", "max", "avgmax", "catavgmax")
 DEPTH = 16

@@ -1,0 +1,44 @@
+"""Fixtures of the whole suite."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support import ONE_THREAD, ROOT, Train, photograph
+
+# One thread in this process: the steps are small, and with more threads than free cores torch's threads
+# wait for each other.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a class folder of JPEG photographs: 3 classes, 7 images each, with odd and even sizes."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for label, name in enumerate(("cat", "dog", "owl")):
+        (folder / name).mkdir()
+        for number in range(7):
+            image = photograph(97 + 13 * number, 110 + 8 * label - 5 * number, seed=10 * label + number)
+            image.save(folder / name / f"{number}.jpg", quality=90)
+    return folder
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    """Run `python train.py ARGUMENTS` as a new process in an empty folder."""
+
+    def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, ROOT / "train.py", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, **ONE_THREAD, **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run
