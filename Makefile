@@ -1,36 +1,52 @@
-# Two commands: `make train` and `make test`. Each sets up .venv first, once.
+# `make train` trains on the built-in digits, `make test` runs the tests. Both set up .venv first, once.
 #
-#   make train                                      trains on the built-in digits
-#   make train ARGS="--train-dir D --val-dir V"     trains on your own images
+#   make train ARGS="--train-dir D --val-dir V"     train on your own images
+#   make test TESTS=tests/test_schedules.py         run the tests of one file
+#   make check                                      run lint, types, import rule and tests, as CI does
 
 PYTHON ?= python3
 ARGS ?= --config configs/digits.yaml
+BIN := .venv/bin
 
-.PHONY: train test lint types clean
+.PHONY: train test check lint format types imports install hooks clean
 
 train: .venv/installed
-	.venv/bin/python train.py $(ARGS)
+	$(BIN)/python train.py $(ARGS)
 
-test: .venv/installed-dev
-	.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
+test: install
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
 
-lint: .venv/installed-dev
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/lint-imports
+check:
+	bash .ci/run
 
-types: .venv/installed-dev
-	.venv/bin/mypy
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
-.venv/installed: requirements.txt pyproject.toml setup.py $(wildcard shufflenetv2/kernels/*.[ch])
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --upgrade pip
-	.venv/bin/python -m pip install --quiet -r requirements.txt -e .
-	touch $@
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
-.venv/installed-dev: requirements-dev.txt .venv/installed
-	.venv/bin/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
-	touch $@
+types: install
+	$(BIN)/mypy
+
+imports: install
+	$(BIN)/lint-imports
+
+install: .venv/installed-dev
+
+hooks: install
+	$(BIN)/pre-commit install
 
 clean:
 	rm -rf .venv
+
+.venv/installed: requirements.txt pyproject.toml setup.py $(wildcard shufflenetv2/kernels/*.[ch])
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt -e .
+	touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
+	touch $@
