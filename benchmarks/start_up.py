@@ -58,7 +58,7 @@ def measure(folder: Path, repeats: int) -> dict[str, list[float]]:
         "torchvision": [], "first start": [], "later start": [], "later start, 1 image new": []
     }  # fmt: skip
     for repeat in range(repeats):
-        index.index_file(folder).unlink(missing_ok=True)
+        index.cache_file(folder).unlink(missing_ok=True)
         taken["torchvision"].append(seconds(lambda: datasets.ImageFolder(folder)))
         taken["first start"].append(seconds(lambda: FolderDataset(folder)))
         taken["later start"].append(seconds(lambda: FolderDataset(folder)))
@@ -68,7 +68,7 @@ def measure(folder: Path, repeats: int) -> dict[str, list[float]]:
         taken["later start, 1 image new"].append(seconds(lambda: FolderDataset(folder)))
         assert len(FolderDataset(folder)) == len(known) + 1
         new.unlink()
-        time.sleep(index.SETTLED_NS / 1e9 + 1)  # until the folder's times are trusted again
+        time.sleep(index.MIN_AGE_NS / 1e9 + 1)  # until the folder's times are trusted again
         print(f"repeat {repeat + 1}:", {side: round(every[-1], 3) for side, every in taken.items()}, flush=True)
     return taken
 
@@ -89,17 +89,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each side (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/start_up.json")
     arguments = parser.parse_args()
-    if arguments.images // arguments.classes * arguments.classes < index.FEWEST_IMAGES:
-        parser.error(f"there is no index of fewer than {index.FEWEST_IMAGES:,} images")
+    if arguments.images // arguments.classes * arguments.classes < index.MIN_CACHED_IMAGES:
+        parser.error(f"there is no index of fewer than {index.MIN_CACHED_IMAGES:,} images")
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = str(Path(folder, "cache"))
         tree = Path(folder, "tree")
         print(f"making {arguments.images:,} files in {arguments.classes:,} folders", flush=True)
         make_tree(tree, arguments.images, arguments.classes)
-        time.sleep(index.SETTLED_NS / 1e9 + 1)
+        time.sleep(index.MIN_AGE_NS / 1e9 + 1)
         results = measure(tree, arguments.repeats)
-        index_bytes = index.index_file(tree).stat().st_size
+        index_bytes = index.cache_file(tree).stat().st_size
     command = [sys.executable, str(ROOT / "train.py"), "--help"]
     told = [seconds(lambda: subprocess.run(command, capture_output=True, check=True)) for _ in range(arguments.repeats)]
 

@@ -46,7 +46,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 predict") -> int:
         if given.images == [runtimes.DIGITS]:
             images = runtimes.images_of(runtimes.DIGITS, "val", "IMAGE_OR_FOLDER")
         else:
-            images = runtimes.ImageFiles(runtimes.find_images(given.images, complain))
+            images = runtimes.ImageFiles(runtimes.image_paths(given.images, complain))
         for prediction in runtimes.predict(model, images, top=top, batch_size=batch_size, workers=workers, complain=complain):
             print(prediction.to_json() if given.json else prediction, flush=True)
             readable += 1

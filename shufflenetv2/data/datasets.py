@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from .images import DecodedImage, Image, open_image
-from .index import find_images
+from .index import images_by_class
 
 
 class DatasetError(UserError):
@@ -72,23 +72,6 @@ class FolderDataset:
 
     def __len__(self) -> int:
         return len(self.paths)
-
-
-def images_by_class(folder: Path) -> dict[str, list[str]]:
-    """The paths of the images below each class folder, relative to `folder`; both sorted.
-
-    Raises:
-        DatasetError: where the folder is missing, cannot be listed or has no class folders.
-    """
-    if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder; it should hold one folder of images per class")
-    try:
-        found = find_images(folder)
-    except OSError as error:
-        raise DatasetError(f"{error.filename} cannot be read: {error.strerror}") from error
-    if not found:
-        raise DatasetError(f"{folder} holds no class folders; put the images of each class into a folder of its own")
-    return found
 
 
 class Digits:

@@ -1,13 +1,13 @@
-"""Which images there are below a folder, without listing a million of them at every start.
+"""Find the images below a folder, without listing a million files at every start.
 
-What a folder held is kept in the user's cache, with the folder's inode and times. Adding, removing or
-renaming an entry changes the times of the folder that holds it, so at the next start it takes one `stat`
-per folder to know that nothing has changed, and only folders that did change are listed again. A listing
-without anything known is the same walk, so both give the same.
+The listing of each folder is cached in the user's cache directory, together with the folder's inode and times. Adding,
+removing or renaming an entry changes the times of the folder that contains it. At the next start one `stat` per folder
+therefore shows which folders have changed, and only those are listed again. A walk without a cache is the same code,
+so both give the same result.
 
-What the times of a folder cannot vouch for is listed at every start: folders that were changed just
-before they were listed, or that hold links to anything but images; and everything on file systems that
-do not keep such times.
+Some folders are listed at every start, because their times do not prove that they are unchanged: folders that were
+modified shortly before they were listed, folders that contain links to anything but images, and folders on file systems
+without reliable times.
 """
 
 import contextlib
@@ -15,174 +15,206 @@ import gzip
 import hashlib
 import json
 import os
-import secrets
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import UserError
+from ..files import write_bytes
 from .images import IMAGE_SUFFIXES
 
-# A data set with fewer images leaves nothing in anyone's home: listing it takes 20 ms on a local disk,
-# and no more than a second or so where that is fifty times slower.
-FEWEST_IMAGES = 10_000
+# Smaller data sets are not cached: listing 10,000 images takes 20 ms on a local disk, and about a second on a
+# network file system that is fifty times slower.
+MIN_CACHED_IMAGES = 10_000
 
-# Data sets that are remembered; an index of a million images takes some 4 MB, and jobs that unpack
-# theirs to a new place each time would fill a home with them.
-MOST_INDEXES = 16
+# Number of data sets whose listings are kept. The listing of a million images takes about 4 MB, and jobs that unpack
+# their data to a new place each time would fill the home directory.
+MAX_CACHE_FILES = 16
 
-# A folder that changes twice within one tick of its file system's clock has the same times after the first
-# change and after the second (git calls such entries racy). Ticks are up to 2 s long, and servers' clocks
-# are a little off.
-SETTLED_NS = 10 * 10**9
+# A folder that changes twice within one tick of its file system's clock has the same times after both changes (git
+# calls these entries "racy"). Ticks are up to 2 s long, and the clocks of file servers differ a little.
+MIN_AGE_NS = 10 * 10**9
 
-# Object stores mounted as folders (goofys, Mountpoint for S3, s3fs, ...) show the time of the mount, or
-# none, whatever is added below; FAT has no times for its topmost folder.
-MOUNTS = Path("/proc/self/mountinfo")  # exists on Linux alone
-WITHOUT_TIMES = ("fuse", "vfat", "exfat", "msdos")
+# Object stores mounted as folders (goofys, Mountpoint for S3, s3fs, ...) show the time of the mount or no time at all,
+# whatever is added to a folder; FAT keeps no times for its root folder.
+FILE_SYSTEMS_WITHOUT_TIMES = ("fuse", "vfat", "exfat", "msdos")
+MOUNT_TABLE = Path("/proc/self/mountinfo")  # exists on Linux only
 
-LAYOUT = [1, sorted(IMAGE_SUFFIXES)]  # an index that was made by other rules is not read
+CACHE_FORMAT = [1, sorted(IMAGE_SUFFIXES)]  # cache files with a different format are ignored
 SUFFIXES = tuple(IMAGE_SUFFIXES)
+
+OnError = Callable[[OSError], object]
 
 
 class Listing(NamedTuple):
-    """What a folder held, without what is hidden. Names are sorted and joined by slashes, which no name contains."""
+    """The visible entries of a folder. Names are sorted and joined by slashes, which no file name contains."""
 
-    stamp: str  # the folder's inode and times before it was listed; empty where they vouch for nothing
+    stamp: str  # inode and times of the folder before it was listed; empty if they do not prove that it is unchanged
     folders: str
     images: str
 
 
-def find_images(folder: Path) -> dict[str, list[str]]:
-    """The images below each class folder, at any depth; from the index as far as it holds.
+def find_images(folder: str | Path, on_error: OnError | None = None) -> list[str]:
+    """List the images below a folder, at any depth, without using the cache.
 
-    Links are followed, each real folder once per class. A link that is named like an image is one.
+    Hidden entries are skipped. Links are followed, and each real folder is listed once.
+
+    Args:
+        on_error: called with the error of each folder that cannot be listed, which is then skipped.
 
     Returns:
-        For each class folder, sorted by name, the paths of its images relative to `folder`, sorted.
+        Sorted paths relative to `folder`.
 
     Raises:
-        OSError: where a folder cannot be listed.
+        OSError: if a folder cannot be listed and `on_error` is None.
     """
-    file = index_file(folder)
-    known = _read(file)
-    walk = _Walk(folder, known)
-    found = walk.images_by_class()
-    if walk.listings != known and sum(map(len, found.values())) >= FEWEST_IMAGES:
-        _write(file, walk.listings)
-    return found
+    return _Walk(folder, {}, on_error).images_below("", os.path.realpath(folder))
 
 
-def index_file(folder: Path) -> Path:
-    """Where the index of a folder is kept: $XDG_CACHE_HOME or ~/.cache, by the folder's real path."""
+def images_by_class(folder: str | Path) -> dict[str, list[str]]:
+    """List the images below each class folder as `find_images` does, reading unchanged folders from the cache.
+
+    A folder that links make reachable from several classes is listed once for each class.
+
+    Returns:
+        For each class folder, sorted by name: sorted paths relative to `folder`.
+
+    Raises:
+        UserError: if the folder is missing, cannot be listed or has no class folders.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder} is not a folder; it should hold one folder of images per class")
+    file = cache_file(folder)
+    cached = _read_cache(file)
+    walk = _Walk(folder, cached)
+    try:
+        class_folders = walk.subfolders("", os.path.realpath(folder))
+        images = {name: walk.images_below(name, real_path) for name, real_path in class_folders}
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+    if not images:
+        raise UserError(f"{folder} holds no class folders; put the images of each class into a folder of its own")
+    if walk.listings != cached and sum(map(len, images.values())) >= MIN_CACHED_IMAGES:
+        _write_cache(file, walk.listings)
+    return images
+
+
+def cache_file(folder: str | Path) -> Path:
+    """Return the cache file of a folder, in $XDG_CACHE_HOME or ~/.cache, named after the folder's real path."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(cache):  # not to be used then, says the XDG specification
+    if not os.path.isabs(cache):  # the XDG specification says that relative paths are to be ignored
         cache = os.path.expanduser("~/.cache")
     digest = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()
     return Path(cache, "shufflenetv2", f"{digest}.json.gz")
 
 
 class _Walk:
-    """Goes through the folders below `root` once, and lists those that are not known as they are now."""
+    """A walk over the folders below `root` that lists only those whose cached listing is missing or out of date.
 
-    def __init__(self, root: Path, known: dict[str, Listing]) -> None:
-        self.root, self.known = root, known
-        self.listings: dict[str, Listing] = {}  # by path below the root
-        self.started = time.time_ns()
-        self.devices_without_times = _devices_without_times()
+    Attributes:
+        listings: of all folders visited, by path relative to `root`.
+    """
 
-    def images_by_class(self) -> dict[str, list[str]]:
-        return {name: self._images_below(name, real) for name, real in self._folders("", os.path.realpath(self.root))}
+    def __init__(self, root: str | Path, cached: Mapping[str, Listing], on_error: OnError | None = None) -> None:
+        self.listings: dict[str, Listing] = {}
+        self._root, self._cached, self._on_error = root, cached, on_error
+        self._start_ns = time.time_ns()
+        self._devices_without_times = _devices_without_times()
 
-    def _images_below(self, class_name: str, real: str) -> list[str]:
-        found: list[str] = []
+    def images_below(self, folder: str, real_path: str) -> list[str]:
+        images: list[str] = []
         visited: set[str] = set()
-        remaining = [(class_name, real)]
-        while remaining:
-            where, real = remaining.pop()
-            if real in visited:  # a link that leads back up, or to where another one led
+        stack = [(folder, real_path)]
+        while stack:
+            folder, real_path = stack.pop()
+            if real_path in visited:  # a link to a parent folder, or to a folder that another link pointed to
                 continue
-            visited.add(real)
-            remaining += reversed(self._folders(where, real))
-            inside = where + os.sep
-            found += [inside + name for name in _names(self.listings[where].images)]
-        return sorted(found)
+            visited.add(real_path)
+            stack += reversed(self.subfolders(folder, real_path))
+            prefix = folder + os.sep if folder else ""
+            images += [prefix + name for name in _split(self.listings[folder].images)]
+        return sorted(images)
 
-    def _folders(self, where: str, real: str) -> list[tuple[str, str]]:
-        """The folders in a folder, by their paths below the root and by their real paths."""
-        path = os.path.join(self.root, where)
-        stamp = self._stamp(path)
-        listing = self.known.get(where)
-        if listing is None or not stamp or listing.stamp != stamp:
-            listing = _listed(path, stamp)
-        self.listings[where] = listing
-        names = _names(listing.folders)
-        if listing.stamp:  # there are no links among them, and nothing to ask
-            return [(os.path.join(where, name), os.path.join(real, name)) for name in names]
-        return [(os.path.join(where, name), os.path.realpath(os.path.join(path, name))) for name in names]
+    def subfolders(self, folder: str, real_path: str) -> list[tuple[str, str]]:
+        """List a folder and return its subfolders: path relative to the root, and real path."""
+        path = os.path.join(self._root, folder)
+        try:
+            stamp = self._stamp(path)
+            listing = self._cached.get(folder)
+            if listing is None or not stamp or listing.stamp != stamp:
+                listing = list_folder(path, stamp)
+        except OSError as error:
+            if self._on_error is None:
+                raise
+            self._on_error(error)
+            listing = Listing("", "", "")
+        self.listings[folder] = listing
+        names = _split(listing.folders)
+        if listing.stamp:  # no links among the subfolders: their real paths need no system call
+            return [(os.path.join(folder, name), os.path.join(real_path, name)) for name in names]
+        return [(os.path.join(folder, name), os.path.realpath(os.path.join(path, name))) for name in names]
 
     def _stamp(self, path: str) -> str:
         status = os.stat(path)
-        # The second time cannot be set by anyone, as tar and rsync set the first one. A device's number is
-        # another one after the next boot, and is left out.
-        if max(status.st_mtime_ns, status.st_ctime_ns) > self.started - SETTLED_NS:
+        if max(status.st_mtime_ns, status.st_ctime_ns) > self._start_ns - MIN_AGE_NS:
             return ""
-        if status.st_dev in self.devices_without_times:
+        if status.st_dev in self._devices_without_times:
             return ""
+        # tar and rsync set mtime back; no program can set ctime. The device number is left out, since it can change
+        # at the next boot.
         return f"{status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
-def _listed(path: str, stamp: str) -> Listing:
+def list_folder(path: str, stamp: str) -> Listing:
+    """List one folder. The result has no stamp if the folder contains links to anything but images."""
     folders, images = [], []
     with os.scandir(path) as entries:
         for entry in entries:
             name = entry.name
             if name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=False):  # which the listing itself tells, without a `stat`
+            if entry.is_dir(follow_symlinks=False):  # known from the listing, without a `stat`
                 folders.append(name)
             elif name.lower().endswith(SUFFIXES):
                 images.append(name)
             elif entry.is_symlink():
-                stamp = ""  # where it leads can become a folder, or none, without a trace here
+                stamp = ""  # the target can become a folder, or disappear, without changing this folder's times
                 if os.path.isdir(entry.path):
                     folders.append(name)
     return Listing(stamp, "/".join(sorted(folders)), "/".join(sorted(images)))
 
 
-def _names(joined: str) -> list[str]:
-    return joined.split("/") if joined else []
+def _split(names: str) -> list[str]:
+    return names.split("/") if names else []
 
 
 def _devices_without_times() -> set[int]:
     devices = set()
     with contextlib.suppress(OSError):
-        for line in MOUNTS.read_text(errors="replace").splitlines():
-            mount, _, system = line.partition(" - ")  # "36 35 0:98 / /data rw - fuse.s3fs s3fs rw"
-            if system.startswith(WITHOUT_TIMES):
+        for line in MOUNT_TABLE.read_text(errors="replace").splitlines():
+            mount, _, file_system = line.partition(" - ")  # "36 35 0:98 / /data rw - fuse.s3fs s3fs rw"
+            if file_system.startswith(FILE_SYSTEMS_WITHOUT_TIMES):
                 major, minor = mount.split()[2].split(":")
                 devices.add(os.makedev(int(major), int(minor)))
     return devices
 
 
-def _read(file: Path) -> dict[str, Listing]:
-    with contextlib.suppress(Exception):  # absent, cut short, or of anyone: then everything is listed
-        layout, listings = json.loads(gzip.decompress(file.read_bytes()))  # gzip has a checksum
-        if layout == LAYOUT:
-            return {where: Listing(*map(str, fields)) for where, fields in listings.items()}
+def _read_cache(file: Path) -> dict[str, Listing]:
+    with contextlib.suppress(Exception):  # missing, truncated or written by another program: list every folder
+        cache_format, listings = json.loads(gzip.decompress(file.read_bytes()))  # gzip verifies a checksum
+        if cache_format == CACHE_FORMAT:
+            return {folder: Listing(*map(str, fields)) for folder, fields in listings.items()}
     return {}
 
 
-def _write(file: Path, listings: dict[str, Listing]) -> None:
-    """Other processes read the file before or after, and write the same. Without a place for it the next start takes longer."""
-    if not file.is_absolute():  # a user without a home
+def _write_cache(file: Path, listings: dict[str, Listing]) -> None:
+    """Write the cache file, if possible; without it the next start takes longer."""
+    if not file.is_absolute():  # the user has no home directory
         return
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
-    with contextlib.suppress(OSError):
+    content = gzip.compress(json.dumps([CACHE_FORMAT, listings]).encode(), compresslevel=1)
+    with contextlib.suppress(OSError, UserError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(gzip.compress(json.dumps([LAYOUT, listings]).encode(), compresslevel=1))
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
-        for old in sorted(file.parent.glob("*.json.gz"), key=os.path.getmtime)[:-MOST_INDEXES]:
+        write_bytes(file, content, flush=False)
+        for old in sorted(file.parent.glob("*.json.gz"), key=os.path.getmtime)[:-MAX_CACHE_FILES]:
             old.unlink(missing_ok=True)

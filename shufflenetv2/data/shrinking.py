@@ -32,8 +32,8 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..files import locked, write_bytes
 from . import DatasetError, ImageError, usable_cores
-from .datasets import images_by_class
 from .images import Image, open_encoded, read_file
+from .index import images_by_class
 from .transforms import OpencvResize
 
 Item = TypeVar("Item")

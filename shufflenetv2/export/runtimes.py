@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..cli.build import evaluation_transform
 from ..data import Dataset, DecodedImage, Digits, EvaluationTransform, ImageError, evaluation_batches
-from ..data.images import IMAGE_SUFFIXES, Image, open_image
+from ..data.images import Image, open_image
+from ..data.index import find_images
 from ..data.named import Subset
 from ..engine import choose_devices
 from ..engine.evaluation import count_correct
@@ -170,40 +171,23 @@ class Tolerant:
         return len(self.dataset)
 
 
-def find_images(paths: Iterable[str | Path], complain: Callable[[str], object]) -> list[str]:
-    """The files among `paths`, whatever they are called, and the images below the folders among them, at any depth.
+def image_paths(paths: Iterable[str | Path], warn: Callable[[str], object]) -> list[str]:
+    """Return the files among `paths`, with any suffix, and the images below the folders among them, at any depth.
 
-    In the order given, those of a folder sorted. What is hidden in a folder is passed over; links are followed, and
-    each real folder is listed once. `complain` is told of folders that hold no images, or cannot be listed.
+    The order is that of `paths`; images of one folder are sorted.
+
+    Args:
+        warn: called with a message for each folder that holds no images or cannot be listed.
     """
-    found: list[str] = []
+    images: list[str] = []
     for path in [os.fspath(path) for path in paths]:
         if not os.path.isdir(path):
-            found.append(path)
-        elif inside := _images_below(path, complain):
-            found += inside
+            images.append(path)
+        elif names := find_images(path, lambda error: warn(f"{error.filename} cannot be read: {error.strerror}")):
+            images += [os.path.join(path, name) for name in names]
         else:
-            complain(f"{path} holds no images")
-    return found
-
-
-def _images_below(folder: str, complain: Callable[[str], object]) -> list[str]:
-    found: list[str] = []
-    visited: set[str] = set()
-    unlisted = lambda error: complain(f"{error.filename} cannot be read: {error.strerror}")  # noqa: E731
-    for inside, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
-        real = os.path.realpath(inside)
-        if real in visited:  # a link that leads back up, or to where another one led
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.join(inside, name)
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-        ]
-    return sorted(found)
+            warn(f"{path} holds no images")
+    return images
 
 
 def images_of(source: str, split: str, option: str) -> Dataset:
@@ -217,7 +201,7 @@ def images_of(source: str, split: str, option: str) -> Dataset:
     if not os.path.isdir(source):
         raise ModelError(f"{option} {source} is not a folder; it should hold images, at any depth")
     complaints: list[str] = []
-    paths = find_images([source], complaints.append)
+    paths = image_paths([source], complaints.append)
     if not paths:
         raise ModelError(f"{option} {complaints[0]}")
     return ImageFiles(paths)
