@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from shufflenetv2.cli import build  # noqa: E402
 from shufflenetv2.config.options import parse  # noqa: E402
-from shufflenetv2.engine import Preemption, choose_devices  # noqa: E402
+from shufflenetv2.engine import GracefulShutdown, choose_devices  # noqa: E402
 from shufflenetv2.engine.trainer import TrainingRun  # noqa: E402
 from shufflenetv2.report import RunLog  # noqa: E402
 
@@ -55,7 +55,7 @@ def main() -> int:
         )  # fmt: skip
         train_set, _ = build.data_sets(options)
         devices = choose_devices(options.device)
-        timed = Timed(options, devices, train_set, None, None, Path(name), log, Preemption())
+        timed = Timed(options, devices, train_set, None, None, Path(name), log, GracefulShutdown())
         timed.ends = []
         timed.train()
         megabytes = next(Path(name).glob("checkpoint-*")).stat().st_size / 1e6

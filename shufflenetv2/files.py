@@ -1,9 +1,11 @@
-"""How every file of tensors is written and read: complete or absent, checked, never executed.
+"""Atomic, checksummed files.
 
-A file is what `torch.save` makes, followed by a trailer of forty bytes: a mark and the SHA-256 of
-everything before it. torch finds the zip's directory from the end and skips the trailer, so any
-program opens the file with `torch.load`; but torch checks nothing, and here a file that was cut
-short or changed in a single bit is refused.
+Every file that must survive a kill is written by `write_bytes`: to a temporary file in the same folder, flushed with fsync,
+then renamed. A reader therefore finds the complete new file or the previous one.
+
+A file of tensors (`write`, `read`) is the output of `torch.save` followed by a 40-byte trailer: a marker and the SHA-256 of
+everything before it. PyTorch locates the zip directory from the end of the file and ignores the trailer, so any program opens
+the file with `torch.load`; `read` detects truncation and any changed bit, which `torch.load` does not.
 """
 
 import contextlib
@@ -26,51 +28,78 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-MARK = b"sha256->"
-TRAILER_BYTES = len(MARK) + hashlib.sha256().digest_size
+MARKER = b"sha256->"
+TRAILER_BYTES = len(MARKER) + hashlib.sha256().digest_size
 
 
 class DamagedFileError(UserError):
-    """A file that cannot be what it was meant to be; the text names it and says why."""
+    """A file is truncated, altered, or not a file of tensors."""
 
 
-class NotWrittenError(UserError):
-    """A file that could not be written; the text names it and says why."""
-
-    status = 1
+# ---- files of tensors
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Writes tensors and plain values to `path`, which afterwards is complete, or as it was before; see `write_bytes`."""
+    """Write tensors and plain values to a checksummed file, atomically; see `write_bytes`."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     # Not getbuffer(): after a failed write the exception keeps the memoryview alive until the BytesIO has been
     # finalized, which prints a BufferError in Python 3.13 and crashes the interpreter in Python 3.12.
     data = buffer.getvalue()
-    write_bytes(path, data, MARK + hashlib.sha256(data).digest())
+    write_bytes(path, data, MARKER + hashlib.sha256(data).digest())
 
 
-def write_bytes(path: Path, *parts: bytes, flush: bool = True) -> None:
-    """Writes a file that afterwards is complete, or as it was before.
-
-    The bytes go to a temporary file in the same folder, which is flushed to the disk and then
-    renamed; the folder is flushed as well, so that a power cut cannot undo the rename.
+def read(path: Path, *, require_checksum: bool = False) -> Any:
+    """Read a file of tensors onto the CPU without executing anything in it.
 
     Args:
-        path: where to.
-        parts: the content, one part after the other.
-        flush: False for files that can be made again: complete whenever the program is killed, but
-            perhaps empty after a power cut.
+        path: a file written by `write`, or by `torch.save`.
+        require_checksum: refuse a file without the trailer of `write`; a truncated file has lost its trailer.
 
     Raises:
-        NotWrittenError: where the disk is full, the folder read-only, ... What stood at `path` is untouched.
+        FileNotFoundError: the file does not exist.
+        DamagedFileError: the checksum does not match, or the file holds anything but tensors and plain values.
     """
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # not longer than a name may be, whatever the file's is
+    data = path.read_bytes()
+    if not data:
+        raise DamagedFileError(f"{path} is empty")
+    body, trailer = data[:-TRAILER_BYTES], data[-TRAILER_BYTES:]
+    if trailer.startswith(MARKER):
+        if hashlib.sha256(body).digest() != trailer[len(MARKER) :]:
+            raise DamagedFileError(f"{path} is damaged: its content does not match its checksum")
+    elif require_checksum:
+        raise DamagedFileError(f"{path} is truncated, or was not written by this program: its checksum is missing")
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error):  # the message lists what the pickle would have imported
+            raise DamagedFileError(f"{path} holds more than tensors and plain values, and is not loaded") from error
+        raise DamagedFileError(f"{path} is not a file of weights") from error
+    except Exception as error:  # torch.load raises many types for a file of another format
+        raise DamagedFileError(f"{path} is not a file of weights") from error
+
+
+# ---- any file
+
+
+def write_bytes(path: Path, *chunks: bytes, durable: bool = True) -> None:
+    """Write a file atomically: afterwards `path` is the complete new file, or unchanged.
+
+    Args:
+        path: destination; its folder must exist.
+        chunks: the content, concatenated.
+        durable: also survive a power failure, by fsync of the file and its folder. False is faster, for files that can be
+            regenerated; a killed program still leaves no partial file.
+
+    Raises:
+        UserError: the disk is full, the folder is read-only, ...
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: a long file name plus a suffix may exceed the limit
     try:
         with open(temporary, "xb") as file:
-            for part in parts:
-                file.write(part)
-            if flush:
+            for chunk in chunks:
+                file.write(chunk)
+            if durable:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -78,15 +107,15 @@ def write_bytes(path: Path, *parts: bytes, flush: bool = True) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise NotWrittenError(f"{path} cannot be written: {error.strerror}; what was saved before is untouched") from error
+            message = f"{path} cannot be written: {error.strerror}; the files written before are intact"
+            raise UserError(message, status=1) from error
         raise
-    if flush:
-        flush_folder(path.parent)
+    if durable:
+        _fsync_folder(path.parent)
 
 
-def flush_folder(folder: Path) -> None:
-    """Makes the names in a folder as durable as the files they name."""
-    with contextlib.suppress(OSError):  # not every file system (nor Windows) opens folders
+def _fsync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems, and Windows, cannot open a folder
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -94,48 +123,14 @@ def flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def read(path: Path, *, must_be_ours: bool = False) -> Any:
-    """Reads a file of tensors onto the CPU; code inside it is refused, not run.
-
-    Args:
-        path: a file written here, or by anyone's `torch.save`.
-        must_be_ours: refuse a file without the trailer, as a file of ours that lost its end is one.
-
-    Raises:
-        FileNotFoundError: where there is no such file.
-        DamagedFileError: for anything that is not a readable, undamaged file of tensors.
-    """
-    data = path.read_bytes()
-    if not data:
-        raise DamagedFileError(f"{path} is empty")
-    body, trailer = data[:-TRAILER_BYTES], data[-TRAILER_BYTES:]
-    if trailer.startswith(MARK):
-        if hashlib.sha256(body).digest() != trailer[len(MARK) :]:
-            raise DamagedFileError(f"{path} is damaged: its bytes do not match its checksum")
-    elif must_be_ours:
-        raise DamagedFileError(f"{path} is cut short, or no checkpoint of this trainer: its checksum is missing")
-    try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):  # so torch names what a pickle would have called
-            raise DamagedFileError(f"{path} holds more than tensors and plain values, and is not loaded") from error
-        raise DamagedFileError(f"{path} is not a file of weights") from error
-    except Exception as error:  # torch's reader raises nearly anything on bytes that are not its own
-        raise DamagedFileError(f"{path} is not a file of weights") from error
-
-
-class FolderInUseError(UserError):
-    """Another run writes to the folder."""
-
-
 @contextlib.contextmanager
-def locked(folder: Path, remedy: str = "give this run a --save folder of its own") -> Iterator[None]:
-    """Keeps other runs out of a folder, and clears away what a killed one left half written.
+def lock_folder(folder: Path, remedy: str = "choose another `save` folder for this run") -> Iterator[None]:
+    """Keep other processes out of a folder, and delete temporary files that a killed process left in it.
 
-    The lock is the kernel's and ends with the process, however that ends.
+    The operating system releases the lock when the process ends, however it ends.
 
     Raises:
-        FolderInUseError: where another run lives there.
+        UserError: another process holds the lock; the message ends with `remedy`.
     """
     with open(folder / ".lock", "a+", encoding="utf-8") as file:
         if fcntl is not None:
@@ -143,7 +138,7 @@ def locked(folder: Path, remedy: str = "give this run a --save folder of its own
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                raise FolderInUseError(f"{folder} is in use by {file.read().strip() or 'another run'}; {remedy}") from None
+                raise UserError(f"{folder} is in use by {file.read().strip() or 'another run'}; {remedy}") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

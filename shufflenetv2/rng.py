@@ -1,23 +1,33 @@
-"""Randomness as a function: every draw follows from the seed, what it is for, and a number. No state is ever saved."""
+"""Randomness as a pure function: every draw follows from the seed, its purpose and a number.
+
+The generators are counter-based (Philox): any stream is reached in constant time, and no generator state is ever saved.
+"""
 
 import threading
 
 import numpy as np
 
-# What a random stream is for; part of its key, so that no two uses share numbers.
+# The purpose is part of a stream's key, so that two purposes never share numbers.
 ORDER, SAMPLE, DEVICE, MIXING, HELD_OUT = 1, 2, 3, 4, 5
 
 
 def generator(seed: int, purpose: int, index: int, part: int = 0) -> np.random.Generator:
-    """The random stream of (seed, purpose, index, part); counter-based, so any stream is as near as any other."""
+    """Return the random stream of (seed, purpose, index, part).
+
+    Args:
+        seed: seed of the run.
+        purpose: one of the constants of this module.
+        index: iteration, epoch, or position in the sequence of samples.
+        part: subdivision of the index, for instance the rank of a process.
+    """
     # The lowest word of the counter counts within the stream.
     return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, index, part, 0]))
 
 
 class Streams(threading.local):
-    """`generator(seed, purpose, index)` for many indices: each thread has one generator, which is turned to the next stream.
+    """Return `generator(seed, purpose, index)` for many indices, reusing one generator per thread.
 
-    Making one takes longer than all the draws of a sample.
+    Constructing a generator takes longer than all random draws of a sample; setting the state of an existing one does not.
     """
 
     def __init__(self, seed: int, purpose: int) -> None:

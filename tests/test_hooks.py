@@ -8,7 +8,7 @@ import pytest
 
 from shufflenetv2.cli.command import main
 from shufflenetv2.engine import Hook, checkpoint, load_hook
-from shufflenetv2.engine.hooks import HookError
+from shufflenetv2.errors import UserError
 from tests.support import SHORT, Train
 
 RECORDER = """
@@ -117,18 +117,18 @@ def test_a_hook_is_found_beside_the_run_and_is_a_new_one_each_time(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("mine", "must be package.module:Class"),
-        ("mine:", "must be package.module:Class"),
-        (":Mine", "must be package.module:Class"),
-        (".mine:Mine", "must be package.module:Class"),
-        ("folder/mine.py:Mine", "must be package.module:Class"),
+        ("mine", "must have the form package.module:Class"),
+        ("mine:", "must have the form package.module:Class"),
+        (":Mine", "must have the form package.module:Class"),
+        (".mine:Mine", "must have the form package.module:Class"),
+        ("folder/mine.py:Mine", "must have the form package.module:Class"),
         ("no_such_module:Mine", "No module named 'no_such_module'"),
         ("shufflenetv2.nothing:Mine", "No module named 'shufflenetv2.nothing'"),
         ("needs_more:Mine", "No module named 'a_missing_library'"),
         ("hooks_of_mine:Absent", "has no class Absent derived from"),
         ("hooks_of_mine:function", "has no class function derived from"),
         ("hooks_of_mine:Other", "has no class Other derived from"),
-        ("hooks_of_mine:Demanding", "missing a required argument: 'path'; a hook is made without arguments"),
+        ("hooks_of_mine:Demanding", "missing a required argument: 'path'; a hook is instantiated without arguments"),
     ],
 )
 def test_what_is_no_hook_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, part: str) -> None:
@@ -140,10 +140,10 @@ def test_what_is_no_hook_is_refused_in_one_line(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "hooks_of_mine", raising=False)
-    with pytest.raises(HookError) as caught:
+    with pytest.raises(UserError) as caught:
         load_hook(name)
     message = str(caught.value)
-    assert message.startswith(f"--hook {name}: ")
+    assert message.startswith(f"`hook` {name}: ")
     assert part in message
     assert "\n" not in message
     assert caught.value.status == 2

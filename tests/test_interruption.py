@@ -19,7 +19,8 @@ from shufflenetv2 import files
 from shufflenetv2.config.declaration import OptionsError
 from shufflenetv2.config.options import parse
 from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
-from shufflenetv2.engine import Preempted, Preemption, checkpoint, every
+from shufflenetv2.engine import GracefulShutdown, ShutdownRequested, checkpoint, every
+from shufflenetv2.errors import UserError
 from tests.support import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 
 LONGER = [
@@ -150,7 +151,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_earlier_checkpoints(tmp_
     assert full.returncode == 1
     assert full.stderr.count("\n") == 1
     assert (
-        "models/checkpoint-000004.pth.tar cannot be written: File too large; what was saved before is untouched" in full.stderr
+        "models/checkpoint-000004.pth.tar cannot be written: File too large; the files written before are intact" in full.stderr
     )
     assert not list((tmp_path / "models").glob("[!.]*"))
     assert not list((tmp_path / "models").glob(".*.tmp"))
@@ -230,11 +231,11 @@ def test_a_run_that_goes_around_bad_iterations_can_be_interrupted(
 
 def test_a_second_ctrl_c_stops_at_once_and_a_first_signal_waits() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with Preemption() as preemption:
-        preemption.check()
+    with GracefulShutdown() as shutdown:
+        shutdown.check()
         os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(Preempted, match="SIGINT") as caught:
-            list(preemption.checked([1, 2]))
+        with pytest.raises(ShutdownRequested, match="SIGINT") as caught:
+            list(shutdown.interruptible([1, 2]))
         assert caught.value.status == 130
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -254,7 +255,7 @@ def test_what_is_written_is_the_state_at_the_time_of_the_call(tmp_path: Path) ->
 def test_an_error_of_the_writer_is_an_error_of_the_run(tmp_path: Path) -> None:
     writer = checkpoint.Writer()
     writer.write(tmp_path / "absent" / "file.pth", {})
-    with pytest.raises(files.NotWrittenError, match=r"file\.pth cannot be written: No such file"):
+    with pytest.raises(UserError, match=r"file\.pth cannot be written: No such file"):
         writer.wait()
     writer.wait()  # told once
 

@@ -23,7 +23,7 @@ def network() -> ShuffleNetV2:
 def test_what_is_written_can_be_read_here_and_by_torch_alone(tmp_path: Path, network: ShuffleNetV2) -> None:
     path = tmp_path / "file.pth"
     files.write(path, {"state_dict": network.state_dict(), "iteration": 3})
-    for content in (files.read(path, must_be_ours=True), torch.load(path, weights_only=True)):
+    for content in (files.read(path, require_checksum=True), torch.load(path, weights_only=True)):
         assert content["iteration"] == 3
         assert same_tensors(content["state_dict"], network.state_dict())
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.pth"]
@@ -35,16 +35,16 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     files.write(path, {"a": torch.ones(3)})
     before = path.read_bytes()
     program = (
-        "import resource, signal, sys, torch; from pathlib import Path; from shufflenetv2 import files\n"
+        "import resource, signal, sys, torch; from pathlib import Path; from shufflenetv2 import UserError, files\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "try: files.write(Path(sys.argv[1]), {'a': torch.ones(100_000)})\n"
-        "except files.NotWrittenError as error:\n"
+        "except UserError as error:\n"
         "    print(error)\n"
         "    error.itself = error  # a reference cycle: the garbage collector finalizes the buffers, in any order\n"
     )
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "cannot be written: File too large; what was saved before is untouched" in done.stdout
+    assert "cannot be written: File too large; the files written before are intact" in done.stdout
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.pth"]
 

@@ -62,7 +62,7 @@ def convert(source: str | Path, destination: str | Path, to: str) -> "Weights":
 
     Raises:
         WeightsError: for a file that cannot be read, and where the other network cannot hold the weights.
-        NotWrittenError: where OUT cannot be written.
+        UserError: where OUT cannot be written.
         ValueError: for a format that is none.
     """
     import torch  # here, as what follows: torch takes seconds to load, not for help, nor for a mistyped option

@@ -11,7 +11,7 @@ from .. import files
 from ..config.declaration import OptionsError
 from ..config.options import REFERENCE_BATCH_SIZE, Options, default_learning_rate, to_yaml
 from ..data import DataIterator, Dataset
-from ..engine import Devices, Preempted, Preemption, checkpoint, choose_devices, distributed, train_step
+from ..engine import Devices, GracefulShutdown, ShutdownRequested, checkpoint, choose_devices, distributed, train_step
 from ..engine.identity import is_finished
 from ..engine.trainer import TrainingRun, report_evaluation
 from ..network import SMALLEST_INPUT, ShuffleNetV2
@@ -53,7 +53,7 @@ def _train(options: Options, devices: Devices) -> int:
         first = distributed.rank() == 0
         if first:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(files.locked(folder))
+            stack.enter_context(files.lock_folder(folder))
         log = stack.enter_context(RunLog(log_folder) if first else RunLog(silent=True))
         if first and not options.auto_continue and (aside := checkpoint.set_aside(folder)):
             log.info(f"starting over; the earlier results are in {aside}")
@@ -62,15 +62,15 @@ def _train(options: Options, devices: Devices) -> int:
             return 0
         if first:
             (log_folder / "options.yaml").write_text(to_yaml(options), encoding="utf-8")
-        preemption = Preemption()
-        run = TrainingRun(options, devices, train_set, val_set, initial, folder, log, preemption)
+        shutdown = GracefulShutdown()
+        run = TrainingRun(options, devices, train_set, val_set, initial, folder, log, shutdown)
         if first:
             describe(log, options, devices, run.state.network, train_set, val_set)
-        with preemption:
+        with shutdown:
             try:
                 run.train()
                 run.finish()
-            except Preempted as signal:
+            except ShutdownRequested as signal:
                 log.info(
                     f"stopped by {signal} after iteration {run.state.iteration}; the command goes on from there"
                     + ("" if options.auto_continue else " if --no-auto-continue is left out")

@@ -30,7 +30,7 @@ import cv2
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..files import locked, write_bytes
+from ..files import lock_folder, write_bytes
 from . import DatasetError, ImageError, usable_cores
 from .images import Image, open_encoded, read_file
 from .index import images_by_class
@@ -85,8 +85,8 @@ def shrink(source: Path, destination: Path, *, short_side: int, quality: int, wo
     Raises:
         DatasetError: where the source has no class folders or no images.
         PrepareError: where the destination holds anything else, or lies in the source. Nothing is written then.
-        FolderInUseError: where another process prepares the same folder.
-        NotWrittenError: where the disk is full, the folder read-only, ...
+        UserError: where another process prepares the same folder.
+        UserError: where the disk is full, the folder read-only, ...
     """
     classes = images_by_class(source)
     paths = [path for images in classes.values() for path in images]
@@ -95,7 +95,7 @@ def shrink(source: Path, destination: Path, *, short_side: int, quality: int, wo
     record = f"{os.path.realpath(source)} with --short-side {short_side} --quality {quality}"
     _require_a_place(source, destination, record)
     destination.mkdir(parents=True, exist_ok=True)
-    with locked(destination, "wait for its end, or name another folder"):
+    with lock_folder(destination, "wait for its end, or name another folder"):
         write_bytes(destination / RECORD, os.fsencode(record))
         there = finished(destination)
         targets = target_names(paths)
@@ -205,7 +205,7 @@ def shrink_file(paths: tuple[Path, Path], short_side: int, quality: int) -> bool
     except ImageError as error:
         return str(error)
     # Flushing each of a million files to the disk would take longer than making them.
-    write_bytes(target, encoded, flush=False)
+    write_bytes(target, encoded, durable=False)
     return copied
 
 

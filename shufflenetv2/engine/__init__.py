@@ -13,5 +13,5 @@ from .loop import every as every
 from .loop import recalibrate_batch_norm as recalibrate_batch_norm
 from .loop import train as train
 from .loop import train_step as train_step
-from .signals import Preempted as Preempted
-from .signals import Preemption as Preemption
+from .signals import GracefulShutdown as GracefulShutdown
+from .signals import ShutdownRequested as ShutdownRequested

@@ -111,7 +111,7 @@ def read(path: Path) -> dict[str, Any]:
         DamagedFileError: where it is damaged, or another kind of file.
         OSError: where it cannot be read.
     """
-    content: dict[str, Any] = files.read(path, must_be_ours=True)
+    content: dict[str, Any] = files.read(path, require_checksum=True)
     if "optimizer" not in content:
         raise files.DamagedFileError(f"{path} holds no state to go on from; --initial-checkpoint takes weights alone")
     return content

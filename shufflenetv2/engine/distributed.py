@@ -1,8 +1,8 @@
-"""Several processes, one for each GPU, as torchrun starts them.
+"""Data-parallel training with one process per GPU, started by torchrun.
 
-Each takes their slice of every batch. Gradients and batch-norm statistics are
-combined within the iteration, so after it all of them hold the same state, and a checkpoint says
-nothing about how many they were. For a single process every function here has no effect.
+Each process computes its slice of every batch. Gradients and batch-norm statistics are combined within the iteration, so that
+all processes hold the same state afterwards, and a checkpoint does not depend on the number of processes. In a single process
+every function of this module does nothing.
 """
 
 import contextlib
@@ -24,89 +24,84 @@ from torch.distributed.rendezvous import rendezvous
 from ..errors import UserError
 
 
-class ProcessLostError(UserError):
-    """Another process of the run has ended or cannot be reached."""
-
-    status = 1
-
-
 def rank() -> int:
-    """The number of this process, 0 to world_size() - 1. Process 0 is the one that writes."""
+    """Return the rank of this process, 0 to world_size() - 1; process 0 writes the files and the log."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Return the number of processes of the run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def local_world_size() -> int:
-    """How many of them torchrun started on this machine."""
+    """Return the number of processes that torchrun started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 @contextlib.contextmanager
 def init_process_group(device: torch.device) -> Iterator[None]:
-    """Finds the other processes that torchrun started, if it did: through NCCL for GPUs, gloo for CPUs.
+    """Connect the processes that torchrun started, with NCCL for GPU tensors and gloo for CPU tensors.
 
     Raises:
-        ProcessLostError: in place of what is raised where another process ends.
+        UserError: another process has ended; replaces the exception of the interrupted collective operation.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # What is agreed upon below lies in the host's memory and takes gloo in either case.
+    # The functions below reduce tensors in host memory, which gloo does in either case.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, own_rank, world_size = next(iter(rendezvous("env://")))
-    dist.init_process_group(backend, store=_unused(store, own_rank, world_size), rank=own_rank, world_size=world_size)
+    dist.init_process_group(backend, store=_fresh_store(store, own_rank, world_size), rank=own_rank, world_size=world_size)
     try:
         yield
     except RuntimeError as error:
         if "gloo" in str(error) or isinstance(error, dist.DistError):
-            raise ProcessLostError(f"process {rank()} of {world_size()}: another process of this run has ended") from error
+            message = f"process {rank()} of {world_size()}: another process of this run has ended"
+            raise UserError(message, status=1) from error
         raise
-    all_reduce_max(0)  # nobody leaves before all are done
-    gc.collect()  # what still holds the group (DistributedDataParallel does) would end it at the interpreter's exit, and abort
+    all_reduce_max(0)  # a barrier: a process that left early would break the collectives of the others
+    gc.collect()  # a DistributedDataParallel that still references the group would abort when the interpreter exits
     dist.destroy_process_group()
 
 
-def _unused(store: Store, own_rank: int, world_size: int) -> Store:
-    """A part of the store in which nobody has written.
+def _fresh_store(store: Store, own_rank: int, world_size: int) -> Store:
+    """Return a view of the store under a prefix that no earlier attempt of the run has used.
 
-    When torchrun starts processes again, its store still has the addresses of the dead ones, and
-    whoever comes first would wait for them. So each process asks under a name that nobody had before,
-    and process 0 answers with such a name for all, until it knows that all have heard it.
+    When torchrun restarts the processes, its store still holds the addresses of the previous ones, and the new processes
+    would wait for those. The processes therefore agree on a new random prefix: each process registers a random token,
+    process 0 replies to each token with the prefix, and repeats this until every process has confirmed the prefix. (A token
+    may be that of an ended process until the new process has overwritten it.)
     """
-    name = secrets.token_hex(8)
-    if own_rank == 0:
-        waiting = set(range(1, world_size))
-        while waiting:
-            for other in sorted(waiting):
-                if store.check([f"asks/{other}"]):  # perhaps a dead one still
-                    asking = store.get(f"asks/{other}").decode()
-                    store.set(f"answer/{asking}", name)
-                    if store.check([f"heard/{asking}/{name}"]):
-                        waiting.remove(other)
-            time.sleep(0.01)
-    else:
-        store.set(f"asks/{own_rank}", name)
-        answer = store.get(f"answer/{name}").decode()
-        store.set(f"heard/{name}/{answer}", "")
-        name = answer
-    return PrefixStore(name, store)
+    token = secrets.token_hex(8)
+    if own_rank != 0:
+        store.set(f"token/{own_rank}", token)
+        prefix = store.get(f"prefix/{token}").decode()
+        store.set(f"confirmed/{token}/{prefix}", "")
+        return PrefixStore(prefix, store)
+    prefix, unconfirmed = token, set(range(1, world_size))
+    while unconfirmed:
+        for other in sorted(unconfirmed):
+            if store.check([f"token/{other}"]):
+                token = store.get(f"token/{other}").decode()
+                store.set(f"prefix/{token}", prefix)
+                if store.check([f"confirmed/{token}/{prefix}"]):
+                    unconfirmed.remove(other)
+        time.sleep(0.01)
+    return PrefixStore(prefix, store)
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum over all processes of a tensor in the host's memory."""
+    """Sum a tensor in host memory over all processes, in place, and return it."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
 def all_reduce_max(value: int) -> int:
-    """The largest of the processes' values."""
+    """Return the largest of the values of all processes."""
     if world_size() == 1:
         return value
     values = torch.tensor(value, dtype=torch.int64)
@@ -116,17 +111,20 @@ def all_reduce_max(value: int) -> int:
 
 @contextlib.contextmanager
 def local_rank0_first() -> Iterator[None]:
-    """One process of each machine goes first; the others come when it is done."""
-    ahead = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    if not ahead:
-        all_reduce_max(0)  # waits for all, and the first ones are there when they are done
+    """Run the block in one process of each machine first, then in the other processes."""
+    is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    if not is_first:
+        all_reduce_max(0)  # a barrier, which the first processes reach after the block
     yield
-    if ahead:
+    if is_first:
         all_reduce_max(0)
 
 
-class Agreement:
-    """Like `all_reduce_max`, but of the values of the call before, so that no process waits for another."""
+class DelayedAllReduceMax:
+    """All-reduce in the background: each call returns the maximum of the values of the previous call.
+
+    No process waits for another, since the reduction runs during the iteration between two calls.
+    """
 
     def __init__(self) -> None:
         self._pending: tuple[dist.Work, Tensor] | None = None
@@ -134,26 +132,26 @@ class Agreement:
     def __call__(self, value: int) -> int:
         if world_size() == 1:
             return value
-        agreed = 0
+        previous_max = 0
         if self._pending:
             work, values = self._pending
             work.wait()
-            agreed = int(values)
+            previous_max = int(values)
         values = torch.tensor(value, dtype=torch.int64)
         work = dist.all_reduce(values, dist.ReduceOp.MAX, async_op=True)
         assert work is not None
         self._pending = work, values
-        return agreed
+        return previous_max
 
     def close(self) -> None:
-        """Waits for the last call's message."""
+        """Wait for the reduction of the last call."""
         if self._pending:
             self._pending[0].wait()
             self._pending = None
 
 
 def broadcast_from_rank0(content: Any) -> Any:
-    """What process 0 has: tensors and plain values, nested; what the others pass is ignored."""
+    """Return the value that process 0 passes: nested dicts and lists of tensors and plain values."""
     if world_size() == 1:
         return content
     buffer = io.BytesIO()
@@ -171,20 +169,20 @@ def broadcast_from_rank0(content: Any) -> Any:
 
 
 def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model, its gradients averaged over all processes in every backward pass (DistributedDataParallel)."""
+    """Wrap the model in DistributedDataParallel, which averages the gradients over all processes in every backward pass."""
     if world_size() == 1:
         return model
-    with warnings.catch_warnings():  # torch 2.15 gives this argument a new name, which older ones do not know
+    with warnings.catch_warnings():  # the new name of the argument in torch 2.15 is unknown to older versions
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
         wrapped = nn.parallel.DistributedDataParallel(
             model,
             device_ids=None if device.index is None else [device.index],
-            broadcast_buffers=False,  # synchronize_batch_norm does that, at the end of an iteration
+            broadcast_buffers=False,  # synchronize_batch_norm does this at the end of an iteration
             gradient_as_bucket_view=True,
         )
-    # It lays its buckets out anew after the first backward pass, and the layout decides in what order
-    # three or more processes' gradients are added. Once and for all now, or a run that was resumed
-    # would round its first iteration unlike one that was not.
+    # DDP rebuilds its gradient buckets after the first backward pass, and the bucket layout determines the order in which
+    # the gradients of three or more processes are added. Force the rebuild now: otherwise the first iteration after a
+    # resume would be rounded differently from the same iteration of an uninterrupted run.
     model.eval()
     wrapped(torch.zeros(1, 3, 32, 32, device=device)).sum().backward()
     model.train().zero_grad()
@@ -192,21 +190,21 @@ def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 @torch.no_grad()
-def synchronize_batch_norm(network: nn.Module, how: str) -> None:
-    """Makes the running statistics the same in all processes.
+def synchronize_batch_norm(network: nn.Module, mode: str) -> None:
+    """Make the batch-norm running statistics of all processes equal.
 
     Args:
-        how: 'broadcast', those of process 0, which nn.DataParallel keeps as well; or 'reduce', the average.
+        mode: 'broadcast', the statistics of process 0, as nn.DataParallel keeps them; or 'reduce', the average.
     """
     if world_size() == 1:
         return
     layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    statistics = [each for layer in layers for each in (layer.running_mean, layer.running_var) if each is not None]
-    flat = torch.cat([each.flatten() for each in statistics])  # one message
-    if how == "broadcast":
+    statistics = [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var) if tensor is not None]
+    flat = torch.cat([tensor.flatten() for tensor in statistics])  # one message
+    if mode == "broadcast":
         dist.broadcast(flat, 0)
     else:
         dist.all_reduce(flat)
         flat /= world_size()
-    parts = torch.split(flat, [each.numel() for each in statistics])
-    torch._foreach_copy_(statistics, [part.view_as(each) for part, each in zip(parts, statistics, strict=True)])
+    synchronized = torch.split(flat, [tensor.numel() for tensor in statistics])
+    torch._foreach_copy_(statistics, [new.view_as(old) for new, old in zip(synchronized, statistics, strict=True)])

@@ -1,4 +1,4 @@
-"""Code of one's own, called as a run goes on."""
+"""Hooks: user code that is called during a run."""
 
 import importlib
 import inspect
@@ -12,60 +12,56 @@ from ..errors import UserError
 from .evaluation import EvaluationResult
 
 
-class HookError(UserError):
-    """A hook that cannot be loaded; the text says why."""
-
-
 class Hook:
-    """What `--hook package.module:Class` names: a class with some of these methods, made without arguments.
+    """Base class of user code that is called during a run; override any of the methods.
 
-    All are called in every process. What a hook changes is not in the checkpoint; what it raises
-    ends the run. Whoever draws random numbers here should draw them from `shufflenetv2.randomness`,
-    or a run that was resumed will not be the same.
+    The `hook` option takes a subclass as `package.module:Class`; the class is instantiated without arguments. Every process
+    of the run calls its own instance. An exception raised by a hook ends the run. Checkpoints do not include what a hook
+    changes or remembers. Draw random numbers from `shufflenetv2.rng.generator`, so that a resumed run repeats them.
     """
 
     def before_run(self, run: Any) -> None:
-        """Before the first iteration; `run` is the TrainingRun, with its options, state and data sets."""
+        """Run before the first iteration; `run` is the Trainer, with attributes `config`, `state`, `train_set`, `val_set`."""
 
-    def before_iteration(self, iteration: int, images: Tensor, goals: Tensor) -> None:
-        """With the batch as the loss will see it, (N, 3, H, W) and (N,) or (N, n_class), on the device."""
+    def before_iteration(self, iteration: int, images: Tensor, targets: Tensor) -> None:
+        """Receive the batch as the loss sees it, on the device: images (N, 3, H, W), targets (N,) or mixed (N, n_class)."""
 
     def after_iteration(self, iteration: int, loss: Tensor, logits: Tensor) -> None:
-        """After the update. Reading a value waits for the device."""
+        """Receive the result of an update: scalar loss, logits (N, n_class). Reading a value synchronizes with the device."""
 
     def before_evaluation(self, iteration: int) -> None:
-        """Before each validation."""
+        """Run before each evaluation on the validation set."""
 
     def after_evaluation(self, iteration: int, result: EvaluationResult) -> None:
-        """After each validation, that of the averaged weights too."""
+        """Receive the result of an evaluation; the averaged weights (EMA) are evaluated separately."""
 
     def after_save(self, iteration: int, path: str) -> None:
-        """After a file was handed to the writer, which may take a moment yet."""
+        """Run after a file was queued for writing; the file may not be complete yet."""
 
     def after_run(self, run: Any) -> None:
-        """After the last iteration and the recalibration, with the results on the disk."""
+        """Run at the end, after batch-norm recalibration, when the results are on disk."""
 
 
 def load_hook(name: str) -> Hook:
-    """An instance of the class that 'package.module:Class' names, found as `python -m` finds it.
+    """Instantiate the hook that 'package.module:Class' names; modules are searched in the working directory, too.
 
     Raises:
-        HookError: where there is no such module or class, or it is no Hook, or wants arguments.
+        UserError: the module or class does not exist, the class is not a Hook, or its constructor needs arguments.
     """
     module_name, _, class_name = name.partition(":")
     if not (class_name and all(part.isidentifier() for part in module_name.split("."))):
-        raise HookError(f"--hook {name}: must be package.module:Class")
+        raise UserError(f"`hook` {name}: must have the form package.module:Class")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise HookError(f"--hook {name}: {error}") from error
+        raise UserError(f"`hook` {name}: {error}") from error
     hook_class = getattr(module, class_name, None)
     if not (isinstance(hook_class, type) and issubclass(hook_class, Hook)):
-        raise HookError(f"--hook {name}: {module_name} has no class {class_name} derived from shufflenetv2.engine.Hook")
+        raise UserError(f"`hook` {name}: {module_name} has no class {class_name} derived from shufflenetv2.engine.Hook")
     try:
         inspect.signature(hook_class).bind()
     except TypeError as error:
-        raise HookError(f"--hook {name}: {error}; a hook is made without arguments") from error
+        raise UserError(f"`hook` {name}: {error}; a hook is instantiated without arguments") from error
     return hook_class()

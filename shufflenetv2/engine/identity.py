@@ -18,7 +18,7 @@ def is_finished(options: Options, train_set: Dataset, result: Path) -> bool:
     if not result.exists():
         return False
     try:
-        content = files.read(result, must_be_ours=True)
+        content = files.read(result, require_checksum=True)
     except files.DamagedFileError as error:
         checkpoint.logger.warning("%s; it will be made anew", error)
         return False

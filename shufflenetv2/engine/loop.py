@@ -228,7 +228,7 @@ def every(interval: int | str) -> Callable[[int], bool]:
     if isinstance(interval, int):
         return lambda iteration: iteration % interval == 0
     seconds = float(interval[:-1]) * {"s": 1, "m": 60, "h": 3600}[interval[-1]]
-    last, agreed = time.monotonic(), distributed.Agreement()
+    last, agreed = time.monotonic(), distributed.DelayedAllReduceMax()
 
     def is_due(iteration: int) -> bool:
         nonlocal last

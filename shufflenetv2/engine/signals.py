@@ -1,23 +1,23 @@
-"""Signals that ask a run to end, answered between two iterations."""
+"""Graceful shutdown: a signal that asks the run to end takes effect between two iterations."""
 
 import signal
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
-from .distributed import Agreement
+from .distributed import DelayedAllReduceMax
 
 Item = TypeVar("Item")
 
-# What a scheduler sends before it takes a machine away, and what Ctrl-C sends. (Windows has no SIGUSR1.)
+# SIGTERM and SIGUSR1: what cluster schedulers send before they take a machine away. SIGINT: Ctrl-C. Windows has no SIGUSR1.
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 
 
-class Preempted(Exception):  # noqa: N818 - not an error
-    """The run was asked to end.
+class ShutdownRequested(Exception):  # noqa: N818 - a request, not an error
+    """A signal asked the run to end.
 
     Attributes:
-        status: the exit status a shell expects, 130 for SIGINT and 143 for all others.
+        status: exit status that a shell expects: 130 after SIGINT, 143 after the other signals.
     """
 
     def __init__(self, signum: int) -> None:
@@ -25,36 +25,39 @@ class Preempted(Exception):  # noqa: N818 - not an error
         self.status = 130 if signum == signal.SIGINT else 143
 
 
-class Preemption:
-    """A context in which the signals are noted rather than obeyed. A second SIGINT stops at once."""
+class GracefulShutdown:
+    """Context manager that records the signals in `SIGNALS`; `check` then raises. A second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
-        self._requested = 0
-        self._agreement = Agreement()
-        self._previous: dict[int, Any] = {}
+        self._received = 0
+        self._all_reduce = DelayedAllReduceMax()
+        self._previous_handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> "Preemption":
-        self._previous = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+    def __enter__(self) -> "GracefulShutdown":
+        self._previous_handlers = {signum: signal.signal(signum, self._record) for signum in SIGNALS}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._agreement.close()
-        for signum, handler in self._previous.items():
+    def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
+        if exception_type is None:
+            self._all_reduce.close()
+        for signum, handler in self._previous_handlers.items():
             signal.signal(signum, handler)
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and self._requested == signal.SIGINT:
+    def _record(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and self._received == signal.SIGINT:
             raise KeyboardInterrupt
-        self._requested = signum
+        self._received = signum
 
     def check(self) -> None:
-        """Raises Preempted where a signal has arrived, in all processes of a run at the same call."""
-        if signum := self._agreement(self._requested):
-            raise Preempted(signum)
+        """Raise `ShutdownRequested` if any process of the run has received a signal.
 
-    def checked(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, as long as no signal arrives."""
+        Every process must call this method equally often; all of them raise at the same call.
+        """
+        if signum := self._all_reduce(self._received):
+            raise ShutdownRequested(signum)
+
+    def interruptible(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield the items, calling `check` before each."""
         for item in items:
             self.check()
             yield item

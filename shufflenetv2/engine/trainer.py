@@ -21,10 +21,10 @@ from ..weights import Preprocessing, Weights, model_record
 from . import (
     Devices,
     EvaluationResult,
+    GracefulShutdown,
     Hook,
     NonFiniteLossError,
-    Preempted,
-    Preemption,
+    ShutdownRequested,
     checkpoint,
     distributed,
     evaluate,
@@ -49,15 +49,15 @@ class TrainingRun:
     Args:
         initial: the weights to start from, if not from new ones.
         folder: where checkpoints are and results go.
-        preemption: what may end it between two iterations, or within a validation or the recalibration.
+        shutdown: what may end it between two iterations, or within a validation or the recalibration.
     """
 
     def __init__(
         self, options: Options, devices: Devices, train_set: Dataset, val_set: Dataset | None, initial: Weights | None,
-        folder: Path, log: RunLog, preemption: Preemption,
+        folder: Path, log: RunLog, shutdown: GracefulShutdown,
     ) -> None:  # fmt: skip
         self.options, self.devices, self.train_set, self.val_set = options, devices, train_set, val_set
-        self.initial, self.folder, self.log, self.preemption = initial, folder, log, preemption
+        self.initial, self.folder, self.log, self.shutdown = initial, folder, log, shutdown
         self.class_names = train_set.class_names
         self.writer = checkpoint.Writer()
         self.preprocessing = build.preprocessing(options)
@@ -152,7 +152,7 @@ class TrainingRun:
             hook.before_evaluation(self.state.iteration)
         result = report_evaluation(
             self.log, model, self.val_set, self.preprocessing, self.options, self.devices, self.state.iteration,
-            self.preemption, prefix, final,
+            self.shutdown, prefix, final,
         )  # fmt: skip
         for hook in self.hooks:
             hook.after_evaluation(self.state.iteration, result)
@@ -182,7 +182,7 @@ class TrainingRun:
                 self.save(checkpoint.BEST)
 
     def check(self) -> None:
-        self.preemption.check()
+        self.shutdown.check()
         self.writer.check()
 
     def batches(self) -> "closing[DataIterator]":
@@ -206,7 +206,7 @@ class TrainingRun:
         """The iterations.
 
         Raises:
-            Preempted, ImageError: with everything saved that is needed to go on.
+            ShutdownRequested, ImageError: with everything saved that is needed to go on.
             NonFiniteLossError: where that is to be the end.
         """
         for hook in self.hooks:
@@ -222,7 +222,7 @@ class TrainingRun:
                 break
             except NonFiniteLossError as error:
                 self.go_around(error)
-            except (Preempted, ImageError) as end:
+            except (ShutdownRequested, ImageError) as end:
                 if isinstance(end, ImageError) and distributed.world_size() > 1:
                     raise  # the others have not met that image, and saving takes all
                 try:
@@ -300,7 +300,7 @@ class TrainingRun:
         """After the last iteration: recalibration, the last validation, and the result.
 
         Raises:
-            Preempted: nothing is lost; all of it is repeated.
+            ShutdownRequested: nothing is lost; all of it is repeated.
         """
         results = {"model.pkl": self.recalibrated(self.placed, self.state.network)}
         if self.state.averaged and (averaged := self.averaged_placed()):
@@ -321,7 +321,7 @@ class TrainingRun:
         count = max(1, min(len(self.train_set), RECALIBRATION_IMAGES) // self.options.batch_size)
         self.log.info(f"{prefix}recalibrating batch norm over {count} batches")
         with self.batches() as batches:
-            recalibrate_batch_norm(model, self.preemption.checked(next(batches)[0] for _ in range(count)))
+            recalibrate_batch_norm(model, self.shutdown.interruptible(next(batches)[0] for _ in range(count)))
         tested = self.test(model, prefix, final=True)
         accuracy = tested and {"top1": 1 - tested.top1_error, "top5": 1 - tested.top5_error, "loss": tested.loss}
         content = self.record(bare) | {"accuracy": accuracy}
@@ -355,7 +355,7 @@ class _SaveImages(Hook):
 
 def report_evaluation(
     log: RunLog, model: nn.Module, val_set: Dataset, preprocessing: Preprocessing, options: Options,
-    devices: Devices, iteration: int, preemption: Preemption | None = None, prefix: str = "", final: bool = False,
+    devices: Devices, iteration: int, shutdown: GracefulShutdown | None = None, prefix: str = "", final: bool = False,
 ) -> EvaluationResult:  # fmt: skip
     """Evaluates, and prints the TEST line; at the end of all it is also told what is taken for what."""
     started = time.perf_counter()
@@ -370,7 +370,7 @@ def report_evaluation(
         world_size=distributed.world_size(),
     )
     with closing(batches):
-        result = evaluate(model, preemption.checked(batches) if preemption else batches, confusion=confusion)
+        result = evaluate(model, shutdown.interruptible(batches) if shutdown else batches, confusion=confusion)
     log.test(
         iteration,
         loss=result.loss,
