@@ -215,6 +215,6 @@ def _write_cache(file: Path, listings: dict[str, Listing]) -> None:
     content = gzip.compress(json.dumps([CACHE_FORMAT, listings]).encode(), compresslevel=1)
     with contextlib.suppress(OSError, UserError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(file, content, flush=False)
+        write_bytes(file, content, durable=False)
         for old in sorted(file.parent.glob("*.json.gz"), key=os.path.getmtime)[:-MAX_CACHE_FILES]:
             old.unlink(missing_ok=True)

@@ -53,8 +53,8 @@ def init_process_group(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     # The functions below reduce tensors in host memory, which gloo does in either case.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store, own_rank, world_size = next(iter(rendezvous("env://")))
-    dist.init_process_group(backend, store=_fresh_store(store, own_rank, world_size), rank=own_rank, world_size=world_size)
+    store, own_rank, processes = next(iter(rendezvous("env://")))
+    dist.init_process_group(backend, store=_fresh_store(store, own_rank, processes), rank=own_rank, world_size=processes)
     try:
         yield
     except RuntimeError as error:
@@ -67,7 +67,7 @@ def init_process_group(device: torch.device) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def _fresh_store(store: Store, own_rank: int, world_size: int) -> Store:
+def _fresh_store(store: Store, own_rank: int, processes: int) -> Store:
     """Return a view of the store under a prefix that no earlier attempt of the run has used.
 
     When torchrun restarts the processes, its store still holds the addresses of the previous ones, and the new processes
@@ -81,7 +81,7 @@ def _fresh_store(store: Store, own_rank: int, world_size: int) -> Store:
         prefix = store.get(f"prefix/{token}").decode()
         store.set(f"confirmed/{token}/{prefix}", "")
         return PrefixStore(prefix, store)
-    prefix, unconfirmed = token, set(range(1, world_size))
+    prefix, unconfirmed = token, set(range(1, processes))
     while unconfirmed:
         for other in sorted(unconfirmed):
             if store.check([f"token/{other}"]):
