@@ -24,10 +24,11 @@ def generator(seed: int, purpose: int, index: int, part: int = 0) -> np.random.G
     return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, index, part, 0]))
 
 
-class Streams(threading.local):
+class RandomStreams(threading.local):
     """Return `generator(seed, purpose, index)` for many indices, reusing one generator per thread.
 
     Constructing a generator takes longer than all random draws of a sample; setting the state of an existing one does not.
+    A generator is valid until the same thread asks for the next one.
     """
 
     def __init__(self, seed: int, purpose: int) -> None:

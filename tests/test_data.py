@@ -32,7 +32,7 @@ from shufflenetv2.data.images import SequentialJpeg, decode_with_pillow, open_im
 from shufflenetv2.data.jitter import draw_jitter
 from shufflenetv2.data.loader import SampleOrder
 from shufflenetv2.data.transforms import CenterCrop, OpencvResize, ToBGRTensor
-from shufflenetv2.rng import Streams, generator
+from shufflenetv2.rng import RandomStreams, generator
 from tests.support import photograph
 
 SMALL = TrainTransform(size=32)
@@ -303,7 +303,7 @@ def test_streams_of_different_purpose_seed_or_index_differ() -> None:
 
 
 def test_a_generator_that_is_turned_to_a_stream_draws_what_a_new_one_draws() -> None:
-    streams = Streams(5, 2)
+    streams = RandomStreams(5, 2)
     for index in (0, 2**40, 7, 7):
         rng, new = streams(index), generator(5, 2, index)
         assert rng.random(7).tolist() == new.random(7).tolist()

@@ -1,9 +1,15 @@
-"""Batches: which samples, in what order, with which random draws, filled by threads.
+"""Load batches of images with threads, so that the device does not wait for them.
 
-Nothing here has a state that could be lost. Position p (0, 1, 2, ...) of the endless stream of
-training samples is sample `SampleOrder(p)`, and its augmentation is drawn from `generator(seed,
-SAMPLE, p)`. Both are functions, so iteration k of a run that was resumed ten times, with any
-number of workers, gets the very batch it would have got.
+How a training batch is made, from top to bottom of this file:
+
+1. `SampleOrder` maps each position 0, 1, 2, ... of an endless stream to a sample: epochs are shuffled and concatenated.
+2. `_TrainingSamples` loads the sample at a position and augments it with random numbers drawn from the stream of
+   (seed, position).
+3. `DataIterator` divides the stream into batches: batch k holds positions k * batch_size to (k + 1) * batch_size - 1.
+4. `_BatchThreads` loads the samples of the next few batches in parallel, each directly into its place in its batch.
+
+Steps 1 to 3 are pure functions of the seed and the position. A resumed run therefore gets the batches that it would have
+got without the interruption, and the number of threads and processes has no influence on them.
 """
 
 import os
@@ -17,60 +23,74 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..rng import ORDER, SAMPLE, Streams, generator
+from ..rng import ORDER, SAMPLE, RandomStreams, generator
 from .datasets import Dataset
 from .transforms import Transform
 
-BATCHES_AHEAD = 2
+BATCHES_AHEAD = 2  # batches that are loaded while the training step uses an earlier one
+
+LoadSample = Callable[[int, np.ndarray], int]  # (position, memory to write the image into) -> target
 
 
 class SampleOrder:
-    """The endless order of samples: each epoch a shuffle of its own, epochs joined without a seam."""
+    """Map positions of the endless training stream to dataset indices.
+
+    Each epoch is a permutation of the data set, drawn from the stream of (seed, epoch). Epochs are concatenated, so a
+    batch may contain the end of one epoch and the start of the next.
+    """
 
     def __init__(self, length: int, seed: int) -> None:
         self.length = length
-        # Positions run through at most two epochs at a time.
-        self._shuffle = lru_cache(maxsize=2)(lambda epoch: generator(seed, ORDER, epoch).permutation(length))
+        # Threads work on at most two epochs at a time.
+        self._permutation = lru_cache(maxsize=2)(lambda epoch: generator(seed, ORDER, epoch).permutation(length))
 
     def __call__(self, position: int) -> int:
-        """The index of the sample at a position."""
         epoch, offset = divmod(position, self.length)
-        return int(self._shuffle(epoch)[offset])
+        return int(self._permutation(epoch)[offset])
 
 
-def usable_cores() -> int:
-    """The cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+class _TrainingSamples:
+    """The endless stream of augmented training samples."""
 
+    def __init__(self, dataset: Dataset, transform: Transform, seed: int, repeats: int) -> None:
+        self._dataset, self._transform, self._repeats = dataset, transform, repeats
+        self._order = SampleOrder(len(dataset), seed)
+        self._random_streams = RandomStreams(seed, SAMPLE)
 
-def slice_of(batch: range, rank: int, world_size: int) -> range:
-    """The part of a batch's positions that one of several processes takes; all parts in order are the batch."""
-    return batch[len(batch) * rank // world_size : len(batch) * (rank + 1) // world_size]
+    def index(self, position: int) -> int:
+        return self._order(position // self._repeats)
+
+    def load(self, position: int, out: np.ndarray) -> int:
+        index = self.index(position)
+        self._transform(self._dataset.image(index), out, self._random_streams(position))
+        return int(self._dataset.targets[index])
 
 
 class DataIterator:
-    """Training batches without end: shuffled, augmented, decoded ahead by threads.
+    """Iterate endlessly over shuffled, augmented training batches that threads load in advance.
 
-    A batch may span the border between two epochs; none is short. Close it, or drop it, to end its threads.
+    All batches have the full size: a batch may contain samples of two epochs. The threads end when the iterator is
+    closed or garbage-collected.
 
     Args:
-        dataset: where the images come from.
-        transform: what becomes of each.
+        dataset: source of the images and their targets.
+        transform: decodes, crops and augments an image, usually a `TrainTransform`.
         batch_size: samples in a batch, over all processes.
-        seed: of the order and of the augmentation, 0 or more.
-        start_iteration: batches to pass over; costs nothing, whatever the number.
-        workers: threads, the usable cores if None. Has no influence on the batches.
-        pin_memory: whether to use page-locked memory, from which a GPU can fetch while it computes.
-        repeats: how often in a row a sample appears, each time augmented otherwise.
-        rank, world_size: the number of this process and how many there are; it gets its slice of each batch.
+        seed: of the sample order and the augmentation, 0 or more.
+        start_iteration: number of batches to skip; skipping takes no time.
+        workers: threads; by default as many as there are usable cores.
+        pin_memory: allocate page-locked memory, from which a GPU can copy while it computes.
+        repeats: how many times in a row each sample appears, with different augmentation (repeated augmentation).
+        rank, world_size: number of this process, and of processes; each process gets its slice of every batch.
 
     Yields:
-        images, uint8 (views * N, 3, size, size), BGR, interleaved in memory (channels last), the first views of
-        all samples before the second ones; targets, int64 (N,); where N is the batch size, or with
-        several processes the length of the slice.
+        images: uint8 (views * N, 3, size, size), BGR, in channels-last memory format. N is the batch size, or with
+            several processes the length of this process's slice. With more than one view, the first views of all
+            samples come first, then the second views, and so on.
+        targets: int64 (N,).
 
     Raises:
-        ImageError: from `next`, when the batch holds an unreadable image.
+        ImageError: from `next`, if the batch contains an unreadable image.
     """
 
     def __init__(
@@ -87,36 +107,27 @@ class DataIterator:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        samples, streams = SampleOrder(len(dataset), seed), Streams(seed, SAMPLE)
+        def positions(batch_number: int) -> range:
+            return range(batch_number * batch_size, (batch_number + 1) * batch_size)
 
-        def order(position: int) -> int:
-            return samples(position // repeats)
-
-        def fill(position: int, out: np.ndarray) -> int:
-            index = order(position)
-            transform(dataset.image(index), out, streams(position))
-            return int(dataset.targets[index])
-
-        def positions(number: int) -> range:
-            return range(number * batch_size, (number + 1) * batch_size)
-
-        self._dataset, self._order, self._positions = dataset, order, positions
+        self._dataset, self._positions = dataset, positions
+        self._samples = _TrainingSamples(dataset, transform, seed, repeats)
         slices = (slice_of(positions(number), rank, world_size) for number in count(start_iteration))
-        self._batches = _ThreadedBatches(fill, slices, batch_size // world_size, transform, workers, pin_memory)
+        self._batches = _BatchThreads(self._samples.load, slices, batch_size // world_size, transform, workers, pin_memory)
         self.close = weakref.finalize(self, self._batches.close)
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """The next batch: images, targets."""
+        """Return the images and targets of the next batch."""
         return self._batches.next()
 
     __next__ = next
 
-    def sample_names(self, iteration: int) -> list[str]:
-        """What the samples of an iteration (1, 2, ...) are called, in the order of the batch."""
-        return [self._dataset.name(self._order(position)) for position in self._positions(iteration - 1)]
-
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self
+
+    def sample_names(self, iteration: int) -> list[str]:
+        """Return the names of the samples of an iteration (1, 2, ...), in batch order, over all processes."""
+        return [self._dataset.name(self._samples.index(position)) for position in self._positions(iteration - 1)]
 
 
 def evaluation_batches(
@@ -129,18 +140,19 @@ def evaluation_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
-    """Every sample once, in order; the last batch may be short. Arguments, shapes and errors are DataIterator's.
+    """Yield every sample once, in dataset order; the last batch may be shorter.
 
-    All processes get the same number of batches, some of which may then be empty.
+    All processes get the same number of batches, some of which may be empty. Arguments, shapes and errors are those of
+    `DataIterator`.
     """
 
-    def fill(index: int, out: np.ndarray) -> int:
+    def load(index: int, out: np.ndarray) -> int:
         transform(dataset.image(index), out, None)
         return int(dataset.targets[index])
 
     starts = range(0, len(dataset), batch_size)
     slices = (slice_of(range(start, min(start + batch_size, len(dataset))), rank, world_size) for start in starts)
-    batches = _ThreadedBatches(fill, slices, batch_size // world_size, transform, workers, pin_memory)
+    batches = _BatchThreads(load, slices, batch_size // world_size, transform, workers, pin_memory)
     try:
         for _ in starts:
             yield batches.next()
@@ -148,103 +160,120 @@ def evaluation_batches(
         batches.close()
 
 
+def slice_of(batch: range, rank: int, world_size: int) -> range:
+    """Return the positions of a batch that process `rank` loads; the slices of all processes in order are the batch."""
+    return batch[len(batch) * rank // world_size : len(batch) * (rank + 1) // world_size]
+
+
+def usable_cores() -> int:
+    """Return the number of CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class _Batch:
-    """A batch on its way: memory, and how many of its samples are still missing."""
+    """A batch that is being loaded."""
 
     def __init__(self, length: int, transform: Transform, pin_memory: bool) -> None:
-        # Fresh memory for every batch, so that whoever keeps one keeps it unchanged. torch's
-        # allocators hand the same pages out again, pinned ones only when the GPU has read them.
+        # Each batch gets new memory, so a caller may keep a batch. torch's allocators reuse freed pages, and pinned
+        # pages only after the GPU has read them.
         shape = (transform.views, length, transform.size, transform.size, 3)
         self.images = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
         self.targets = torch.empty(length, dtype=torch.int64, pin_memory=pin_memory)
-        self.slots, self.labels = self.images.numpy(), self.targets.numpy()
-        self.missing = length
+        self.images_array, self.targets_array = self.images.numpy(), self.targets.numpy()  # the same memory
+        self.missing = length  # samples that are not loaded yet
         self.error: BaseException | None = None
 
 
-class _ThreadedBatches:
-    """Threads that take the next position, whoever is free, and fill its slot of its batch.
+class _BatchThreads:
+    """Threads that load the samples of the next batches: each free thread takes the next sample.
 
-    Threads and not processes, because decoding and resizing release the interpreter's lock:
-    pixels are written once, where they stay, and nothing is pickled.
+    Threads instead of processes, because decoding and resizing release the interpreter lock: pixels are written once,
+    directly into the batch, and nothing is pickled.
+
+    Args:
+        load: loads one sample into the memory given and returns its target.
+        slices: the positions of each batch.
+        length: approximate length of a slice.
     """
 
     def __init__(
         self,
-        fill: Callable[[int, np.ndarray], int],  # (position, slot of the batch) -> target
-        slices: Iterator[range],  # the positions of one batch after the other
-        length: int,  # of a slice, about
+        load: LoadSample,
+        slices: Iterator[range],
+        length: int,
         transform: Transform,
         workers: int | None,
         pin_memory: bool,
     ) -> None:
         workers = workers or usable_cores()
-        self._fill, self._slices, self._transform, self._pin_memory = fill, slices, transform, pin_memory
-        # Enough batches ahead that no worker waits while another finishes the last image of one.
-        self._ahead = BATCHES_AHEAD + -(-workers // max(1, length))
-        self._positions: Iterator[tuple[int, int]] = iter(())  # (slot, position) yet to fill in the newest batch
-        self._begun = 0  # batches
-        self._taken = 0  # batches handed out
-        self._pending: dict[int, _Batch] = {}
+        self._load, self._slices, self._transform, self._pin_memory = load, slices, transform, pin_memory
+        # Enough batches that no thread has to wait while other threads load the last images of a batch.
+        self._batches_ahead = BATCHES_AHEAD + -(-workers // max(1, length))
+        self._pending: dict[int, _Batch] = {}  # by batch number
+        self._started = 0  # number of batches whose loading has begun
+        self._returned = 0  # number of batches that `next` has returned
+        self._unclaimed: Iterator[tuple[int, int]] = iter(())  # (place in the batch, position) of the newest batch
         self._closed = False
-        lock = threading.RLock()  # a garbage collection inside a worker may call close()
-        self._room, self._ready = threading.Condition(lock), threading.Condition(lock)
-        self._threads = [threading.Thread(target=self._work, name=f"loader-{n}", daemon=True) for n in range(workers)]
+        lock = threading.RLock()  # reentrant: a garbage collection inside a thread may call close()
+        self._may_start_batch, self._batch_ready = threading.Condition(lock), threading.Condition(lock)
+        self._threads = [threading.Thread(target=self._run, name=f"loader-{n}", daemon=True) for n in range(workers)]
         for thread in self._threads:
             thread.start()
 
     def next(self) -> tuple[Tensor, Tensor]:
-        with self._ready:
-            while not (self._closed or self._is_ready()):
-                self._ready.wait()
+        with self._batch_ready:
+            while not (self._closed or self._next_is_ready()):
+                self._batch_ready.wait()
             if self._closed:
                 raise ValueError("this loader is closed")
-            batch = self._pending.pop(self._taken)
-            self._taken += 1
-            self._room.notify_all()
+            batch = self._pending.pop(self._returned)
+            self._returned += 1
+            self._may_start_batch.notify_all()
         if batch.error is not None:
             raise batch.error
+        # (views, N, H, W, 3) -> (views * N, 3, H, W), without moving a pixel
         return batch.images.flatten(0, 1).permute(0, 3, 1, 2), batch.targets
 
-    def _is_ready(self) -> bool:
-        return self._taken in self._pending and self._pending[self._taken].missing == 0
-
     def close(self) -> None:
-        with self._ready:
+        with self._batch_ready:
             self._closed = True
-            self._room.notify_all()
-            self._ready.notify_all()
+            self._may_start_batch.notify_all()
+            self._batch_ready.notify_all()
         if threading.current_thread() not in self._threads:
-            # An interpreter that exits under a thread inside OpenCV aborts; each is done with its image in a moment.
+            # If the interpreter exits while a thread is inside OpenCV, the process aborts. Each thread ends after at
+            # most one image.
             for thread in self._threads:
                 thread.join()
 
-    def _work(self) -> None:
-        while (claim := self._claim()) is not None:
-            position, slot, batch = claim
+    def _next_is_ready(self) -> bool:
+        return self._returned in self._pending and self._pending[self._returned].missing == 0
+
+    def _run(self) -> None:
+        while (claim := self._claim_sample()) is not None:
+            position, place, batch = claim
             try:
-                batch.labels[slot] = self._fill(position, batch.slots[:, slot])
-            except BaseException as error:  # handed to whoever asks for this batch
+                batch.targets_array[place] = self._load(position, batch.images_array[:, place])
+            except BaseException as error:  # raised again by `next` for this batch
                 batch.error = error
-            with self._ready:
+            with self._batch_ready:
                 batch.missing -= 1
                 if batch.missing == 0:
-                    self._ready.notify()
+                    self._batch_ready.notify()
 
-    def _claim(self) -> tuple[int, int, _Batch] | None:
-        """The next position to fill, when there is room for its batch; None when there is nothing left to do."""
-        with self._room:
+    def _claim_sample(self) -> tuple[int, int, _Batch] | None:
+        """Take the next sample to load, waiting until its batch may be started; None when all are loaded or claimed."""
+        with self._may_start_batch:
             while not self._closed:
-                if claim := next(self._positions, None):
-                    slot, position = claim
-                    return position, slot, self._pending[self._begun - 1]
-                if self._begun < self._taken + self._ahead:
+                if claim := next(self._unclaimed, None):
+                    place, position = claim
+                    return position, place, self._pending[self._started - 1]
+                if self._started < self._returned + self._batches_ahead:
                     if (positions := next(self._slices, None)) is None:
                         return None
-                    self._positions = enumerate(positions)
-                    self._pending[self._begun] = _Batch(len(positions), self._transform, self._pin_memory)
-                    self._begun += 1
-                    self._ready.notify()  # should it be empty
+                    self._unclaimed = enumerate(positions)
+                    self._pending[self._started] = _Batch(len(positions), self._transform, self._pin_memory)
+                    self._started += 1
+                    self._batch_ready.notify()  # a batch without samples is ready at once
                 else:
-                    self._room.wait()
+                    self._may_start_batch.wait()
             return None
