@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from shufflenetv2.cli import build  # noqa: E402
-from shufflenetv2.config.options import parse  # noqa: E402
+from shufflenetv2.cli.command import parse  # noqa: E402
 from shufflenetv2.engine import GracefulShutdown, choose_devices  # noqa: E402
 from shufflenetv2.engine.trainer import TrainingRun  # noqa: E402
 from shufflenetv2.report import RunLog  # noqa: E402

@@ -18,15 +18,14 @@ def test_the_tables_are_those_of_the_results() -> None:
 
 def test_every_file_and_option_that_the_readme_names_exists() -> None:
     from shufflenetv2.cli import convert, export, info, predict, prepare, recalibrate
-    from shufflenetv2.config.declaration import flag
-    from shufflenetv2.config.options import fields
+    from shufflenetv2.config import OPTIONS
 
     text = (ROOT / "README.md").read_text()
     for name in re.findall(r"(?:shufflenetv2|configs|benchmarks|tests)/[\w./{},-]*[\w}]", text):
         variants = [name.replace("{0.5x,1.0x,1.5x,2.0x}", size) for size in ("0.5x", "1.0x", "1.5x", "2.0x")]
         assert all((ROOT / variant).exists() for variant in variants), name
     option = r"--[a-z][a-z0-9-]+"
-    known = {flag(field.name) for field in fields()} | {"--no-auto-continue", "--help"}
+    known = {"--" + option.key for option in OPTIONS} | {"--no-auto-continue", "--help"}
     known |= {"--nodes", "--gpus-per-node"}  # sbatch's
     others = (
         *(command.parser("").format_help() for command in (convert, export, info, predict, prepare, recalibrate)),

@@ -16,8 +16,7 @@ import torch
 from PIL import Image
 
 from shufflenetv2 import files
-from shufflenetv2.config.declaration import OptionsError
-from shufflenetv2.config.options import parse
+from shufflenetv2.cli.command import parse
 from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
 from shufflenetv2.engine import GracefulShutdown, ShutdownRequested, checkpoint, every
 from shufflenetv2.errors import UserError
@@ -272,5 +271,5 @@ def test_intervals_are_iterations_or_time(monkeypatch: pytest.MonkeyPatch) -> No
     assert parse(["--train-dir", "D", "--save-interval", "10m"]).save_interval == "10m"
     assert parse(["--train-dir", "D", "--save-interval", "10"]).save_interval == 10
     for wrong in ("0", "m", "0m", "nanm", "5d"):
-        with pytest.raises(OptionsError, match="90s, 10m or 2h"):
+        with pytest.raises(UserError, match="90s, 10m or 2h"):
             parse(["--train-dir", "D", "--save-interval", wrong])

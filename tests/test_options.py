@@ -1,4 +1,4 @@
-"""Options from the command line and from YAML, and what is said of wrong ones."""
+"""Options from the command line and from YAML files, and the messages about wrong ones."""
 
 import dataclasses
 from pathlib import Path
@@ -6,39 +6,51 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shufflenetv2.config.declaration import OptionsError, flag
-from shufflenetv2.config.options import Options, fields, parse, to_yaml
+from shufflenetv2 import UserError
+from shufflenetv2.cli.command import parse, training_parser
+from shufflenetv2.config import DEFAULTS, OPTIONS, Config
+from tests.support import ROOT
 
-ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 def refusal(*arguments: str) -> str:
-    with pytest.raises(OptionsError) as caught:
-        parse(arguments)
-    message = str(caught.value)
+    """Return the message for wrong options as the user sees it."""
+    parser = training_parser()
+    with pytest.raises(UserError) as caught:
+        parse(arguments, parser)
+    assert caught.value.status == 2
+    message = parser.spell(str(caught.value))
     assert "\n" not in message
+    assert "`" not in message
     return message
 
 
 def test_the_defaults_are_the_reference() -> None:
-    options = parse(["--train-dir", "D"])
-    assert (options.batch_size, options.total_iters, options.learning_rate) == (1024, 300_000, 0.5)
-    assert (options.momentum, options.weight_decay, options.label_smooth) == (0.9, 4e-5, 0.1)
-    assert (options.input_size, options.resize_size, options.scale, options.ratio) == (224, 256, (0.08, 1), (3 / 4, 4 / 3))
-    assert (options.color_jitter, options.hflip, options.mean, options.std) == ((0.4,) * 3, 0.5, (0,) * 3, (1,) * 3)
-    assert options.auto_continue
+    config = parse(["--train-dir", "D"])
+    optimization, data, augmentation = config.optimization, config.data, config.augmentation
+    assert (optimization.batch_size, optimization.total_iters, optimization.learning_rate) == (1024, 300_000, 0.5)
+    assert (optimization.momentum, optimization.weight_decay, optimization.label_smooth) == (0.9, 4e-5, 0.1)
+    assert (data.input_size, data.resize_size, augmentation.scale, augmentation.ratio) == (224, 256, (0.08, 1), (3 / 4, 4 / 3))
+    assert (augmentation.color_jitter, augmentation.hflip, data.mean, data.std) == ((0.4,) * 3, 0.5, (0,) * 3, (1,) * 3)
+    assert config.run.auto_continue
 
 
 def test_the_learning_rate_follows_the_batch_size_unless_given() -> None:
-    assert parse(["--train-dir", "D", "--batch-size", "64"]).learning_rate == 0.5 * 64 / 1024
-    assert parse(["--train-dir", "D", "--batch-size", "64", "--learning-rate", "0.3"]).learning_rate == 0.3
+    assert parse(["--train-dir", "D", "--batch-size", "64"]).optimization.learning_rate == 0.5 * 64 / 1024
+    assert parse(["--train-dir", "D", "--batch-size", "64", "--learning-rate", "0.3"]).optimization.learning_rate == 0.3
 
 
 def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("batch-size: 8\nlabel_smooth: 2e-1\nscale: [0.5, 1]\ntrain-dir: D\nweight-decay:\n")
-    options = parse(["-c", str(tmp_path / "c.yaml"), "--batch-size", "16"])
-    assert (options.batch_size, options.label_smooth, options.scale, options.weight_decay) == (16, 0.2, (0.5, 1.0), 4e-5)
-    assert options.given == {"config", "batch_size"}  # those of the command line
+    config = parse(["-c", str(tmp_path / "c.yaml"), "--batch-size", "16"])
+    assert config.optimization.batch_size == 16
+    assert (config.optimization.label_smooth, config.augmentation.scale, config.optimization.weight_decay) == (
+        0.2,
+        (0.5, 1.0),
+        4e-5,
+    )
+    assert config.explicit == {"config", "batch_size"}  # those of the command line
 
 
 @pytest.mark.parametrize(
@@ -46,28 +58,30 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_
     [([], True), (["--auto-continue"], True), (["--no-auto-continue"], False), (["--auto-continue", "False"], False)],
 )
 def test_a_switch_has_all_its_old_spellings(arguments: list[str], value: bool) -> None:
-    assert parse(["--train-dir", "D", *arguments]).auto_continue is value
+    assert parse(["--train-dir", "D", *arguments]).run.auto_continue is value
+
+
+def without_source(config: Config) -> Config:
+    return dataclasses.replace(config.replace(config=()), explicit=frozenset())
 
 
 def test_the_options_of_a_run_are_themselves_a_config(tmp_path: Path) -> None:
-    options = parse(["--train-dir", "a: b # c é " * 20, "--scale", "0.3", "0.9", "--no-auto-continue", "--color-jitter", "0.1"])
-    (tmp_path / "options.yaml").write_text(to_yaml(options))
+    config = parse(["--train-dir", "a: b # c é " * 20, "--scale", "0.3", "0.9", "--no-auto-continue", "--color-jitter", "0.1"])
+    (tmp_path / "options.yaml").write_text(config.to_yaml())
     again = parse(["--config", str(tmp_path / "options.yaml")])
-    assert dataclasses.replace(again, config="", given=frozenset()) == dataclasses.replace(options, given=frozenset())
+    assert without_source(again) == without_source(config)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_config_parses_and_says_what_it_was_measured_to_give(path: Path) -> None:
-    own = [] if "digits" in path.name else ["--train-dir", "D"]
-    options = parse(["--config", str(path), *own])
+    data = [] if "digits" in path.name else ["--train-dir", "D"]
+    config = parse(["--config", str(path), *data])
     head = "".join(line for line in path.read_text().splitlines() if line.startswith("#"))
     assert "easured" in head
     if "imagenet" in path.name:
-        assert options.model_size in path.name
-        reference = parse(["--train-dir", "D", "--model-size", options.model_size])
-        assert {f.name: getattr(options, f.name) for f in fields() if f.name != "config"} == {
-            f.name: getattr(reference, f.name) for f in fields() if f.name != "config"
-        }
+        assert config.model.model_size in path.name
+        reference = parse(["--train-dir", "D", "--model-size", config.model.model_size])
+        assert without_source(config) == without_source(reference)
 
 
 def test_every_option_is_in_the_help_with_a_text_and_its_default(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,13 +89,14 @@ def test_every_option_is_in_the_help_with_a_text_and_its_default(capsys: pytest.
         parse(["--help"])
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for field in fields():
-        assert field.metadata["text"].split(";")[0].replace("  ", " ")[:30] in text
-        assert flag(field.name) in text or "--no-" + flag(field.name)[2:] in text
-    assert {field.name for field in fields()} == {field.name for field in dataclasses.fields(Options)} - {"given"}
+    assert "`" not in text
+    for option in OPTIONS:
+        assert option.help.split("`")[0].split(";")[0][:30] in text
+        assert f"--{option.key}" in text or f"--no-{option.key}" in text
+    assert set(DEFAULTS) == set(Config().values())
 
 
-def test_nothing_to_train_on_names_the_digits_as_the_thing_to_try() -> None:
+def test_without_images_the_digits_are_suggested() -> None:
     assert "--train-dir is missing" in refusal()
     assert "--config configs/digits.yaml" in refusal()
     assert "--val-dir is missing" in refusal("--eval")
@@ -91,6 +106,8 @@ def test_nothing_to_train_on_names_the_digits_as_the_thing_to_try() -> None:
     ("arguments", "parts"),
     [
         (["--batch-size", "-3"], ["--batch-size -3", "at least 1"]),
+        (["-b", "-3"], ["-b -3", "at least 1"]),
+        (["--lr", "0"], ["--lr 0", "above 0"]),
         (["--batch-size", "2.5"], ["--batch-size 2.5", "whole number"]),
         (["--batch-size"], ["--batch-size"]),
         (["--learning-rate", "nan"], ["--learning-rate nan", "above 0"]),
@@ -109,6 +126,8 @@ def test_nothing_to_train_on_names_the_digits_as_the_thing_to_try() -> None:
         (["--scale", "0.5", "2"], ["--scale 0.5 2", "at most 1"]),
         (["--config", "absent.yaml"], ["absent.yaml", "No such file"]),
         (["--dataset", "digits"], ["--train-dir", "--dataset folder"]),
+        (["--tta", "3"], ["--tta 3", "one of 1, 2, 5, 10"]),
+        (["--save-interval", "0m"], ["--save-interval 0m", "90s, 10m or 2h"]),
     ],
 )
 def test_wrong_use_gets_one_line_that_names_the_culprit(arguments: list[str], parts: list[str]) -> None:
@@ -121,27 +140,78 @@ def test_wrong_use_gets_one_line_that_names_the_culprit(arguments: list[str], pa
     [
         ("batchsize: 3", ["'batchsize'", "did you mean batch-size?"]),
         ("batch-size: -3", ["batch-size in", "at least 1"]),
+        ("batch_size: true", ["batch_size in", "at least 1"]),
+        ("lr: -3", ["lr in", "above 0"]),
         ("batch-size: [1, 2]", ["batch-size in", "at least 1"]),
         ("- a\n- b", ["option: value"]),
         ("a: b: c", ["not YAML, line 1"]),
-        ("config: other.yaml", ["'config'"]),
-        ("lr: 0.1\nlearning-rate: 0.2", ["'learning-rate'", "again"]),
+        ("config: other.yaml", ["'config'", "'base'"]),
+        ("lr: 0.1\nlearning-rate: 0.2", ["'learning-rate'", "second time"]),
         ("save: 2024-13-45", ["not YAML"]),
+        ("base: absent.yaml", ["absent.yaml cannot be read"]),
+        ("jsd: true", ["jsd in", "--aug-splits"]),
     ],
 )
 def test_a_wrong_file_gets_one_line_that_names_the_culprit(tmp_path: Path, content: str, parts: list[str]) -> None:
     (tmp_path / "c.yaml").write_text(content)
     message = refusal("--train-dir", "D", "--config", str(tmp_path / "c.yaml"))
-    assert all(part in message for part in (*parts, "c.yaml")), message
+    assert all(part in message for part in (*parts, str(tmp_path))), message
 
 
 def test_an_option_that_may_stand_alone_may_be_true_in_a_file(tmp_path: Path) -> None:
-    for said, meant in (("true", "inductor"), ("false", ""), ("eager", "eager")):
-        (tmp_path / "c.yaml").write_text(f"torchcompile: {said}\n")
-        assert parse(["--train-dir", "D", "--config", str(tmp_path / "c.yaml")]).torchcompile == meant
+    for value, backend in (("true", "inductor"), ("false", ""), ("eager", "eager")):
+        (tmp_path / "c.yaml").write_text(f"torchcompile: {value}\n")
+        config = parse(["--train-dir", "D", "--config", str(tmp_path / "c.yaml")])
+        assert config.execution.torchcompile == backend
 
 
 def test_the_file_of_options_is_plain_yaml() -> None:
-    content = yaml.safe_load(to_yaml(parse(["--train-dir", "D"])))
+    content = yaml.safe_load(parse(["--train-dir", "D"]).to_yaml())
     assert content["model-size"] == "1.5x"
     assert content["scale"] == [0.08, 1.0]
+
+
+def test_later_files_win_and_a_file_builds_on_its_base(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "base.yaml").write_text("train-dir: D\nseed: 1\nhflip: 0.1\nvflip: 0.1\nepochs: 3\n")
+    (tmp_path / "sub/child.yaml").write_text("base: ../base.yaml\nseed: 2\nhflip: 0.2\ntotal-iters: 7\n")
+    (tmp_path / "last.yaml").write_text("seed: 3\n")
+    config = parse(["--config", str(tmp_path / "sub/child.yaml"), "--config", str(tmp_path / "last.yaml")])
+    assert (config.optimization.seed, config.augmentation.hflip, config.augmentation.vflip) == (3, 0.2, 0.1)
+    assert (config.optimization.total_iters, config.optimization.epochs) == (7, None)
+    other_order = parse(["--config", str(tmp_path / "last.yaml"), "--config", str(tmp_path / "sub/child.yaml")])
+    assert other_order.optimization.seed == 2
+    assert parse(["--config", str(tmp_path / "sub/child.yaml"), "--seed", "4"]).optimization.seed == 4
+
+
+def test_a_circle_of_base_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    (tmp_path / "c.yaml").write_text("base: c.yaml\n")
+    assert "a.yaml -> b.yaml -> a.yaml" in refusal("--config", str(tmp_path / "a.yaml"))
+    assert "c.yaml -> c.yaml" in refusal("--config", str(tmp_path / "c.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_the_learning_rate_of_a_config_is_scaled_to_another_batch_size(path: Path, tmp_path: Path) -> None:
+    given = ["--config", str(path), *([] if "digits" in path.name else ["--train-dir", "D"])]
+    original = parse(given)
+    batch_size, rate = original.optimization.batch_size, original.optimization.learning_rate
+    assert not original.notes
+    (tmp_path / "quarter.yaml").write_text(f"batch-size: {batch_size // 4}\n")
+    for change in (["--batch-size", str(batch_size // 4)], ["--config", str(tmp_path / "quarter.yaml")]):
+        scaled = parse([*given, *change])
+        assert scaled.optimization.learning_rate == pytest.approx(rate / 4)
+        assert f"learning rate {rate / 4:g} for batch size {batch_size // 4}" in scaled.notes[0]
+        assert f"{rate:g} for batch size {batch_size}" in scaled.notes[0]
+    # The rate of the command line, or of a file that gives the batch size too, is for that batch size.
+    explicit = parse([*given, "--batch-size", str(batch_size // 4), "--lr", "0.1"])
+    assert (explicit.optimization.learning_rate, explicit.schedule.warmup_lr) == (0.1, original.schedule.warmup_lr)
+    assert not any(note.startswith("learning rate") for note in explicit.notes)
+    assert parse([*given, "--batch-size", str(batch_size)]).optimization.learning_rate == rate
+
+
+def test_a_learning_rate_without_a_batch_size_is_not_scaled(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("train-dir: D\nlearning-rate: 0.3\n")
+    config = parse(["--config", str(tmp_path / "c.yaml"), "--batch-size", "16"])
+    assert (config.optimization.learning_rate, config.notes) == (0.3, ())

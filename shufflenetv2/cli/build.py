@@ -1,6 +1,5 @@
 """The parts of a run, each built from its options: what an option does begins here, and mostly ends here."""
 
-import dataclasses
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -8,8 +7,8 @@ from functools import partial
 import torch
 from torch import nn
 
+from ..config import Config
 from ..config.declaration import OptionsError
-from ..config.options import Options
 from ..data import (
     Dataset,
     EvaluationTransform,
@@ -47,7 +46,7 @@ from ..weights.conversion import pretrained, read_any
 BN_TF = (0.01, 1e-3)  # momentum and epsilon of TensorFlow's batch norm
 
 
-def execution(options: Options) -> Execution:
+def execution(options: Config) -> Execution:
     return Execution(
         channels_last=options.channels_last,
         amp_dtype=getattr(torch, options.amp_dtype) if options.amp else None,
@@ -57,12 +56,12 @@ def execution(options: Options) -> Execution:
     )
 
 
-def workers(options: Options) -> int:
+def workers(options: Config) -> int:
     """Threads that load images in this process."""
     return options.workers or max(1, usable_cores() // distributed.local_world_size())
 
 
-def data_sets(options: Options) -> tuple[Dataset, Dataset | None]:
+def data_sets(options: Config) -> tuple[Dataset, Dataset | None]:
     """The data to train on, and that to validate on if there is any."""
     train_set: Dataset
     if options.dataset == "folder":
@@ -81,30 +80,22 @@ def data_sets(options: Options) -> tuple[Dataset, Dataset | None]:
     return train_set, val_set if options.validate else None
 
 
-def validation_set(options: Options, class_names: list[str] | None) -> Dataset:
+def validation_set(options: Config, class_names: list[str] | None) -> Dataset:
     """The data to evaluate on, labelled by the classes of the model where those are known."""
     if options.val_fraction:
-        return hold_out(data_sets(dataclasses.replace(options, val_fraction=0.0))[0], options.val_fraction, options.seed)[1]
+        return hold_out(data_sets(options.replace(val_fraction=0.0))[0], options.val_fraction, options.seed)[1]
     if options.dataset != "folder":
         return _named(options, options.val_split)
     return FolderDataset(options.val_dir, read_class_map(options.class_map) if options.class_map else class_names)
 
 
-def _named(options: Options, split: str) -> Dataset:
+def _named(options: Config, split: str) -> Dataset:
     # One process of a machine fetches what the others then find.
     with distributed.local_rank0_first() if options.dataset_download else nullcontext():
         return open_named(options.dataset, split, options.data_dir, download=options.dataset_download)
 
 
-def with_length(options: Options, images: int) -> Options:
-    """The options with --total-iters for the --epochs that are asked for."""
-    if options.epochs is None:
-        return options
-    total_iters = max(1, round(options.epochs * images / options.batch_size))
-    return dataclasses.replace(options, total_iters=total_iters, epochs=None)
-
-
-def preprocessing(options: Options) -> Preprocessing:
+def preprocessing(options: Config) -> Preprocessing:
     return Preprocessing(options.input_size, options.resize_size, options.mean, options.std, options.interpolation)
 
 
@@ -112,7 +103,7 @@ def evaluation_transform(use: Preprocessing, views: int = 1) -> EvaluationTransf
     return EvaluationTransform(use.input_size, use.resize_size, use.interpolation, views)
 
 
-def train_transform(options: Options) -> Transform:
+def train_transform(options: Config) -> Transform:
     """What becomes of a training image."""
     if options.no_aug:
         return evaluation_transform(preprocessing(options))
@@ -137,18 +128,18 @@ def train_transform(options: Options) -> Transform:
     )
 
 
-def initial_weights(options: Options) -> tuple[Options, Weights | None]:
+def initial_weights(options: Config) -> tuple[Config, Weights | None]:
     """The weights to start from, if there are any; and the options, normalising the input as those are used to."""
     weights = None
     if options.initial_checkpoint or options.pretrained:
         with distributed.local_rank0_first() if options.pretrained else nullcontext():  # which downloads them
             weights = pretrained(options.model_size) if options.pretrained else read_any(options.initial_checkpoint)
     own = (weights and weights.preprocessing) or Preprocessing()
-    return dataclasses.replace(options, mean=options.mean or own.mean, std=options.std or own.std), weights
+    return options.with_normalization(own.mean, own.std), weights
 
 
 def training_state(
-    options: Options, devices: Devices, class_names: list[str], say: Callable[[str], object], weights: Weights | None = None
+    options: Config, devices: Devices, class_names: list[str], say: Callable[[str], object], weights: Weights | None = None
 ) -> TrainingState:
     """The network, its optimizer and what else changes, as they are before the first iteration.
 
@@ -199,7 +190,7 @@ def training_state(
     return TrainingState(network, optimizer, build_schedule(optimizer, schedule(options)), averaged, devices.scaler())
 
 
-def schedule(options: Options) -> ScheduleOptions:
+def schedule(options: Config) -> ScheduleOptions:
     return ScheduleOptions(
         sched=options.sched,
         total_iters=options.total_iters,
@@ -221,7 +212,7 @@ def schedule(options: Options) -> ScheduleOptions:
     )
 
 
-def clip(options: Options, network: ShuffleNetV2) -> Callable[[], object] | None:
+def clip(options: Config, network: ShuffleNetV2) -> Callable[[], object] | None:
     """Limits the network's gradients, if that is wanted."""
     if not options.clip_grad:
         return None
@@ -230,7 +221,7 @@ def clip(options: Options, network: ShuffleNetV2) -> Callable[[], object] | None
     return partial(clip_gradients, parameters, options.clip_grad, options.clip_mode)
 
 
-def mixing(options: Options, n_class: int) -> Mixing | None:
+def mixing(options: Config, n_class: int) -> Mixing | None:
     if not (options.mixup or options.cutmix or options.cutmix_minmax):
         return None
     return Mixing(
@@ -246,14 +237,14 @@ def mixing(options: Options, n_class: int) -> Mixing | None:
     )
 
 
-def teacher(options: Options, devices: Devices, class_names: list[str]) -> nn.Module | None:
+def teacher(options: Config, devices: Devices, class_names: list[str]) -> nn.Module | None:
     if not options.teacher:
         return None
     found = load_teacher(options.teacher, len(class_names), checkpoint=options.teacher_checkpoint, class_names=class_names)
     return devices.place(found)
 
 
-def loss(options: Options) -> LossFunction:
+def loss(options: Config) -> LossFunction:
     """Of (logits, targets), or with a teacher of (logits, (targets, teacher's logits))."""
     hard = build_loss(options.label_smooth, bce=options.bce_loss, jsd_splits=options.aug_splits if options.jsd else 0)
     return DistillationLoss(hard, options.distill_alpha, options.distill_temperature) if options.teacher else hard

@@ -1,61 +1,141 @@
-"""The command `train.py`: what was asked for, and how it ended."""
+"""The training command: read its options, run it, and turn the way it ended into an exit status."""
 
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from ..config.declaration import OptionsError
-from ..config.options import parse
+from ..config import GROUPS, Config
 from ..errors import UserError
+from .config_files import Layer, merge, read_layers
+from .parser import OptionParser, spell_options
+
+DESCRIPTION = "Train and evaluate ShuffleNetV2. Run the same command again after an interruption, and it continues."
+EXAMPLES = """examples:
+  train on the built-in digits:     {prog} --config configs/digits.yaml
+  train on your own images:         {prog} --model-size 1.0x --train-dir DIR --val-dir DIR
+  evaluate the resulting model:     {prog} --eval --eval-resume models/model.pkl --val-dir DIR
+"""
+
+_EPOCHS = ", in iterations; an epoch has (number of training images) / --batch-size iterations"
+# Options of other trainers that have no meaning here.
+REFUSED = {
+    "apex-amp": "apex is not used any more; use --amp",
+    "native-amp": "there is no other implementation any more; use --amp",
+    "local-rank": "torchrun gives each process its number; leave it out",
+    "use-multi-epochs-loader": "the iterator never restarts; leave it out",
+    "epoch-repeats": "the iterator never restarts; --epochs or --total-iters gives the length",
+    "no-prefetcher": "batches are always loaded ahead; leave it out",
+    "pin-mem": "memory is pinned where there is a GPU; leave it out",
+    "start-epoch": "a run continues where it was; --resume continues from a checkpoint in another folder",
+    "arch": "here it is --model-size",
+    "auto-augment": "here it is --aa",
+    "cutmix-alpha": "here it is --cutmix",
+    "data": "here it is --data-dir",
+    "drop-rate": "here it is --drop",
+    "mixup-alpha": "here it is --mixup",
+    "nesterov": "here it is --opt nesterov",
+    "random-erase": "here it is --reprob",
+    "val-freq": "here it is --val-interval",
+    "wd": "here it is --weight-decay",
+    "warmup-epochs": "here it is --warmup-iters" + _EPOCHS,
+    "decay-epochs": "here it is --decay-iters" + _EPOCHS,
+    "cooldown-epochs": "here it is --cooldown-iters" + _EPOCHS,
+    "patience-epochs": "here it is --patience-iters" + _EPOCHS,
+    "mixup-off-epoch": "here it is --mixup-off-iter" + _EPOCHS,
+}
+
+
+def training_parser(prog: str = "train.py") -> OptionParser:
+    """Return the parser of the training command."""
+    return OptionParser(
+        prog,
+        *GROUPS.values(),
+        description=DESCRIPTION,
+        examples=EXAMPLES,
+        usage="[--config FILE] [option ...]",
+        refused=REFUSED,
+    )
+
+
+def parse(argv: Sequence[str], parser: OptionParser | None = None) -> Config:
+    """Return the options on a command line and in the YAML files that it names.
+
+    Raises:
+        UserError: for a name that is unknown, a value that is not accepted, a file that cannot be read, or options that
+            contradict each other.
+        SystemExit: after printing the help.
+    """
+    parser = parser or training_parser()
+    explicit = parser.parse(argv)
+    layers = [layer for path in explicit.get("config", ()) for layer in read_layers(Path(path), parser)]
+    for layer in layers:
+        parser.spellings = layer.spellings | {name: parser.spellings[name] for name in explicit}
+    values, notes = merge([*layers, Layer("", explicit)])
+    return Config.from_values(values, explicit=explicit, notes=notes)
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
-    """Trains or evaluates, as the arguments say.
+    """Train, evaluate or measure throughput.
 
     Returns:
-        The exit status: 0 done, 1 failed, 2 wrong use, 143 and 130 stopped by SIGTERM and SIGINT.
-        Whatever the user can mend is one line on the standard error; `--debug` shows the traceback.
+        The exit status: 0 done, 1 failed, 2 wrong usage, 143 and 130 stopped by SIGTERM and SIGINT. An error that the user
+        can fix is one line on standard error; `--debug` shows the traceback.
     """
     argv = sys.argv[1:] if argv is None else argv
-    debug = "--debug" in argv  # until the options are known
+    debug = "--debug" in argv  # until the options are parsed
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without the summary's lines is no reason to fail
+        sys.stdout.reconfigure(errors="replace")  # for terminals that lack the characters of the summary table
+    parser = training_parser(prog)
     try:
-        options = parse(argv, prog)
-        debug = options.debug
-        from . import train  # torch takes seconds to load: not for help, nor for a mistyped option
+        config = parse(argv, parser)
+        debug = config.common.debug
+        from . import train  # loads torch, which takes seconds: not for help or a mistyped option
 
-        if options.throughput:
-            return train.run_throughput(options)
-        return (train.run_evaluation if options.eval else train.run_training)(options)
+        if config.run.throughput:
+            return train.run_throughput(config)
+        return (train.run_evaluation if config.evaluation.eval else train.run_training)(config)
     except (Exception, KeyboardInterrupt) as error:
-        return exit_status(error, prog, debug)
+        return exit_status(error, prog, debug, parser.spell)
 
 
-def exit_status(error: Exception | KeyboardInterrupt, prog: str, debug: bool = False) -> int:
-    """The exit status of a command that ended with this error, of which it prints one line.
+def _spell_flags(message: str) -> str:
+    return spell_options(message, {})
+
+
+def exit_status(
+    error: Exception | KeyboardInterrupt, prog: str, debug: bool = False, spell: Callable[[str], str] = _spell_flags
+) -> int:
+    """Print one line about the error that ended a command.
+
+    Args:
+        spell: replaces names of options in backticks by the spelling of the user.
+
+    Returns:
+        The exit status.
 
     Raises:
-        Exception: the error itself, where it is none that the user can mend, or to debug.
+        Exception: the error itself, if the user cannot fix it, or with `debug`.
     """
-    status, line = 1, f"{prog}: error: {error}"
+    status, message = 1, str(error)
     if isinstance(error, KeyboardInterrupt):
-        status, line = 130, f"{prog}: interrupted"
-    elif debug:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130
+    if debug:
         raise error
-    elif isinstance(error, UserError):
+    if isinstance(error, UserError):
         status = error.status
-        # All processes that torchrun started have the same options, and one complains for all.
-        if isinstance(error, OptionsError) and os.environ.get("RANK", "0") != "0":
+        # All processes that torchrun starts on a machine have the same options, and one reports for all.
+        if status == 2 and os.environ.get("LOCAL_RANK", "0") != "0":
             return status
     elif isinstance(error, OSError) and error.filename is not None:
-        line = f"{prog}: error: {error.filename}: {error.strerror}"
+        message = f"{error.filename}: {error.strerror}"
     elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        line = f"{prog}: error: --torchcompile failed: {str(error).splitlines()[0]}; --debug tells more"
+        message = f"`torchcompile` failed: {str(error).splitlines()[0]}; `debug` shows the traceback"
     elif isinstance(error, RuntimeError) and "out of memory" in str(error):
-        line = f"{prog}: error: the device is out of memory; use a smaller --batch-size or --val-batch-size"
+        message = "the device is out of memory; use a smaller `batch_size` or `val_batch_size`"
     else:
         raise error
-    print(line, file=sys.stderr)
+    print(f"{prog}: error: {spell(message)}", file=sys.stderr)
     return status

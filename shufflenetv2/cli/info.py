@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.declaration import Parser, flag
-from ..config.options import parse, recipe_of
-from .command import exit_status
+from .command import exit_status, parse
 
 NAMES_SHOWN = 5
 
@@ -135,7 +134,7 @@ def _recipe(options: Mapping[str, Any] | None) -> str:
     """The options of the run that are not the published recipe's, as they would be given."""
     if options is None:
         return ""
-    published = recipe_of(parse(["--train-dir=."]))
+    published = parse(["--train-dir=."]).recipe()
     differing = [
         f"{flag(name)} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
         for name, value in options.items()

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import OPTIONS, Config
 from ..config.declaration import COUNT, NATURAL, OptionsError, Parser, flag, parse_value
-from ..config.options import Options, fields, parse
 from ..errors import UserError
-from .command import exit_status
+from .command import exit_status, parse
 
 if TYPE_CHECKING:
     from ..data import Dataset
@@ -65,10 +65,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
     found.add_argument("destination", metavar="OUT", type=Path, help="file to write; MODEL itself will do")
     found.add_argument("--images", metavar="N", help="how many to average over; default: all, at most 1,280,000")
     found.add_argument("--seed", metavar="N", help="of the order and the augmentation; default: the recipe's")
-    known = {field.name: field.metadata for field in fields()}
+    known = {option.name: option for option in OPTIONS}
     for name, text in TAKEN.items():
-        letter = [known[name]["short"]] if known[name]["short"] else []
-        found.add_argument(*letter, flag(name), metavar=known[name]["kind"].metavar, help=text)
+        letter = [known[name].short] if known[name].short else []
+        found.add_argument(*letter, flag(name), metavar=known[name].accepts.metavar, help=text)
     return found
 
 
@@ -111,7 +111,7 @@ def recalibrate(
         raise UserError(f"{destination} cannot be written: {destination.parent} is no folder that can be written to")
     weights = read_any(source)
     recipe = _recipe(weights, options)
-    train_set = build.data_sets(replace(recipe, validate=False))[0]
+    train_set = build.data_sets(recipe.replace(validate=False))[0]
     val_set = _validation_set(recipe, weights)
     use = build.preprocessing(recipe)
     devices = choose_devices(recipe.device)
@@ -160,11 +160,11 @@ def recalibrate(
     return result
 
 
-def _recipe(weights: "Weights", given: dict[str, Any]) -> Options:
+def _recipe(weights: "Weights", given: dict[str, Any]) -> Config:
     """The options that the weights were trained with, or the published ones, but for those that are given."""
     if unknown := given.keys() - TAKEN:
         raise TypeError(f"recalibrate takes {', '.join(TAKEN)}, not {unknown.pop()!r}")
-    known = {field.name for field in fields() if field.metadata["recipe"]}
+    known = {option.name for option in OPTIONS if option.recipe}
     own = {name: value for name, value in weights.details.get("options", {}).items() if name in known}
     named = own.pop("dataset", "folder")
     if "dataset" in given:
@@ -178,10 +178,10 @@ def _recipe(weights: "Weights", given: dict[str, Any]) -> Options:
         own.pop("val_fraction", None)
     if use := weights.preprocessing:
         own |= {name: getattr(use, name) for name in ("input_size", "resize_size", "mean", "std", "interpolation")}
-    return replace(options, **{name: value for name, value in own.items() if name not in options.given})
+    return options.replace(**{name: value for name, value in own.items() if name not in options.explicit})
 
 
-def _validation_set(recipe: Options, weights: "Weights") -> "Dataset | None":
+def _validation_set(recipe: Config, weights: "Weights") -> "Dataset | None":
     from ..weights import WeightsError
     from . import build
 

@@ -8,8 +8,8 @@ import torch
 import torchinfo
 
 from .. import files
+from ..config import REFERENCE_BATCH_SIZE, Config, default_learning_rate
 from ..config.declaration import OptionsError
-from ..config.options import REFERENCE_BATCH_SIZE, Options, default_learning_rate, to_yaml
 from ..data import DataIterator, Dataset
 from ..engine import Devices, GracefulShutdown, ShutdownRequested, checkpoint, choose_devices, distributed, train_step
 from ..engine.identity import is_finished
@@ -23,7 +23,7 @@ from . import build
 BATCHES_MEASURED = 20
 
 
-def run_training(options: Options) -> int:
+def run_training(options: Config) -> int:
     """Trains to the end, from the newest checkpoint if there is one, and writes `model.pkl`.
 
     Returns:
@@ -34,7 +34,7 @@ def run_training(options: Options) -> int:
         return _train(options, devices)  # which leaves nothing behind that the processes have in common
 
 
-def _train(options: Options, devices: Devices) -> int:
+def _train(options: Config, devices: Devices) -> int:
     folder = Path(options.save)
     log_folder = Path(options.log_dir) / folder.resolve().name
     with ExitStack() as stack:
@@ -49,7 +49,7 @@ def _train(options: Options, devices: Devices) -> int:
         train_set, val_set = build.data_sets(options)
         if options.sched == "plateau" and val_set is None:
             raise OptionsError("--sched plateau looks at the validation, and needs --val-dir or --val-fraction")
-        options, initial = build.initial_weights(build.with_length(options, len(train_set)))
+        options, initial = build.initial_weights(options.with_length(len(train_set)))
         first = distributed.rank() == 0
         if first:
             folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def _train(options: Options, devices: Devices) -> int:
             log.info(f"this run is finished: {folder / 'model.pkl'} is its result; --no-auto-continue trains anew")
             return 0
         if first:
-            (log_folder / "options.yaml").write_text(to_yaml(options), encoding="utf-8")
+            (log_folder / "options.yaml").write_text(options.to_yaml(), encoding="utf-8")
         shutdown = GracefulShutdown()
         run = TrainingRun(options, devices, train_set, val_set, initial, folder, log, shutdown)
         if first:
@@ -79,7 +79,7 @@ def _train(options: Options, devices: Devices) -> int:
     return 0
 
 
-def run_evaluation(options: Options) -> int:
+def run_evaluation(options: Config) -> int:
     """Evaluates a weight file, prints the TEST line, and leaves per-class figures in the log folder's `eval`.
 
     Returns:
@@ -87,7 +87,7 @@ def run_evaluation(options: Options) -> int:
     """
     devices = choose_devices(options.device, build.execution(options))
     weights = read_any(options.eval_resume or Path(options.save) / "model.pkl")
-    if "model_size" in options.given and options.model_size != weights.model_size:
+    if "model_size" in options.explicit and options.model_size != weights.model_size:
         raise WeightsError(f"{weights.path} holds a {weights.model_size} model, and --model-size says {options.model_size}")
     preprocessing = evaluation_preprocessing(options, weights)
     val_set = build.validation_set(options, weights.class_names)
@@ -102,27 +102,27 @@ def run_evaluation(options: Options) -> int:
     return 0
 
 
-def evaluation_preprocessing(options: Options, weights: Weights) -> Preprocessing:
+def evaluation_preprocessing(options: Config, weights: Weights) -> Preprocessing:
     """The file's own, unless the command line says otherwise; the options where the file says nothing."""
     said = build.preprocessing(options)
     own = weights.preprocessing or said
     use = Preprocessing(
-        said.input_size if "input_size" in options.given else own.input_size,
-        said.resize_size if options.given & {"input_size", "resize_size", "crop_pct"} else own.resize_size,
-        said.mean if "mean" in options.given else own.mean,
-        said.std if "std" in options.given else own.std,
-        said.interpolation if "interpolation" in options.given else own.interpolation,
+        said.input_size if "input_size" in options.explicit else own.input_size,
+        said.resize_size if options.explicit & {"input_size", "resize_size", "crop_pct"} else own.resize_size,
+        said.mean if "mean" in options.explicit else own.mean,
+        said.std if "std" in options.explicit else own.std,
+        said.interpolation if "interpolation" in options.explicit else own.interpolation,
     )
     if use.resize_size < use.input_size:
         raise OptionsError(f"--resize-size {use.resize_size} is smaller than the {use.input_size} pixels of the model's input")
     return use
 
 
-def run_throughput(options: Options) -> int:
+def run_throughput(options: Config) -> int:
     """Prints the images per second of the network alone and of the loader alone. Returns the exit status."""
     devices = choose_devices(options.device, build.execution(options))
     train_set, _ = build.data_sets(options)
-    options, initial = build.initial_weights(build.with_length(options, len(train_set)))
+    options, initial = build.initial_weights(options.with_length(len(train_set)))
     iterator = DataIterator(
         train_set, build.train_transform(options), options.batch_size, seed=options.seed, workers=build.workers(options),
         pin_memory=devices.pin_memory,
@@ -151,7 +151,7 @@ def run_throughput(options: Options) -> int:
 
 
 def describe(
-    log: RunLog, options: Options, devices: Devices, network: ShuffleNetV2, train_set: Dataset, val_set: Dataset | None
+    log: RunLog, options: Config, devices: Devices, network: ShuffleNetV2, train_set: Dataset, val_set: Dataset | None
 ) -> None:
     """Says at the start what is about to be trained."""
     side = options.input_size
@@ -164,5 +164,7 @@ def describe(
     reason = "no --val-dir" if options.validate else "--no-validate"
     validation = f"validated on {len(val_set):,}" if val_set else f"without validation ({reason})"
     log.info(f"{len(train_set):,} images in {len(train_set.class_names)} classes, {validation}; training on {devices}")
+    for note in options.notes:
+        log.info(note)
     if options.learning_rate == default_learning_rate(options.batch_size) and options.batch_size != REFERENCE_BATCH_SIZE:
         log.info(f"learning rate {options.learning_rate:g}: 0.5 x batch size {options.batch_size} / {REFERENCE_BATCH_SIZE}")

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..config.declaration import flag
-from ..config.options import DEFAULTS, Options, recipe_of
+from ..config import DEFAULTS, Config
 from ..data import Dataset
 from ..errors import UserError
 from ..network import published_name
 from . import checkpoint
 
 
-def is_finished(options: Options, train_set: Dataset, result: Path) -> bool:
+def is_finished(options: Config, train_set: Dataset, result: Path) -> bool:
     """Whether the result of this very run is there already."""
     if not result.exists():
         return False
@@ -40,15 +39,15 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def require_same_run(
-    options: Options, train_set: Dataset, content: dict[str, Any], path: Path,
+    options: Config, train_set: Dataset, content: dict[str, Any], path: Path,
     remedy: str = "Give this one a --save folder of its own, or start over with --no-auto-continue",
 ) -> None:  # fmt: skip
     """Refuses to continue a run that was started with another recipe or other classes."""
     # An option that did not exist then had the effect of its default.
-    then, now = DEFAULTS | content.get("options", {}), recipe_of(options)
+    then, now = DEFAULTS | content.get("options", {}), options.recipe()
     then["freeze"], now["freeze"] = (tuple(map(published_name, names)) for names in (then["freeze"], now["freeze"]))
     differing = [
-        f"{flag(name)} was {_shown(then[name])} and is {_shown(value)}" for name, value in now.items() if then[name] != value
+        f"`{name}` was {_shown(then[name])} and is {_shown(value)}" for name, value in now.items() if then[name] != value
     ]
     if content.get("class_names") != train_set.class_names:
         differing.append("the classes are others")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..cli import build
-from ..config.options import Options, recipe_of
+from ..config import Config
 from ..data import DataIterator, Dataset, ImageError, evaluation_batches
 from ..errors import UserError
 from ..network import ShuffleNetV2
@@ -53,7 +53,7 @@ class TrainingRun:
     """
 
     def __init__(
-        self, options: Options, devices: Devices, train_set: Dataset, val_set: Dataset | None, initial: Weights | None,
+        self, options: Config, devices: Devices, train_set: Dataset, val_set: Dataset | None, initial: Weights | None,
         folder: Path, log: RunLog, shutdown: GracefulShutdown,
     ) -> None:  # fmt: skip
         self.options, self.devices, self.train_set, self.val_set = options, devices, train_set, val_set
@@ -114,7 +114,7 @@ class TrainingRun:
             iteration=self.state.iteration,
         )
         return described | {
-            "options": recipe_of(self.options),
+            "options": self.options.recipe(),
             "samples": self.samples,
             "version": __version__,
             "host": socket.gethostname(),
@@ -132,7 +132,7 @@ class TrainingRun:
         options = self.options
         interval = options.save_interval if options.recovery_interval else None
         if options.checkpoint_hist or interval:
-            checkpoint.prune(self.folder, hist=options.checkpoint_hist, interval=interval)  # type: ignore[arg-type]
+            checkpoint.prune(self.folder, hist=options.checkpoint_hist, interval=interval)
 
     def save(self, name: str = "") -> None:
         """Has a checkpoint written; what is saved is good.
@@ -354,7 +354,7 @@ class _SaveImages(Hook):
 
 
 def report_evaluation(
-    log: RunLog, model: nn.Module, val_set: Dataset, preprocessing: Preprocessing, options: Options,
+    log: RunLog, model: nn.Module, val_set: Dataset, preprocessing: Preprocessing, options: Config,
     devices: Devices, iteration: int, shutdown: GracefulShutdown | None = None, prefix: str = "", final: bool = False,
 ) -> EvaluationResult:  # fmt: skip
     """Evaluates, and prints the TEST line; at the end of all it is also told what is taken for what."""

@@ -1,0 +1,124 @@
+"""YAML files of options, their base files, and what wins where several of them and the command line give an option."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError
+from .parser import OptionParser
+
+# A later source of options that gives one of these removes the other.
+ALTERNATIVES = (("epochs", "total_iters"), ("total_iters", "epochs"))
+LEARNING_RATES = ("learning_rate", "warmup_lr", "min_lr")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Options from one source: a file, or the command line.
+
+    Attributes:
+        source: name of the file; empty for the command line.
+        values: by name of option.
+        spellings: how the source names the options.
+    """
+
+    source: str
+    values: dict[str, Any] = field(default_factory=dict)
+    spellings: dict[str, str] = field(default_factory=dict)
+
+
+def read_layers(path: Path, parser: OptionParser, including: Sequence[Path] = ()) -> list[Layer]:
+    """Return the options in a file, after those in the file that it names as its base.
+
+    Args:
+        parser: of the command whose options the file may hold.
+        including: the files that led to this one by naming their base.
+
+    Raises:
+        UserError: for a file that cannot be read, is no mapping, or holds an unknown or repeated name; for a base that
+            leads back to the file.
+    """
+    if path.resolve() in including:
+        chain = " -> ".join(file.name for file in (*including, path))
+        raise UserError(f"'base' in {including[-1]} leads back to {path.name}: {chain}")
+    content = _read_mapping(path)
+    by_key = {name: option for option in parser.options for name in (option.key, *(alias[2:] for alias in option.aliases))}
+    base = content.pop("base", None)
+    layers = [] if base is None else read_layers(path.parent / str(base), parser, [*including, path.resolve()])
+    layer = Layer(str(path))
+    for key, value in content.items():
+        option = by_key.get(str(key).replace("_", "-"))
+        if option is None:
+            raise UserError(parser.unknown_option(str(key), f"in {path}"))
+        if option.name == "config":
+            raise UserError(f"'config' in {path}: a file names the file that it builds on as 'base'")
+        if option.name in layer.values:
+            raise UserError(f"{key!r} in {path} gives {option.key} a second time")
+        if isinstance(value, bool) and (implied := option.accepts.implied):
+            value = implied if value else None
+        if value is not None:
+            layer.values[option.name] = value
+            layer.spellings[option.name] = f"{key} in {path}"
+    return [*layers, layer]
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path} is not YAML{place}") from None
+    if not isinstance(content or {}, dict):
+        raise UserError(f"{path} is not a list of 'option: value' lines")
+    return dict(content or {})
+
+
+def merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], list[str]]:
+    """Return the options of all layers, of which later ones win, and lines for the log about values that were adapted.
+
+    A learning rate is given for a batch size. Where a later layer changes the batch size alone, the learning rate is scaled
+    in proportion, and with it the rates at which the schedule begins and ends.
+    """
+    values: dict[str, Any] = {}
+    for layer in layers:
+        for name, other in ALTERNATIVES:
+            if name in layer.values and other not in layer.values:
+                values.pop(other, None)
+        values |= layer.values
+    notes = []
+    for name in LEARNING_RATES:
+        scaled = _scaled(name, layers)
+        if not scaled:
+            if name == "learning_rate":
+                break
+            continue
+        values[name], note = scaled
+        notes.append(note)
+    return values, notes
+
+
+def _scaled(name: str, layers: Sequence[Layer]) -> tuple[float, str] | None:
+    """Return a learning rate for the final batch size and a line for the log; None where it needs no scaling."""
+    places = [number for number, layer in enumerate(layers) if name in layer.values]
+    if not places:
+        return None
+    source = layers[places[-1]].source
+    before = [layer.values["batch_size"] for layer in layers[: places[-1] + 1] if "batch_size" in layer.values]
+    after = [layer.values["batch_size"] for layer in layers[places[-1] + 1 :] if "batch_size" in layer.values]
+    if not (before and after):
+        return None
+    try:
+        old, new, rate = int(before[-1]), int(after[-1]), float(layers[places[-1]].values[name])
+    except (TypeError, ValueError):
+        return None  # validation names the value
+    if old == new or min(old, new) < 1 or not rate:
+        return None
+    scaled = rate * new / old
+    what = name.replace("_", " ").replace("lr", "learning rate")
+    return scaled, f"{what} {scaled:g} for batch size {new}: {source} gives {rate:g} for batch size {old}"

@@ -1,0 +1,87 @@
+"""Options of a run: where it happens, what it writes, and how it ends."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .fields import Accepts, Count, File, Folder, IntegerChoice, Interval, Names, Text, group, option
+
+Backend = Annotated[str, Field(min_length=1), Accepts("the name of a backend of torch.compile", "BACKEND", implied="inductor")]
+Files = Annotated[tuple[str, ...], Accepts("file names", "FILE")]
+Hooks = Annotated[Names, Accepts("package.module:Class", "MODULE:CLASS", "+")]
+
+
+@group("common")
+class CommonConfig:
+    """Folders, device and other settings that every part of the program uses."""
+
+    config: Files = option(
+        (), "YAML file of options; may be repeated: later files win, and the command line wins over files", short="-c"
+    )
+    save: Folder = option("./models", "folder for checkpoints and the final model.pkl", aliases=("--output", "--work-dir"))
+    log_dir: Folder = option("./logs", "folder for logs; they go into a subfolder named like the last part of `save`")
+    experiment: Text = option("", "name of the run, used as a subfolder of `save`")
+    device: Text = option("auto", "auto, cpu, cuda, cuda:N or mps; auto uses every GPU of the machine")
+    workers: Count | None = option(
+        None,
+        "number of threads that load images, per process; default: the usable cores, divided among the processes",
+        short="-j",
+    )
+    debug: bool = option(False, "show the traceback of an error")
+
+
+@group("execution")
+class ExecutionConfig:
+    """Numeric precision, memory layout and compilation."""
+
+    channels_last: bool = option(
+        False,
+        "store activations with interleaved channels (NHWC): faster on a CPU, with slightly different rounding",
+        recipe=True,
+    )
+    amp: bool = option(False, "compute in `amp_dtype` where that is safe (automatic mixed precision)", recipe=True)
+    amp_dtype: Literal["bfloat16", "float16"] = option(
+        "bfloat16", "data type for `amp`; with float16 the loss is scaled", recipe=True
+    )
+    torchcompile: Backend = option("", "compile the network for training; without a value the backend is inductor", recipe=True)
+    torchscript: bool = option(False, "train the network as a TorchScript program", recipe=True)
+    deterministic: bool = option(False, "refuse operations whose result varies from run to run", recipe=True)
+
+
+@group("running")
+class RunConfig:
+    """Checkpoints, log lines, validation and extensions of a training run."""
+
+    auto_continue: bool = option(True, "start over instead of continuing from the newest checkpoint in `save`")
+    resume: File = option("", "checkpoint to continue from if there is none in `save`", aliases=("--resume-from",))
+    resume_opt: bool = option(True, "take only the weights and the iteration from the `resume` checkpoint")
+    on_nonfinite: Literal["stop", "skip", "rollback"] = option(
+        "stop",
+        "reaction to a loss that is not finite: end the run, or return to the newest checkpoint and leave out that iteration "
+        "(skip) or all iterations up to it (rollback)",
+    )
+    display_interval: Count = option(
+        20, "number of iterations between two TRAIN lines", aliases=("--log-interval", "--print-freq")
+    )
+    validate: bool = option(True, "do not validate during training")
+    val_interval: Count = option(10_000, "number of iterations between two validations")
+    save_interval: Interval = option(10_000, "number of iterations, or time (90s, 10m, 2h), between two checkpoints")
+    recovery_interval: Count | None = option(
+        None, "number of iterations between additional checkpoints, of which only the newest is kept"
+    )
+    checkpoint_hist: Count | None = option(None, "number of checkpoints to keep; default: all")
+    eval_metric: Literal["top1", "top5", "loss"] = option("top1", "validation result that decides which checkpoint is the best")
+    save_images: bool = option(False, "save a picture of the network's input with every TRAIN line")
+    hook: Hooks = option((), "class whose methods are called during training; see shufflenetv2.engine.Hook")
+    throughput: bool = option(False, "only measure the speed of the network and of the loader, without training")
+
+
+@group("evaluation")
+class EvaluationConfig:
+    """Evaluation of a weight file."""
+
+    eval: bool = option(False, "evaluate `eval_resume` on `val_dir` instead of training", aliases=("--test-only",))
+    eval_resume: File = option("", "weight file to evaluate; default: model.pkl in `save`")
+    tta: Annotated[Literal[1, 2, 5, 10], IntegerChoice] = option(
+        1, "test-time augmentation: average over the image and its mirror image (2), five crops (5), or both (10)"
+    )
