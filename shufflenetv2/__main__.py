@@ -1,37 +1,66 @@
-"""python -m shufflenetv2 COMMAND ..., and the console script of the same name."""
+"""The program `shufflenetv2 COMMAND ...`, also started by `python -m shufflenetv2`."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 
+from . import __version__
+from .errors import nearest
 
-def _in(module: str) -> Callable[..., int]:
-    """The `main` in a module, which is not loaded before it is called."""
-
-    def main(argv: Sequence[str], **how: str) -> int:
-        status: int = import_module(module, __package__).main(argv, **how)
-        return status
-
-    return main
-
-
+# name: (module with `main`, which is loaded when the command runs; what the command does)
 COMMANDS = {
-    "train": _in(".cli.command"),
-    "prepare": _in(".cli.prepare"),
-    "info": _in(".cli.info"),
-    "convert": _in(".cli.convert"),
-    "recalibrate": _in(".cli.recalibrate"),
-    "export": _in(".cli.export"),
-    "predict": _in(".cli.predict"),
+    "train": ("command", "train a network, or evaluate one; same as train.py"),
+    "prepare": ("prepare", "shrink a data set once, so that training reads and decodes less"),
+    "info": ("info", "describe a weight file"),
+    "convert": ("convert", "convert weights between this program, the original, torchvision and mmpretrain"),
+    "recalibrate": ("recalibrate", "recompute the batch-norm statistics of a weight file"),
+    "export": ("export", "write weights as ONNX, TorchScript, an exported program or ExecuTorch"),
+    "predict": ("predict", "print the most likely classes of images"),
+    "schema": ("schema", "print a JSON schema for YAML files of options, for editors"),
 }
 
+USAGE = "usage: shufflenetv2 COMMAND [option ...]"
+HELP = "\n".join(
+    [
+        USAGE,
+        "",
+        "Train, evaluate, convert and export ShuffleNetV2.",
+        "",
+        "commands:",
+        *(f"  {name:<13}{description}" for name, (_, description) in COMMANDS.items()),
+        "",
+        "shufflenetv2 COMMAND --help shows the options of a command, shufflenetv2 --version the version.",
+    ]
+)
 
-def main() -> int:
-    name, *arguments = sys.argv[1:] or ["--help"]
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names.
+
+    Returns:
+        The exit status of the command; 2 for a missing or unknown name.
+    """
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or [""]
+    if name in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if name == "--version":
+        print(f"shufflenetv2 {__version__}")
+        return 0
     if name not in COMMANDS:
-        print(f"usage: shufflenetv2 {{{','.join(COMMANDS)}}} ...  (shufflenetv2 train --help tells more)", file=sys.stderr)
-        return 0 if name in ("-h", "--help") else 2
-    return COMMANDS[name](arguments, prog=f"shufflenetv2 {name}")
+        near = nearest(name, COMMANDS)
+        if name:
+            print(
+                f"shufflenetv2: error: unknown command {name!r}; "
+                + (f"did you mean {near}?" if near else "--help lists the commands"),
+                file=sys.stderr,
+            )
+        else:
+            print(HELP, file=sys.stderr)
+        return 2
+    module = import_module(f".cli.{COMMANDS[name][0]}", __package__)
+    status: int = module.main(arguments, prog=f"shufflenetv2 {name}")
+    return status
 
 
 if __name__ == "__main__":

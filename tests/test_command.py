@@ -16,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from shufflenetv2 import ShuffleNetV2, files, load_model
+from shufflenetv2 import ShuffleNetV2, __version__, files, load_model
+from shufflenetv2.__main__ import main as package_main
 from shufflenetv2.data import DataIterator, Digits, TrainTransform
 from tests.support import ONE_THREAD, ROOT, SHORT, Train, photograph, same_tensors
 from tests.test_recipe import our_training
@@ -256,5 +257,35 @@ def test_the_package_is_a_command_too() -> None:
     run = [sys.executable, "-m", "shufflenetv2"]
     done = subprocess.run([*run, "train", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout.startswith("usage: shufflenetv2 train")) == (0, True)
-    wrong = subprocess.run([*run, "trian"], cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+
+
+def test_the_help_of_the_package_lists_every_command_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert package_main(["--help"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    for name in ("train", "prepare", "info", "convert", "recalibrate", "export", "predict", "schema"):
+        assert re.search(rf"^  {name} +\w", shown.out, re.M)
+    assert package_main([]) == 2
+    assert capsys.readouterr().err == shown.out
+
+
+def test_a_mistyped_command_gets_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert package_main(["trian", "--help"]) == 2
+    assert capsys.readouterr().err == "shufflenetv2: error: unknown command 'trian'; did you mean train?\n"
+    assert package_main(["xyzzy"]) == 2
+    assert "--help lists" in capsys.readouterr().err
+
+
+def test_every_command_shows_its_help_and_its_version_and_refuses_a_mistyped_option(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("train", "schema"):
+        for option, start in (("--help", f"usage: shufflenetv2 {name}"), ("--version", f"shufflenetv2 {name} {__version__}")):
+            with pytest.raises(SystemExit) as caught:
+                package_main([name, option])
+            assert caught.value.code == 0
+            assert capsys.readouterr().out.startswith(start)
+        assert package_main([name, "--hlep"]) == 2
+        assert capsys.readouterr().err.startswith(f"shufflenetv2 {name}: error: unknown option '--hlep'")
+    assert package_main(["--version"]) == 0
+    assert capsys.readouterr().out == f"shufflenetv2 {__version__}\n"

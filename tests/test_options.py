@@ -1,14 +1,19 @@
 """Options from the command line and from YAML files, and the messages about wrong ones."""
 
 import dataclasses
+import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
 from shufflenetv2 import UserError
 from shufflenetv2.cli.command import parse, training_parser
-from shufflenetv2.config import DEFAULTS, OPTIONS, Config
+from shufflenetv2.cli.parser import OptionParser
+from shufflenetv2.cli.schema import main as print_schema
+from shufflenetv2.config import DEFAULTS, OPTIONS, Config, group, option
+from shufflenetv2.config.fields import Count, File, Names
 from tests.support import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -90,9 +95,9 @@ def test_every_option_is_in_the_help_with_a_text_and_its_default(capsys: pytest.
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "`" not in text
-    for option in OPTIONS:
-        assert option.help.split("`")[0].split(";")[0][:30] in text
-        assert f"--{option.key}" in text or f"--no-{option.key}" in text
+    for declared in OPTIONS:
+        assert declared.help.split("`")[0].split(";")[0][:30] in text
+        assert f"--{declared.key}" in text or f"--no-{declared.key}" in text
     assert set(DEFAULTS) == set(Config().values())
 
 
@@ -215,3 +220,88 @@ def test_a_learning_rate_without_a_batch_size_is_not_scaled(tmp_path: Path) -> N
     (tmp_path / "c.yaml").write_text("train-dir: D\nlearning-rate: 0.3\n")
     config = parse(["--config", str(tmp_path / "c.yaml"), "--batch-size", "16"])
     assert (config.optimization.learning_rate, config.notes) == (0.3, ())
+
+
+@pytest.fixture
+def schema(capsys: pytest.CaptureFixture[str]) -> jsonschema.Draft202012Validator:
+    assert print_schema([]) == 0
+    content = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(content)
+    return jsonschema.Draft202012Validator(content)
+
+
+def as_json(text: str) -> object:
+    return json.loads(json.dumps(yaml.safe_load(text)))
+
+
+def test_the_schema_accepts_every_shipped_config_and_every_file_of_options(schema: jsonschema.Draft202012Validator) -> None:
+    for path in CONFIGS:
+        schema.validate(as_json(path.read_text()))
+    everything = ["--train-dir", "D", "--freeze", "stem", "--cutmix-minmax", "0.1", "0.2", "--save-interval", "10m"]
+    schema.validate(as_json(parse(everything).to_yaml()))
+
+
+@pytest.mark.parametrize(
+    ("content", "valid"),
+    [
+        ("lr: 0.1\nbase: other.yaml\nfreeze: stem", True),
+        ("color-jitter: 0.4\ntorchcompile: true\nlr-noise: 0.5", True),
+        ("batchsize: 3", False),
+        ("batch-size: 0", False),
+        ("batch-size: [1]", False),
+        ("model-size: 3x", False),
+        ("scale: [0.5]", False),
+        ("save-interval: 10d", False),
+        ("tta: 3", False),
+        ("config: other.yaml", False),
+    ],
+)
+def test_the_schema_refuses_unknown_names_and_values(
+    schema: jsonschema.Draft202012Validator, content: str, valid: bool
+) -> None:
+    assert schema.is_valid(as_json(content)) is valid
+
+
+@group("sample")
+class SampleConfig:
+    """Options of a command that exists in this test only."""
+
+    source: File = option(..., "file to read", positional=True)
+    target: File = option("", "file to write", positional=True)
+    top: Count = option(5, "number of lines", short="-n", aliases=("--lines",))
+    tag: Names = option((), "tags")
+    fold: bool = option(True, "do not fold")
+
+
+def sample(*arguments: str) -> SampleConfig:
+    parser = OptionParser("sample", SampleConfig, description="Sample.")
+    try:
+        return parser.parse_group(SampleConfig, arguments)
+    except UserError as error:
+        raise UserError(parser.spell(str(error))) from None
+
+
+def test_any_command_declares_its_options_as_a_group() -> None:
+    assert sample("in") == SampleConfig(source="in")
+    everything = SampleConfig(source="in", target="out", top=3, tag=("a", "b"), fold=False)
+    assert sample("in", "out", "--lines", "3", "--tag", "a", "--tag", "b", "--no-fold") == everything
+    assert sample("-n3", "--tag=a", "--tag=b", "--no-fold", "in", "out") == everything
+    assert sample("--fold=false", "in", "-n", "3", "out", "--tag", "a", "b") == everything
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "SOURCE missing; --help shows how to use the command"),
+        (["in", "--tpo", "3"], "unknown option '--tpo' on the command line; did you mean --top?"),
+        (["--liens", "3"], "unknown option '--liens' on the command line; did you mean --lines?"),
+        (["in", "-n", "0"], "-n 0: must be a whole number of at least 1"),
+        (["in", "--lines", "x"], "--lines x: must be a whole number of at least 1"),
+        (["in", "out", "more"], "'more' on the command line belongs to no option"),
+        (["in", ""], "TARGET '': must be a file name"),
+    ],
+)
+def test_any_command_refuses_wrong_use_with_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        sample(*arguments)
+    assert str(caught.value) == message

@@ -84,20 +84,39 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
         can fix is one line on standard error; `--debug` shows the traceback.
     """
     argv = sys.argv[1:] if argv is None else argv
-    debug = "--debug" in argv  # until the options are parsed
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # for terminals that lack the characters of the summary table
     parser = training_parser(prog)
-    try:
+
+    def run() -> int:
         config = parse(argv, parser)
-        debug = config.common.debug
+        if config.common.debug:
+            parser.debug = True
         from . import train  # loads torch, which takes seconds: not for help or a mistyped option
 
         if config.run.throughput:
             return train.run_throughput(config)
-        return (train.run_evaluation if config.evaluation.eval else train.run_training)(config)
+        return train.run_evaluation(config) if config.evaluation.eval else train.run_training(config)
+
+    parser.debug = "--debug" in argv  # until the options are parsed
+    return run_command(parser, run)
+
+
+def run_command(parser: OptionParser, run: Callable[[], int | None]) -> int:
+    """Run a command and return its exit status.
+
+    Args:
+        parser: of the command; an error names options as the user typed them.
+        run: the command; it returns the exit status, or None for 0.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal may lack the characters of a table, and names of files need not be text.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        return run() or 0
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at exit
+        return 0
     except (Exception, KeyboardInterrupt) as error:
-        return exit_status(error, prog, debug, parser.spell)
+        return exit_status(error, parser.prog, parser.debug, parser.spell)
 
 
 def _spell_flags(message: str) -> str:

@@ -21,8 +21,9 @@ class OptionParser:
             source: Folder = option(..., "folder to read", positional=True)
             workers: Count | None = option(None, "number of threads", short="-j")
 
-        parser = OptionParser("shufflenetv2 prepare", PrepareConfig, description="Shrink a data set.")
-        config = parser.parse_group(PrepareConfig, argv)
+        def main(argv: Sequence[str], prog: str = "shufflenetv2 prepare") -> int:
+            parser = OptionParser(prog, PrepareConfig, description="Shrink a data set.")
+            return run_command(parser, lambda: prepare(parser.parse_group(PrepareConfig, argv)))
 
     Args:
         prog: name of the program in the help and in error messages.
@@ -40,6 +41,7 @@ class OptionParser:
         self.prog = prog
         self.options = options_of(*groups)
         self.refused = refused or {}
+        self.debug = False  # show the traceback of an error
         self.spellings: dict[str, str] = {option.name: _metavar(option) for option in self.options if option.positional}
         self._names = {"--help", "--version"}
         self._parser = _ArgumentParser(
@@ -162,6 +164,9 @@ class _ArgumentParser(argparse.ArgumentParser):
     """Raises a UserError for wrong usage, where argparse would print and exit."""
 
     def error(self, message: str) -> NoReturn:
+        missing = "the following arguments are required: "
+        if message.startswith(missing):
+            raise UserError(f"{message.removeprefix(missing)} missing; --help shows how to use the command")
         raise UserError(message.removeprefix("argument "))
 
 

@@ -73,38 +73,42 @@ Interval = Annotated[
 ]
 Range = Annotated[
     tuple[Positive, Positive],
-    BeforeValidator(_as_sequence),
     AfterValidator(_ascending),
     Accepts("two numbers above 0, the smaller first", "X", 2),
 ]
 Fractions = Annotated[
     tuple[FractionAbove0, FractionAbove0],
-    BeforeValidator(_as_sequence),
     AfterValidator(_ascending),
     Accepts("two numbers above 0 and at most 1, the smaller first", "X", 2),
 ]
-Colour = Annotated[tuple[Number, Number, Number], BeforeValidator(_as_sequence), Accepts("three numbers", "X", 3)]
-PositiveColour = Annotated[
-    tuple[Positive, Positive, Positive], BeforeValidator(_as_sequence), Accepts("three numbers above 0", "X", 3)
-]
+Colour = Annotated[tuple[Number, Number, Number], Accepts("three numbers", "X", 3)]
+PositiveColour = Annotated[tuple[Positive, Positive, Positive], Accepts("three numbers above 0", "X", 3)]
+_OneOrThree = NonNegative | tuple[NonNegative] | tuple[NonNegative, NonNegative, NonNegative]
 Jitter = Annotated[
     tuple[NonNegative, NonNegative, NonNegative],
-    BeforeValidator(_repeat_single),
+    BeforeValidator(_repeat_single, json_schema_input_type=_OneOrThree),
     Accepts("one number of at least 0, or three", "X", "+"),
 ]
 Betas = Annotated[
     tuple[FractionBelow1, FractionBelow1] | tuple[FractionBelow1, FractionBelow1, FractionBelow1],
-    BeforeValidator(_as_sequence),
     Accepts("two or three numbers from 0 to below 1", "X", "+"),
 ]
 OneOrTwoFractions = Annotated[
     tuple[Probability] | tuple[Probability, Probability],
-    BeforeValidator(_as_sequence),
+    BeforeValidator(_as_sequence, json_schema_input_type=Probability | tuple[Probability] | tuple[Probability, Probability]),
     Accepts("one or two numbers from 0 to 1", "P", "+"),
 ]
-Names = Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_as_sequence), Accepts("names", "NAME", "+")]
+Names = Annotated[
+    tuple[Text, ...],
+    Field(min_length=1),
+    BeforeValidator(_as_sequence, json_schema_input_type=Text | tuple[Text, ...]),
+    Accepts("names", "NAME", "+"),
+]
 Counts = Annotated[
-    tuple[Count, ...], Field(min_length=1), BeforeValidator(_as_sequence), Accepts("whole numbers of at least 1", "N", "+")
+    tuple[Count, ...],
+    Field(min_length=1),
+    BeforeValidator(_as_sequence, json_schema_input_type=Count | tuple[Count, ...]),
+    Accepts("whole numbers of at least 1", "N", "+"),
 ]
 IntegerChoice = BeforeValidator(_to_int)
 
@@ -251,4 +255,5 @@ def to_text(value: Any) -> Any:
 
 def in_words(value: Any) -> str:
     """Return a value as it stands on a command line."""
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    values = value if isinstance(value, list | tuple) else [value]
+    return " ".join(str(item) or "''" for item in values)
