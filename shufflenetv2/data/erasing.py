@@ -1,4 +1,4 @@
-"""Random erasing: rectangles of the image are painted over. https://arxiv.org/abs/1708.04896"""
+"""Random erasing: paint rectangles over a training image. https://arxiv.org/abs/1708.04896"""
 
 import math
 from dataclasses import dataclass
@@ -11,26 +11,23 @@ MODES = ("const", "rand", "pixel")
 ATTEMPTS = 10
 
 
-class ErasingError(UserError):
-    """Settings that make no sense; the text names the option and the remedy."""
-
-
 @dataclass(frozen=True)
 class RandomErasing:
-    """Paints over up to `count` rectangles, by timm's rule.
+    """Paint over up to `count` rectangles, with the distribution of timm.
 
-    Together they cover 1/50 to 1/3 of the image, less where they overlap; height / width of each is drawn
-    log-uniformly from 0.3..1/0.3. One that does not fit in ten attempts is left out.
+    The rectangles together cover 1/50 to 1/3 of the image, less if they overlap. The ratio height / width of each is drawn
+    log-uniformly from 0.3..1/0.3. A rectangle that does not fit into the image after ten attempts is omitted.
 
     Args:
-        probability: of an image being touched at all, 0..1.
-        mode: 'const' paints with the mean, 'rand' with one normal colour per rectangle, 'pixel' with one per pixel.
+        probability: of changing an image at all, 0..1.
+        mode: 'const' paints with the mean colour, 'rand' with one normally distributed colour per rectangle, 'pixel' with
+            one per pixel.
         count: the number of rectangles is drawn from 1..count.
-        mean, std: of the colours, BGR, 0..255; ImageNet's by default. Colours outside 0..255 are clipped,
-            where timm, which erases after normalising, keeps them.
+        mean, std: of the colours, BGR, 0..255; ImageNet's by default. Colours are clipped to 0..255; timm, which erases
+            after normalization, does not clip.
 
     Raises:
-        ErasingError: for another mode, a probability outside 0..1 or a count below 1.
+        UserError: if the mode is unknown, the probability is outside 0..1 or the count is below 1.
     """
 
     probability: float
@@ -41,25 +38,30 @@ class RandomErasing:
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
-            raise ErasingError(f"--reprob {self.probability}: a probability is between 0 and 1")
+            raise UserError(f"`reprob` {self.probability}: a probability must be between 0 and 1")
         if self.mode not in MODES:
-            raise ErasingError(f"--remode {self.mode}: known are {', '.join(MODES)}")
+            raise UserError(f"`remode` {self.mode}: must be one of {', '.join(MODES)}")
         if self.count < 1:
-            raise ErasingError(f"--recount {self.count}: at least 1; to erase nothing give --reprob 0")
+            raise UserError(f"`recount` {self.count}: must be at least 1; to disable erasing set `reprob` to 0")
 
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> None:
-        """Erases in place in uint8 (H, W, 3), BGR, every draw from `rng`."""
+        """Erase rectangles of an image in place.
+
+        Args:
+            pixels: uint8 (H, W, 3), BGR.
+            rng: source of all random draws.
+        """
         if rng.random() >= self.probability:
             return
         count = 1 + int(rng.random() * self.count)
         for _ in range(count):
-            region = self._draw_region(pixels.shape[0], pixels.shape[1], count, rng)
-            if region is not None:
-                rows, columns = region
+            rectangle = self._draw_rectangle(pixels.shape[0], pixels.shape[1], count, rng)
+            if rectangle is not None:
+                rows, columns = rectangle
                 pixels[rows, columns] = self._draw_colours(rows.stop - rows.start, columns.stop - columns.start, rng)
 
-    def _draw_region(self, height: int, width: int, count: int, rng: np.random.Generator) -> tuple[slice, slice] | None:
-        """Rows and columns of a rectangle, one of `count`; None if none was found that fits."""
+    def _draw_rectangle(self, height: int, width: int, count: int, rng: np.random.Generator) -> tuple[slice, slice] | None:
+        """Return rows and columns of one of `count` rectangles, or None if no attempt fits into the image."""
         for _ in range(ATTEMPTS):
             area = height * width * rng.uniform(0.02, 1 / 3) / count
             aspect = math.exp(rng.uniform(math.log(0.3), -math.log(0.3)))
@@ -71,7 +73,7 @@ class RandomErasing:
         return None
 
     def _draw_colours(self, rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
-        """What to paint with: uint8 (3,), or (rows, columns, 3)."""
+        """Return the colours to paint with: uint8 (3,), or (rows, columns, 3) in mode 'pixel'."""
         if self.mode == "const":
             deviations = np.zeros(3, np.float32)
         else:

@@ -1,7 +1,8 @@
-"""What augmentation policies do to pixels, and how strongly: OpenCV's versions of Pillow's operations.
+"""Image operations of the augmentation policies, implemented with OpenCV to match Pillow, and the tables that name them.
 
-All have the form (pixels, argument, fill colour), with Pillow's argument: uint8 (H, W, 3), BGR, to the same shape,
-leaving what they are given as it was. The tables at the end say what timm and torchvision mean by a magnitude.
+Every operation has the signature (pixels, argument, fill). `pixels` is uint8 (H, W, 3) in BGR order and is not modified;
+the result has the same shape. `argument` has the meaning of Pillow's argument. `fill` is the colour of pixels outside the
+image. The tables at the end map the levels of timm and torchvision to arguments.
 """
 
 import math
@@ -11,10 +12,10 @@ import cv2
 import numpy as np
 
 Color = tuple[float, float, float]  # BGR, 0..255
-Transform = Callable[[np.ndarray, float, Color], np.ndarray]
-Argument = Callable[[float, np.random.Generator], float]
+Operation = Callable[[np.ndarray, float, Color], np.ndarray]  # (pixels, argument, fill) -> pixels
+LevelToArgument = Callable[[float, np.random.Generator], float]  # (level, random stream) -> argument
 
-GREY = (0.114, 0.587, 0.299)  # ITU-R 601, the weights of Pillow's and torchvision's grey, in BGR order
+GREY = (0.114, 0.587, 0.299)  # weights of B, G and R in the luma of ITU-R BT.601, which Pillow and torchvision use
 _VALUES = np.arange(256)
 
 
@@ -23,7 +24,7 @@ def identity(pixels: np.ndarray, _argument: float, _fill: Color) -> np.ndarray:
 
 
 def auto_contrast(pixels: np.ndarray, _argument: float, _fill: Color) -> np.ndarray:
-    """Stretches each channel to 0..255."""
+    """Stretch each channel linearly to 0..255."""
     tables = np.empty((256, 1, 3), np.uint8)
     for channel in range(3):
         low, high, _, _ = cv2.minMaxLoc(cv2.extractChannel(pixels, channel))
@@ -34,7 +35,7 @@ def auto_contrast(pixels: np.ndarray, _argument: float, _fill: Color) -> np.ndar
 
 
 def equalize(pixels: np.ndarray, _argument: float, _fill: Color) -> np.ndarray:
-    """Makes the histogram of each channel flat, by Pillow's rule and not OpenCV's."""
+    """Equalize the histogram of each channel by the rule of Pillow, which differs from that of OpenCV."""
     tables = np.empty((256, 1, 3), np.uint8)
     for channel in range(3):
         histogram = cv2.calcHist([pixels], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
@@ -49,43 +50,43 @@ def invert(pixels: np.ndarray, _argument: float, _fill: Color) -> np.ndarray:
 
 
 def posterize(pixels: np.ndarray, bits: float, _fill: Color) -> np.ndarray:
-    """Keeps the upper bits: all from 8, none from 0."""
+    """Keep the upper `bits` bits of each value (0 to 8)."""
     return cv2.LUT(pixels, (_VALUES & -(1 << max(0, 8 - int(bits)))).astype(np.uint8))
 
 
 def solarize(pixels: np.ndarray, threshold: float, _fill: Color) -> np.ndarray:
-    """Inverts the values from the threshold up."""
+    """Invert the values at or above the threshold."""
     return cv2.LUT(pixels, np.where(threshold > _VALUES, _VALUES, 255 - _VALUES).astype(np.uint8))
 
 
 def solarize_add(pixels: np.ndarray, amount: float, _fill: Color) -> np.ndarray:
-    """Makes the darker half of the values brighter."""
+    """Add to the values below 128."""
     return cv2.LUT(pixels, np.where(_VALUES < 128, np.minimum(_VALUES + int(amount), 255), _VALUES).astype(np.uint8))
 
 
 def color(pixels: np.ndarray, factor: float, _fill: Color) -> np.ndarray:
-    """0 is grey, 1 the image, above is more colourful."""
+    """Change the saturation: factor 0 gives grey, 1 the image."""
     return cv2.transform(pixels, factor * np.eye(3) + (1 - factor) * np.array([GREY] * 3))
 
 
 def contrast(pixels: np.ndarray, factor: float, _fill: Color) -> np.ndarray:
-    """0 is the image's mean grey, 1 the image."""
+    """Change the contrast: factor 0 gives the mean grey of the image, 1 the image."""
     return _blend(pixels, int(cv2.mean(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY))[0] + 0.5), factor)
 
 
 def brightness(pixels: np.ndarray, factor: float, _fill: Color) -> np.ndarray:
-    """0 is black, 1 the image."""
+    """Change the brightness: factor 0 gives black, 1 the image."""
     return _blend(pixels, 0, factor)
 
 
 def _blend(pixels: np.ndarray, base: int, factor: float) -> np.ndarray:
-    """base + factor * (value - base), truncated as Pillow does."""
+    """Return base + factor * (value - base), truncated as in Pillow."""
     table = np.float32(base) + np.float32(factor) * (_VALUES - base).astype(np.float32)
     return cv2.LUT(pixels, np.clip(table, 0, 255).astype(np.uint8))
 
 
 def sharpness(pixels: np.ndarray, factor: float, _fill: Color) -> np.ndarray:
-    """0 is smooth, 1 the image, above is sharper. The outermost pixels stay, as in Pillow."""
+    """Change the sharpness: factor 0 gives a smoothed image, 1 the image. The border is unchanged, as in Pillow."""
     kernel = np.full((3, 3), (1 - factor) / 13)
     kernel[1, 1] = factor + (1 - factor) * 5 / 13
     sharpened = cv2.filter2D(pixels, -1, kernel)
@@ -94,23 +95,24 @@ def sharpness(pixels: np.ndarray, factor: float, _fill: Color) -> np.ndarray:
     return sharpened
 
 
-def desaturate(pixels: np.ndarray, share: float, fill: Color) -> np.ndarray:
-    return color(pixels, min(1.0, max(0.0, 1 - share)), fill)
+def desaturate(pixels: np.ndarray, strength: float, fill: Color) -> np.ndarray:
+    """Reduce the saturation: strength 0 gives the image, 1 grey."""
+    return color(pixels, min(1.0, max(0.0, 1 - strength)), fill)
 
 
 def gaussian_blur(pixels: np.ndarray, radius: float, _fill: Color) -> np.ndarray:
-    """The radius is the standard deviation, in pixels."""
+    """Blur with a Gaussian; Pillow calls its standard deviation in pixels the radius."""
     return cv2.GaussianBlur(pixels, (0, 0), radius, borderType=cv2.BORDER_REPLICATE)
 
 
 def rotate(pixels: np.ndarray, degrees: float, fill: Color) -> np.ndarray:
-    """About the centre, anticlockwise."""
+    """Rotate anticlockwise about the centre."""
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x, y = (pixels.shape[1] - 1) / 2, (pixels.shape[0] - 1) / 2
     return _warp(pixels, (cosine, -sine, x - cosine * x + sine * y), (sine, cosine, y - sine * x - cosine * y), fill)
 
 
-# Pillow's coordinates have their origin at the corner of the first pixel, OpenCV's at its centre: hence factor / 2.
+# The origin of Pillow's coordinates is the corner of the first pixel, that of OpenCV's is its centre: hence factor / 2.
 def shear_x(pixels: np.ndarray, factor: float, fill: Color) -> np.ndarray:
     return _warp(pixels, (1, factor, factor / 2), (0, 1, 0), fill)
 
@@ -120,42 +122,42 @@ def shear_y(pixels: np.ndarray, factor: float, fill: Color) -> np.ndarray:
 
 
 def translate_x(pixels: np.ndarray, distance: float, fill: Color) -> np.ndarray:
-    """To the left, in pixels."""
+    """Move the image to the left by a distance in pixels."""
     return _warp(pixels, (1, 0, distance), (0, 1, 0), fill)
 
 
 def translate_y(pixels: np.ndarray, distance: float, fill: Color) -> np.ndarray:
-    """Upwards, in pixels."""
+    """Move the image up by a distance in pixels."""
     return _warp(pixels, (1, 0, 0), (0, 1, distance), fill)
 
 
-def translate_x_rel(pixels: np.ndarray, share: float, fill: Color) -> np.ndarray:
-    """To the left, as a share of the width."""
-    return translate_x(pixels, share * pixels.shape[1], fill)
+def translate_x_rel(pixels: np.ndarray, fraction: float, fill: Color) -> np.ndarray:
+    """Move the image to the left by a fraction of its width."""
+    return translate_x(pixels, fraction * pixels.shape[1], fill)
 
 
-def translate_y_rel(pixels: np.ndarray, share: float, fill: Color) -> np.ndarray:
-    """Upwards, as a share of the height."""
-    return translate_y(pixels, share * pixels.shape[0], fill)
+def translate_y_rel(pixels: np.ndarray, fraction: float, fill: Color) -> np.ndarray:
+    """Move the image up by a fraction of its height."""
+    return translate_y(pixels, fraction * pixels.shape[0], fill)
 
 
 def _warp(pixels: np.ndarray, x: tuple[float, float, float], y: tuple[float, float, float], fill: Color) -> np.ndarray:
-    """Bilinear; x and y are the rows of the matrix that says where in the image a pixel of the result comes from."""
+    """Warp with bilinear interpolation; `x` and `y` are the rows of the matrix that maps output to input coordinates."""
     size, flags = (pixels.shape[1], pixels.shape[0]), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(
         pixels, np.array([x, y], np.float64), size, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill
     )
 
 
-# From a level to the argument of an operation. Levels go from 0 to 1, which timm calls 0 to 10 and torchvision 0 to 30,
-# and above 1 where a policy allows it. A higher level is not always a stronger effect.
+# Conversion of levels to arguments. A level is a magnitude divided by its usual maximum, which is 10 in timm and 30 in
+# torchvision; it can exceed 1 where a policy allows it. A higher level does not always mean a stronger effect.
 
 
-def _signed(value: float, rng: np.random.Generator) -> float:
+def _random_sign(value: float, rng: np.random.Generator) -> float:
     return -value if rng.random() > 0.5 else value
 
 
-def _none(_level: float, _rng: np.random.Generator) -> float:
+def _no_argument(_level: float, _rng: np.random.Generator) -> float:
     return 0.0
 
 
@@ -164,19 +166,19 @@ def _enhance(level: float, _rng: np.random.Generator) -> float:
 
 
 def _enhance_increasing(level: float, rng: np.random.Generator) -> float:
-    return max(0.1, 1 + _signed(0.9 * level, rng))
+    return max(0.1, 1 + _random_sign(0.9 * level, rng))
 
 
 def _enhance_wide(level: float, rng: np.random.Generator) -> float:
-    return 1 + _signed(0.99 * level, rng)
+    return 1 + _random_sign(0.99 * level, rng)
 
 
-# timm's LEVEL_TO_ARG and NAME_TO_OP
-OPERATIONS: dict[str, tuple[Transform, Argument]] = {
-    "AutoContrast": (auto_contrast, _none),
-    "Equalize": (equalize, _none),
-    "Invert": (invert, _none),
-    "Rotate": (rotate, lambda level, rng: _signed(30 * level, rng)),
+# NAME_TO_OP and LEVEL_TO_ARG of timm
+OPERATIONS: dict[str, tuple[Operation, LevelToArgument]] = {
+    "AutoContrast": (auto_contrast, _no_argument),
+    "Equalize": (equalize, _no_argument),
+    "Invert": (invert, _no_argument),
+    "Rotate": (rotate, lambda level, rng: _random_sign(30 * level, rng)),
     "Posterize": (posterize, lambda level, rng: int(4 * level)),
     "PosterizeIncreasing": (posterize, lambda level, rng: 4 - int(4 * level)),
     "PosterizeOriginal": (posterize, lambda level, rng: 4 + int(4 * level)),
@@ -191,33 +193,33 @@ OPERATIONS: dict[str, tuple[Transform, Argument]] = {
     "BrightnessIncreasing": (brightness, _enhance_increasing),
     "Sharpness": (sharpness, _enhance),
     "SharpnessIncreasing": (sharpness, _enhance_increasing),
-    "ShearX": (shear_x, lambda level, rng: _signed(0.3 * level, rng)),
-    "ShearY": (shear_y, lambda level, rng: _signed(0.3 * level, rng)),
-    "TranslateXRel": (translate_x_rel, lambda level, rng: _signed(0.45 * level, rng)),
-    "TranslateYRel": (translate_y_rel, lambda level, rng: _signed(0.45 * level, rng)),
-    # The same with translate_pct=0.3, which timm's training gives to AugMix
-    "TranslateXRel0.3": (translate_x_rel, lambda level, rng: _signed(0.3 * level, rng)),
-    "TranslateYRel0.3": (translate_y_rel, lambda level, rng: _signed(0.3 * level, rng)),
+    "ShearX": (shear_x, lambda level, rng: _random_sign(0.3 * level, rng)),
+    "ShearY": (shear_y, lambda level, rng: _random_sign(0.3 * level, rng)),
+    "TranslateXRel": (translate_x_rel, lambda level, rng: _random_sign(0.45 * level, rng)),
+    "TranslateYRel": (translate_y_rel, lambda level, rng: _random_sign(0.45 * level, rng)),
+    # With translate_pct=0.3, the value that timm's training script uses for AugMix
+    "TranslateXRel0.3": (translate_x_rel, lambda level, rng: _random_sign(0.3 * level, rng)),
+    "TranslateYRel0.3": (translate_y_rel, lambda level, rng: _random_sign(0.3 * level, rng)),
     "Desaturate": (desaturate, lambda level, rng: min(1.0, 0.5 + 0.5 * level)),
     "GaussianBlur": (gaussian_blur, lambda level, rng: min(2.0, 0.1 + 1.9 * level)),
     "GaussianBlurRand": (gaussian_blur, lambda level, rng: rng.uniform(0.1, max(0.1, 2 * min(1.0, level)))),
 }
 
-# torchvision's TrivialAugmentWide
-WIDE_OPERATIONS: dict[str, tuple[Transform, Argument]] = {
-    "Identity": (identity, _none),
-    "ShearX": (shear_x, lambda level, rng: _signed(0.99 * level, rng)),
-    "ShearY": (shear_y, lambda level, rng: _signed(0.99 * level, rng)),
-    "TranslateX": (translate_x, lambda level, rng: _signed(int(32 * level), rng)),
-    "TranslateY": (translate_y, lambda level, rng: _signed(int(32 * level), rng)),
-    "Rotate": (rotate, lambda level, rng: _signed(135 * level, rng)),
+# Operations of torchvision's TrivialAugmentWide
+WIDE_OPERATIONS: dict[str, tuple[Operation, LevelToArgument]] = {
+    "Identity": (identity, _no_argument),
+    "ShearX": (shear_x, lambda level, rng: _random_sign(0.99 * level, rng)),
+    "ShearY": (shear_y, lambda level, rng: _random_sign(0.99 * level, rng)),
+    "TranslateX": (translate_x, lambda level, rng: _random_sign(int(32 * level), rng)),
+    "TranslateY": (translate_y, lambda level, rng: _random_sign(int(32 * level), rng)),
+    "Rotate": (rotate, lambda level, rng: _random_sign(135 * level, rng)),
     "Brightness": (brightness, _enhance_wide),
     "Color": (color, _enhance_wide),
     "Contrast": (contrast, _enhance_wide),
     "Sharpness": (sharpness, _enhance_wide),
     "Posterize": (posterize, lambda level, rng: 8 - round(6 * level)),
     "Solarize": (solarize, lambda level, rng: round(255 * (1 - level), 1)),  # exact multiples of 8.5
-    "AutoContrast": (auto_contrast, _none),
-    "Equalize": (equalize, _none),
+    "AutoContrast": (auto_contrast, _no_argument),
+    "Equalize": (equalize, _no_argument),
 }
-WIDE_BINS = 31
+WIDE_BINS = 31  # number of equally spaced levels from 0 to 1 in TrivialAugmentWide
