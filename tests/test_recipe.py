@@ -30,22 +30,6 @@ def test_weights_decay_and_everything_else_does_not() -> None:
     assert len(decayed["params"]) + len(free["params"]) == len(names)
 
 
-@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-def test_update_k_uses_the_base_times_one_minus_k_over_total() -> None:
-    parameter = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    optimizer = torch.optim.SGD([parameter], lr=0.5)
-    scheduler = linear_decay(optimizer, 7)
-    before = 0.0
-    for k in range(1, 8):
-        parameter.grad = torch.ones_like(parameter)
-        scheduler.step()
-        optimizer.step()
-        used, before = before - parameter.item(), parameter.item()
-        assert used == pytest.approx(0.5 * (1 - k / 7), abs=1e-12)
-    scheduler.step()
-    assert scheduler.get_last_lr() == [0.0]  # never below
-
-
 def test_label_smoothing_is_the_originals() -> None:
     logits, targets = torch.randn(9, 10), torch.randint(0, 10, (9,))
     expected = smoothed_cross_entropy(logits, targets, 0.1)

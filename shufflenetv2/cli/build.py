@@ -29,7 +29,6 @@ from ..recipe import (
     DistillationLoss,
     LossFunction,
     Mixing,
-    ScheduleOptions,
     build_loss,
     build_optimizer,
     build_schedule,
@@ -187,29 +186,10 @@ def training_state(
             network, options.model_ema_decay, warmup=options.model_ema_warmup,
             device=torch.device("cpu") if options.model_ema_force_cpu else None,
         )  # fmt: skip
-    return TrainingState(network, optimizer, build_schedule(optimizer, schedule(options)), averaged, devices.scaler())
-
-
-def schedule(options: Config) -> ScheduleOptions:
-    return ScheduleOptions(
-        sched=options.sched,
-        total_iters=options.total_iters,
-        warmup_iters=options.warmup_iters,
-        warmup_lr=options.warmup_lr if options.warmup_iters else ScheduleOptions.warmup_lr,
-        min_lr=options.min_lr,
-        decay_iters=options.decay_iters,
-        decay_milestones=options.decay_milestones,
-        decay_rate=options.decay_rate or (1.0 if options.sched == "poly" else ScheduleOptions.decay_rate),
-        cooldown_iters=options.cooldown_iters,
-        patience=options.patience_iters // options.val_interval,
-        lr_noise=options.lr_noise,
-        lr_noise_pct=options.lr_noise_pct,
-        lr_noise_std=options.lr_noise_std,
-        cycle_mul=options.lr_cycle_mul,
-        cycle_limit=options.lr_cycle_limit,
-        cycle_decay=options.lr_cycle_decay,
-        seed=options.seed,
+    scheduler = build_schedule(
+        optimizer, options.schedule, options.total_iters, seed=options.seed, val_interval=options.val_interval
     )
+    return TrainingState(network, optimizer, scheduler, averaged, devices.scaler())
 
 
 def clip(options: Config, network: ShuffleNetV2) -> Callable[[], object] | None:

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..errors import UserError
 from ..network import STAGE_UNITS, ShuffleNetV2, published_name
 from ..weights import Weights, WeightsError, misfit
-from .averaging import parameter_groups
+from .optimizers import parameter_groups
 
 HEAD = "classifier."
 

@@ -18,6 +18,19 @@ class OptimizerError(UserError):
     """An optimizer, or a way to clip, that cannot be used as asked; the text is one line that says why."""
 
 
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Divide the trainable parameters into two groups for an optimizer.
+
+    Parameters with more than one dimension (kernels of convolutions and weights of linear layers) get the weight decay;
+    the others (batch norm and biases) get none.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
 def build_optimizer(
     name: str,
     groups: list[dict[str, Any]],

@@ -1,265 +1,324 @@
-"""Learning-rate schedules, all in iterations: the original's linear one, and timm's."""
+"""Learning-rate schedules: pure functions of the iteration, which torch's LambdaLR applies.
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+The k-th update (k = 1, 2, ..., total_iters) uses `learning_rate(k, ...)`. `linear` is the original's
+base_lr * (1 - k / total_iters); all other schedules have the values of timm's schedulers at t = k - 1.
+"""
+
+import bisect
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from ..config import ScheduleConfig
 from ..errors import UserError
-from .averaging import linear_decay
-
-SCHEDULES = ("linear", "cosine", "step", "multistep", "tanh", "poly", "plateau", "constant")
-CYCLIC = ("cosine", "tanh", "poly")
-# Which schedules look at an option that not all of them look at.
-USED_BY = {
-    "decay_iters": ("step",),
-    "decay_milestones": ("multistep",),
-    "decay_rate": ("step", "multistep", "poly", "plateau"),
-    "cycle_mul": CYCLIC,
-    "cycle_limit": CYCLIC,
-    "cycle_decay": CYCLIC,
-}
 
 
-class ScheduleError(UserError):
-    """A schedule that contradicts itself; the text is one line that names the option and the remedy."""
+def learning_rate(iteration: int, base_lr: float, config: ScheduleConfig, total_iters: int, seed: int = 0) -> float:
+    """Return the learning rate of one update.
 
-
-@dataclass(frozen=True)
-class ScheduleOptions:
-    """What a schedule is built from.
-
-    Rates in proportion to a group's own base rate are every group's; `warmup_lr` and `min_lr` are
-    rates as they are, the same for all groups (as in timm).
-
-    Attributes:
-        sched: one of `SCHEDULES`.
-        total_iters: updates in all, warm-up and cool-down among them.
-        warmup_iters: the first updates, from `warmup_lr` in equal steps up to the base rate (tanh: to its curve).
-            They lie over the curve's beginning and do not put it off, as in timm's `train.py`.
-        min_lr: where the curve ends. After the warm-up no rate is lower.
-        decay_iters: step: after every so many updates the rate drops.
-        decay_milestones: multistep: the first update of each lower rate.
-        decay_rate: step, multistep, plateau: a drop's factor. poly: the power, which is what timm takes it for.
-        cooldown_iters: the last updates, at `min_lr`.
-        patience: plateau: the rate drops after one more validation than this without a lower error.
-        lr_noise: share of `total_iters` from which on rates are noisy, and that up to which (default: the end).
-        lr_noise_pct: the noise is less than this share of the rate.
-        lr_noise_std: standard deviation of the noise, before it is cut off there.
-        cycle_mul: length of a cycle, as a multiple of the one before.
-        cycle_limit: number of cycles; together they take all updates but the cool-down's.
-        cycle_decay: the rate a cycle begins with, as a multiple of that of the one before.
-        seed: of the noise, which is a function of it and of the update.
+    Args:
+        iteration: number of the update, from 1; 0 gives the rate before the first update.
+        base_lr: highest rate of the parameter group. `warmup_lr` and `min_lr` are the same for all groups.
+        total_iters: number of updates, warm-up and cool-down included. The warm-up replaces the beginning of the decay
+            and does not delay the rest, as in timm's train.py.
+        seed: seed of the noise.
     """
+    t = max(0, iteration - 1)
+    if t >= total_iters - config.cooldown_iters:
+        return config.min_lr
+    if t < config.warmup_iters:
+        lr = warmup(t, base_lr, config, total_iters)
+        return lr + lr * noise(t, config, total_iters, seed)
+    if config.sched == "linear":
+        t = iteration  # the original's first update is already one step down, and its last one uses 0
+    lr = decay(t, base_lr, config, total_iters)
+    return max(config.min_lr, lr + lr * noise(t, config, total_iters, seed))
 
-    sched: str
-    total_iters: int
-    warmup_iters: int = 0
-    warmup_lr: float = 1e-6
-    min_lr: float = 0.0
-    decay_iters: int | None = None
-    decay_milestones: tuple[int, ...] = ()
-    decay_rate: float = 0.1
-    cooldown_iters: int = 0
-    patience: int = 10
-    lr_noise: tuple[float, ...] | None = None
-    lr_noise_pct: float = 0.67
-    lr_noise_std: float = 1.0
-    cycle_mul: float = 1.0
-    cycle_limit: int = 1
-    cycle_decay: float = 0.5
-    seed: int = 0
+
+# ---- curves: the factor of the base rate at time t of a decay, or of a cycle, that takes `length` updates
+
+Curve = Callable[[float, float, ScheduleConfig], float]
+
+
+def linear(t: float, length: float, config: ScheduleConfig) -> float:
+    return 1 - t / length
+
+
+def cosine(t: float, length: float, config: ScheduleConfig) -> float:
+    return 0.5 * (1 + math.cos(math.pi * t / length))
+
+
+def tanh(t: float, length: float, config: ScheduleConfig) -> float:
+    progress = t / length
+    return 0.5 * (1 - math.tanh(-7 * (1 - progress) + 3 * progress))  # https://arxiv.org/abs/1806.01593
+
+
+def poly(t: float, length: float, config: ScheduleConfig) -> float:
+    return float((1 - t / length) ** (config.decay_rate or 1.0))
+
+
+def step(t: float, length: float, config: ScheduleConfig) -> float:
+    return float((config.decay_rate or 0.1) ** (t // (config.decay_iters or 1)))
+
+
+def multistep(t: float, length: float, config: ScheduleConfig) -> float:
+    return float((config.decay_rate or 0.1) ** bisect.bisect_right(config.decay_milestones, t + 1))
+
+
+def constant(t: float, length: float, config: ScheduleConfig) -> float:
+    return 1.0
+
+
+CURVES: dict[str, Curve] = {
+    "linear": linear,
+    "cosine": cosine,
+    "tanh": tanh,
+    "poly": poly,
+    "step": step,
+    "multistep": multistep,
+    "constant": constant,
+    "plateau": constant,  # PlateauSchedule lowers the base rate
+}
+CYCLIC = ("cosine", "tanh", "poly")
+TO_MIN_LR = ("linear", *CYCLIC)  # curves that are scaled to end at min_lr; the others are cut off there
+
+
+# ---- what the curves are composed with
+
+
+def decay(t: int, base_lr: float, config: ScheduleConfig, total_iters: int) -> float:
+    """Return the rate at time t, without warm-up, cool-down and noise."""
+    number, t_in_cycle, length = cycle_at(t, first_cycle_length(config, total_iters), config.lr_cycle_mul)
+    if number >= config.lr_cycle_limit:
+        return config.min_lr
+    top = base_lr * config.lr_cycle_decay**number
+    bottom = config.min_lr if config.sched in TO_MIN_LR else 0.0
+    return bottom + (top - bottom) * CURVES[config.sched](t_in_cycle, length, config)
+
+
+def warmup(t: int, base_lr: float, config: ScheduleConfig, total_iters: int) -> float:
+    """Return the rate at time t of the linear warm-up, which rises to the base rate (tanh: to the curve)."""
+    target = decay(config.warmup_iters, base_lr, config, total_iters) if config.sched == "tanh" else base_lr
+    return config.warmup_lr + t * ((target - config.warmup_lr) / config.warmup_iters)
+
+
+def noise(t: int, config: ScheduleConfig, total_iters: int, seed: int) -> float:
+    """Return the relative change of the rate at time t: normal, below `lr_noise_pct`, a function of (seed, t); or 0."""
+    if config.lr_noise is None:
+        return 0.0
+    first, last = (*config.lr_noise, 1.0)[:2]
+    if not first * total_iters <= t < last * total_iters:
+        return 0.0
+    generator = torch.Generator().manual_seed(seed + t)
+    while True:
+        change = torch.randn(1, generator=generator).item() * config.lr_noise_std
+        if abs(change) < config.lr_noise_pct:
+            return change
+
+
+def cycle_at(t: int, first_length: float, multiple: float) -> tuple[int, float, float]:
+    """Return the number (from 0) of the cycle at time t, the time since its start, and its length."""
+    if multiple == 1:
+        number = int(t // first_length)
+        return number, t - first_length * number, first_length
+    number = math.floor(math.log(1 - t / first_length * (1 - multiple), multiple))
+    start = (1 - multiple**number) / (1 - multiple) * first_length
+    return number, t - start, multiple**number * first_length
+
+
+def first_cycle_length(config: ScheduleConfig, total_iters: int) -> float:
+    """Return the length of the first of the cycles that together fill all updates before the cool-down."""
+    cycles = sum(config.lr_cycle_mul**number for number in range(config.lr_cycle_limit))
+    length = (total_iters - config.cooldown_iters) / cycles
+    # Slightly shorter, so that rounding in cycle_at cannot put the first update of a cycle into the cycle before.
+    return length if config.lr_cycle_limit == 1 else length * (1 - 1e-9)
+
+
+# ---- schedules of an optimizer
 
 
 class Schedule(Protocol):
-    """What training asks of a schedule; torch's LambdaLR is one too."""
+    """Interface of a schedule: the k-th call of `step` sets the learning rates of the k-th update, and comes before it."""
 
     def step(self) -> None:
-        """Sets the rates of the next update; called before it."""
+        """Set the learning rates of the next update."""
 
     def get_last_lr(self) -> Sequence[float | Tensor]:
-        """The rate of each parameter group."""
+        """Return the current rate of each parameter group."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the state as plain values."""
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Goes on where that was taken, the optimizer's own state being loaded as well."""
+        """Restore a state; the optimizer's own state must have been loaded before."""
 
 
-class TimmSchedule:
-    """One of timm's schedules, between a warm-up and a cool-down.
+class IterationSchedule(LambdaLR):
+    """LambdaLR whose functions return the learning rate of a group itself, not a multiple of its base rate."""
 
-    The k-th call of step() sets the rates of the k-th update (k = 1, 2, ...), which are timm's at
-    t = k - 1. They depend on nothing but k.
+    def get_lr(self) -> list[float | Tensor]:
+        return [lr_of_iteration(self.last_epoch) for lr_of_iteration in self.lr_lambdas]
+
+    def step(self, epoch: int | None = None) -> None:
+        with warnings.catch_warnings():  # as in the original the schedule comes before the update; torch expects it after
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            super().step(epoch)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "iteration" in state_dict:  # written by version 0.1
+            fast_forward(self, state_dict["iteration"])
+        else:
+            super().load_state_dict(state_dict)
+
+
+class PlateauSchedule:
+    """Schedule that lowers the base rates when the validation error no longer falls; call `observe` after each validation.
+
+    Args:
+        patience: number of validations without a lower error after which the rates stay as they are.
 
     Attributes:
-        iteration: how many updates have had their rates.
+        iteration: number of updates whose rates were set.
     """
 
-    def __init__(self, optimizer: Optimizer, options: ScheduleOptions) -> None:
+    def __init__(self, optimizer: Optimizer, config: ScheduleConfig, total_iters: int, *, patience: int, seed: int = 0) -> None:
         self.iteration = 0
-        self._optimizer, self._options = optimizer, options
-        self._timm = _timm_scheduler(optimizer, options)
+        self._optimizer, self._config, self._total_iters, self._seed = optimizer, config, total_iters, seed
+        # torch's rule multiplies the rates of an optimizer. It gets one of its own, without warm-up and noise.
+        base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        self._base = SGD([{"params": [nn.Parameter(torch.empty(0))], "lr": lr} for lr in base_lrs])
+        self._rule = ReduceLROnPlateau(self._base, factor=config.decay_rate or 0.1, patience=patience, min_lr=config.min_lr)
+        self._set_rates()
+
+    def _set_rates(self) -> None:
+        for group, base in zip(self._optimizer.param_groups, self._base.param_groups, strict=True):
+            group["lr"] = learning_rate(self.iteration, base["lr"], self._config, self._total_iters, self._seed)
 
     def step(self) -> None:
-        options, t = self._options, self.iteration
         self.iteration += 1
-        if t >= options.total_iters - options.cooldown_iters:
-            self._timm.update_groups(options.min_lr)
-        elif t < options.warmup_iters:
-            self._timm.step_update(t)
-        else:
-            self._timm.step_update(t + 1 if options.sched == "linear" else t)  # base * (1 - k / total), see linear_decay
-            for group in self._optimizer.param_groups:
-                group["lr"] = max(group["lr"], options.min_lr)
+        self._set_rates()
+
+    def observe(self, error: float) -> None:
+        """Take the error of a validation into account, from the next update on.
+
+        All processes must pass the same error. Errors observed during the warm-up do not count.
+        """
+        if self.iteration > self._config.warmup_iters:
+            self._rule.step(error)
 
     def get_last_lr(self) -> list[float]:
         return [group["lr"] for group in self._optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"iteration": self.iteration}
+        return {"iteration": self.iteration, "rule": self._rule.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         self.iteration = state_dict["iteration"]
-
-
-class PlateauSchedule(TimmSchedule):
-    """A rate that drops when the validation error no longer does: call `observe` after each validation."""
-
-    def __init__(self, optimizer: Optimizer, options: ScheduleOptions) -> None:
-        super().__init__(optimizer, options)
-        # torch's rule multiplies the rates it finds. The optimizer's have warm-up and noise in them, so it gets its own.
-        groups = [{"params": [nn.Parameter(torch.empty(0))], "lr": rate} for rate in self._timm.base_values]
-        self._plain = SGD(groups)
-        factor, patience, lowest = options.decay_rate, options.patience, options.min_lr
-        self._rule = ReduceLROnPlateau(self._plain, factor=factor, patience=patience, min_lr=lowest)
-
-    def observe(self, error: float) -> None:
-        """Tells the error of a validation (lower is better); the next update's rate may be lower.
-
-        All processes must be told the same. What is seen during the warm-up does not count.
-        """
-        if self.iteration > self._options.warmup_iters:
-            self._rule.step(error)
-            self._timm.base_values = self._rule.get_last_lr()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "rule": self._rule.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        super().load_state_dict(state_dict)
         self._rule.load_state_dict(state_dict["rule"])
-        self._timm.base_values = self._rule.get_last_lr()
-        for group, rate in zip(self._plain.param_groups, self._timm.base_values, strict=True):
-            group["lr"] = rate
+        for base, lr in zip(self._base.param_groups, self._rule.get_last_lr(), strict=True):
+            base["lr"] = lr
 
 
-def build_schedule(optimizer: Optimizer, options: ScheduleOptions) -> Schedule:
-    """The schedule of an optimizer's groups, each from the rate it has now.
+def linear_decay(optimizer: Optimizer, total_iters: int) -> LambdaLR:
+    """Build the original's schedule: base_lr * (1 - k / total_iters) after k calls of `step`.
 
-    Returns:
-        'linear' without any extra is `linear_decay` itself, 'plateau' is a `PlateauSchedule`,
-        everything else a `TimmSchedule`.
+    As in the original, `step` is called *before* the update of an iteration: the k-th update (k = 1, 2, ...) uses
+    exactly that rate, and the last update uses 0.
+    """
+    return _iteration_schedule(optimizer, ScheduleConfig(), total_iters)
+
+
+def build_schedule(
+    optimizer: Optimizer, config: ScheduleConfig, total_iters: int, *, seed: int = 0, val_interval: int = 1
+) -> IterationSchedule | PlateauSchedule:
+    """Build the schedule of an optimizer, whose groups have their highest learning rates.
+
+    Args:
+        total_iters: number of updates.
+        seed: seed of the noise.
+        val_interval: number of updates between two calls of `PlateauSchedule.observe`.
 
     Raises:
-        ScheduleError: for options that contradict each other, or that the schedule would not look at.
+        UserError: for options that contradict each other or have no effect on this schedule.
     """
-    lowest = min(group.get("initial_lr", group["lr"]) for group in optimizer.param_groups)
-    _refuse_nonsense(options, lowest)
-    extras = (options.warmup_iters, options.min_lr, options.cooldown_iters, options.lr_noise)
-    if options.sched == "linear" and not any(extras):
-        return linear_decay(optimizer, options.total_iters)
-    return PlateauSchedule(optimizer, options) if options.sched == "plateau" else TimmSchedule(optimizer, options)
+    check_schedule(config, total_iters, min(group.get("initial_lr", group["lr"]) for group in optimizer.param_groups))
+    if config.sched == "plateau":
+        return PlateauSchedule(optimizer, config, total_iters, patience=config.patience_iters // val_interval, seed=seed)
+    return _iteration_schedule(optimizer, config, total_iters, seed)
 
 
-def _timm_scheduler(optimizer: Optimizer, options: ScheduleOptions) -> Any:
-    """timm's, indexed by updates from 0, where the warm-up begins; good for all updates before the cool-down."""
-    from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler, TanhLRScheduler
+def _iteration_schedule(optimizer: Optimizer, config: ScheduleConfig, total_iters: int, seed: int = 0) -> IterationSchedule:
+    def of_group(base_lr: float) -> Callable[[int], float]:
+        return lambda iteration: learning_rate(iteration, base_lr, config, total_iters, seed)
 
-    common: dict[str, Any] = {
-        "t_in_epochs": False,
-        "warmup_t": options.warmup_iters,
-        "warmup_lr_init": options.warmup_lr,
-        "warmup_prefix": False,
-        "noise_range_t": [share * options.total_iters for share in (*options.lr_noise, 1.0)[:2]] if options.lr_noise else None,
-        "noise_pct": options.lr_noise_pct,
-        "noise_std": options.lr_noise_std,
-        "noise_seed": options.seed,
-    }
-    if options.sched in ("step", "constant", "plateau"):
-        factor = options.decay_rate if options.sched == "step" else 1.0
-        return StepLRScheduler(optimizer, decay_t=options.decay_iters or 1, decay_rate=factor, **common)
-    if options.sched == "multistep":
-        milestones = list(options.decay_milestones)
-        return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=options.decay_rate, **common)
-    common |= {
-        "t_initial": _first_cycle(options),
-        "lr_min": options.min_lr,
-        "cycle_mul": options.cycle_mul,
-        "cycle_decay": options.cycle_decay,
-        "cycle_limit": options.cycle_limit,
-    }
-    if options.sched == "cosine":
-        return CosineLRScheduler(optimizer, **common)
-    if options.sched == "tanh":
-        return TanhLRScheduler(optimizer, **common)
-    return PolyLRScheduler(optimizer, power=1.0 if options.sched == "linear" else options.decay_rate, **common)
+    return IterationSchedule(optimizer, [of_group(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups])
 
 
-def _first_cycle(options: ScheduleOptions) -> float:
-    """The length of the first cycle, in updates, of as many as fill all but the cool-down."""
-    cycles = sum(options.cycle_mul**number for number in range(options.cycle_limit))
-    length = (options.total_iters - options.cooldown_iters) / cycles
-    # A hair less, so that a cycle that begins on a whole update has begun there for timm too, however it rounds.
-    return length if options.cycle_limit == 1 else length * (1 - 1e-9)
+def fast_forward(schedule: Schedule, iteration: int) -> None:
+    """Set a schedule, and the optimizer's rates, to where `iteration` calls of `step` on a new schedule lead."""
+    if isinstance(schedule, PlateauSchedule):
+        schedule.iteration = iteration - 1
+    else:
+        schedule.load_state_dict({**schedule.state_dict(), "last_epoch": iteration - 1, "_step_count": iteration})
+    schedule.step()
 
 
-def _refuse_nonsense(options: ScheduleOptions, base_lr: float) -> None:
-    sched, total, milestones = options.sched, options.total_iters, options.decay_milestones
-    if sched not in SCHEDULES:
-        raise ScheduleError(f"--sched {sched} is unknown; choose one of {', '.join(SCHEDULES)}")
-    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+# Options that only some schedules use.
+USED_BY = {
+    "decay_iters": ("step",),
+    "decay_milestones": ("multistep",),
+    "decay_rate": ("step", "multistep", "poly", "plateau"),
+    "lr_cycle_mul": CYCLIC,
+    "lr_cycle_limit": CYCLIC,
+    "lr_cycle_decay": CYCLIC,
+}
+
+
+def check_schedule(config: ScheduleConfig, total_iters: int, base_lr: float) -> None:
+    """Check the options of a schedule against each other.
+
+    Args:
+        base_lr: lowest base rate of the parameter groups.
+
+    Raises:
+        UserError: for options that contradict each other or have no effect on this schedule.
+    """
+    sched, milestones = config.sched, config.decay_milestones
     for name, schedules in USED_BY.items():
-        if sched not in schedules and getattr(options, name) != defaults[name]:
-            flag = ("--lr-" if name.startswith("cycle") else "--") + name.replace("_", "-")
-            raise ScheduleError(f"{flag} means nothing to --sched {sched}; it is for {', '.join(schedules)}")
-    if options.warmup_iters + options.cooldown_iters >= total:
-        raise ScheduleError(
-            f"--warmup-iters {options.warmup_iters} and --cooldown-iters {options.cooldown_iters} leave nothing "
-            f"of the {total} iterations between them; shorten them"
+        if sched not in schedules and getattr(config, name) != getattr(ScheduleConfig, name):
+            raise UserError(f"`{name}` has no effect on `sched` {sched}; it is for {', '.join(schedules)}")
+    if config.warmup_iters + config.cooldown_iters >= total_iters:
+        raise UserError(
+            f"`warmup_iters` {config.warmup_iters} and `cooldown_iters` {config.cooldown_iters} take up all of the "
+            f"{total_iters} iterations; shorten them"
         )
-    if not 0 <= options.min_lr <= base_lr:
-        raise ScheduleError(f"--min-lr {options.min_lr:g} is not between 0 and the learning rate, {base_lr:g}")
-    if sched == "step" and (options.decay_iters or 0) < 1:
-        raise ScheduleError("--sched step needs --decay-iters, the iterations between two drops")
+    if not config.min_lr <= base_lr:
+        raise UserError(f"`min_lr` {config.min_lr:g} is higher than the learning rate, {base_lr:g}; lower it")
+    if sched == "step" and not config.decay_iters:
+        raise UserError("`sched` step needs `decay_iters`, the number of iterations between two steps")
     if sched == "multistep":
         text = " ".join(map(str, milestones))
         if not milestones:
-            raise ScheduleError("--sched multistep needs --decay-milestones, the iterations of the drops")
-        if any(one >= other for one, other in zip((0, *milestones), milestones, strict=False)):
-            raise ScheduleError(f"--decay-milestones {text} are not increasing from 1 on; sort them")
-        if milestones[-1] > total:
-            raise ScheduleError(f"--decay-milestones {text} go beyond the {total} iterations; leave those out")
-    if options.decay_rate <= 0 or (sched == "plateau" and options.decay_rate >= 1):
-        raise ScheduleError(f"--decay-rate {options.decay_rate:g} is not above 0" + " and below 1" * (sched == "plateau"))
-    if sched == "plateau" and options.patience < 0:
-        raise ScheduleError(f"--patience-iters: {options.patience} validations are less than none")
-    if noise := options.lr_noise:
-        text = " ".join(f"{share:g}" for share in noise)
-        if len(noise) > 2 or not all(0 <= share <= 1 for share in noise) or noise[0] >= (*noise, 1.0)[1]:
-            raise ScheduleError(f"--lr-noise {text} must be one or two shares of the run, from 0 to 1, the smaller one first")
-        if not 0 < options.lr_noise_pct <= 1:
-            raise ScheduleError(f"--lr-noise-pct {options.lr_noise_pct:g} is not above 0 and at most 1")
-        if not 0 <= options.lr_noise_std <= 100 * options.lr_noise_pct:  # timm draws until it finds one below the limit
-            raise ScheduleError(f"--lr-noise-std {options.lr_noise_std:g} is not between 0 and 100 times --lr-noise-pct")
-    if options.cycle_limit < 1 or options.cycle_mul <= 0 or options.cycle_decay <= 0:
-        raise ScheduleError("--lr-cycle-limit must be at least 1, --lr-cycle-mul and --lr-cycle-decay above 0")
-    first = _first_cycle(options)
-    if min(first, first * options.cycle_mul ** (options.cycle_limit - 1)) < 0.999:
-        raise ScheduleError(f"--lr-cycle-limit {options.cycle_limit} makes cycles shorter than an iteration; have fewer")
+            raise UserError("`sched` multistep needs `decay_milestones`, the iterations of the steps")
+        if any(first >= second for first, second in pairwise(milestones)):
+            raise UserError(f"`decay_milestones` {text} must be in ascending order")
+        if milestones[-1] > total_iters:
+            raise UserError(f"`decay_milestones` {text} exceed the {total_iters} iterations; leave the last ones out")
+    if sched == "plateau" and (config.decay_rate or 0.1) >= 1:
+        raise UserError(f"`decay_rate` {config.decay_rate:g} of `sched` plateau must be below 1")
+    if config.lr_noise:
+        if config.lr_noise[0] >= (*config.lr_noise, 1.0)[1]:
+            text = " ".join(f"{fraction:g}" for fraction in config.lr_noise)
+            raise UserError(f"`lr_noise` {text} is an empty part of the run; the smaller fraction comes first")
+        if config.lr_noise_std > 100 * config.lr_noise_pct:  # draws that exceed lr_noise_pct are repeated
+            raise UserError(f"`lr_noise_std` {config.lr_noise_std:g} must be at most 100 times `lr_noise_pct`")
+    first = first_cycle_length(config, total_iters)
+    if min(first, first * config.lr_cycle_mul ** (config.lr_cycle_limit - 1)) < 0.999:
+        raise UserError(f"`lr_cycle_limit` {config.lr_cycle_limit} makes cycles shorter than an iteration; lower it")
