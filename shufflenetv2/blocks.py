@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, cat, nn
 from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 
-from .kernels import branch
+from .kernels import training as branch
 
 
 class Branch(nn.Sequential):
