@@ -1,25 +1,37 @@
-"""What pyproject.toml cannot say: the libraries in C, called through ctypes. Without a compiler all else is installed."""
+"""Compile the C libraries of shufflenetv2.kernels, which pyproject.toml cannot declare.
+
+Without a C compiler the package installs without them: plain PyTorch and OpenCV compute the same, slower.
+"""
+
+import zlib
+from pathlib import Path
 
 from setuptools import Extension, setup
 
+KERNELS = Path("shufflenetv2/kernels")
 FLAGS = ["-O3", "-fwrapv", "-fno-math-errno", "-fno-trapping-math"]
+
+
+def library(name: str, sources: list[str], flags: list[str], link_flags: list[str] | None = None) -> Extension:
+    """Describe the library `_NAME`, whose functions NAME.h declares."""
+    # bindings.py uses a library only with the header that the library was compiled with.
+    checksum = zlib.crc32((KERNELS / f"{name}.h").read_text().encode()) & 0x7FFFFFFF
+    return Extension(
+        f"shufflenetv2.kernels._{name}",
+        [str(KERNELS / source) for source in sources],
+        depends=sorted(map(str, KERNELS.glob("*.h"))),
+        define_macros=[("HEADER_CHECKSUM", str(checksum))],
+        extra_compile_args=[*FLAGS, *flags],
+        extra_link_args=link_flags or [],
+        optional=True,
+    )
+
 
 setup(
     ext_modules=[
-        Extension(
-            "shufflenetv2.kernels._pixels",
-            [f"shufflenetv2/kernels/{name}.c" for name in ("jpeg", "resize", "jitter", "cut")],
-            depends=["shufflenetv2/kernels/pixels.h"],
-            extra_compile_args=[*FLAGS, "-ffp-contract=off"],  # the positions of samples are OpenCV's to the last bit
-            optional=True,
-        ),
-        # With the OpenMP that torch has already loaded, and so its threads.
-        Extension(
-            "shufflenetv2.kernels._branch",
-            ["shufflenetv2/kernels/branch.c"],
-            extra_compile_args=[*FLAGS, "-fopenmp"],
-            extra_link_args=["-fopenmp"],
-            optional=True,
-        ),
+        # Without contraction to fused multiply-adds: sample positions are OpenCV's to the last bit.
+        library("pixels", ["jpeg.c", "jpeg_headers.c", "crop_resize.c", "jitter.c"], ["-ffp-contract=off"]),
+        # OpenMP: the library that torch has loaded, and its threads.
+        library("training", ["depthwise.c"], ["-fopenmp"], ["-fopenmp"]),
     ]
 )

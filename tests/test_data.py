@@ -152,7 +152,7 @@ def test_a_crop_that_is_shrunk_anyway_is_decoded_smaller(tmp_path: Path, side: i
     photograph(900, 701, seed=4).save(path, quality=95)
     whole = read_image(path)
     for top, left in ((0, 0), (101, 33), (188, 387)):
-        crop = open_image(path).crop(top, left, 513, 513, at_least=side)
+        crop = open_image(path).crop(top, left, 513, 513, min_side=side)
         edges = [(edge + factor // 2) // factor for edge in (top, top + 513, left, left + 513)]
         assert crop.shape == (edges[1] - edges[0], edges[3] - edges[2], 3)
         assert min(crop.shape[:2]) >= (side or 513)

@@ -129,7 +129,7 @@ def test_the_shuffles_own_gradients_are_those_of_plain_slices(
     def gradients() -> list[torch.Tensor]:
         return list(torch.autograd.grad((network(images) * weights).sum(), list(network.parameters())))
 
-    monkeypatch.setattr("shufflenetv2.kernels.branch.is_fast", lambda branch, x: False)
+    monkeypatch.setattr("shufflenetv2.kernels.training.is_fast", lambda branch, x: False)
     own = gradients()
     monkeypatch.setattr("shufflenetv2.blocks._is_plain", lambda x: True)
     for mine, plain in zip(own, gradients(), strict=True):

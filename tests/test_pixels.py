@@ -1,4 +1,4 @@
-"""What the compiled part of the data path does to pixels is what OpenCV does to them, to the last bit."""
+"""The compiled resizing, flips, colour jitter and crops give OpenCV's pixels, bit for bit."""
 
 import platform
 import shutil
@@ -11,84 +11,84 @@ import cv2
 import numpy as np
 import pytest
 
-from shufflenetv2.data.images import Cut, Image, ImageError, SequentialJpeg, open_encoded
+from shufflenetv2.data.images import CropResize, Image, ImageError, SequentialJpeg, open_encoded
 from shufflenetv2.data.jitter import UNCHANGED, Jitter, draw_jitter
 from shufflenetv2.data.resize import INTERPOLATIONS, resize
 from shufflenetv2.kernels.pixels import library
 from tests.support import ROOT, photograph
 
-GUARD = 64  # bytes after a result, which nobody may write to
+GUARD = 64  # bytes after a result, which must stay unchanged
 
-compiled = pytest.mark.skipif(library() is None, reason="nothing is compiled here")
+compiled = pytest.mark.skipif(library() is None, reason="the C code is not compiled")
 
 
 def guarded(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image to be written, and what follows it in memory."""
+    """Return memory for an image, and the bytes after it."""
     memory = np.full(3 * height * width + GUARD, 77, np.uint8)
     return memory[:-GUARD].reshape(height, width, 3), memory[-GUARD:]
 
 
 def random_pixels(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Noise, or black and white: the largest differences."""
+    """Draw noise, or noise of black and white, which has the largest differences."""
     pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     return pixels if rng.random() < 0.7 else (pixels >> 7) * np.uint8(255)
 
 
 @compiled
 @pytest.mark.parametrize("largest", [9, 60, 500])
-def test_bilinear_resizing_and_flips_are_opencvs(largest: int) -> None:
+def test_bilinear_resizing_and_flips_equal_opencv(largest: int) -> None:
     rng = np.random.default_rng(largest)
     for trial in range(150):
         height, width, new_height, new_width = (int(n) for n in rng.integers(1, largest + 1, 4))
-        if trial % 10 == 0:  # OpenCV has a path of its own for this one, and for none at all
+        if trial % 10 == 0:  # OpenCV has special code for a factor of 2 and for equal sizes
             height, width = 2 * new_height, 2 * new_width
         if trial % 10 == 1:
             height, width = new_height, new_width
         top, left = (int(n) for n in rng.integers(0, 9, 2))
-        pixels = random_pixels(rng, height + top, width + left)[top:, left:]  # to the last byte of the memory
-        mirrored, upside_down = bool(trial & 1), bool(trial & 2)
-        out, behind = guarded(new_height, new_width)
-        assert resize(pixels, new_height, new_width, mirrored=mirrored, upside_down=upside_down, out=out) is out
-        expected = cv2.resize(pixels, (new_width, new_height))[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+        pixels = random_pixels(rng, height + top, width + left)[top:, left:]  # ends with the last byte of the memory
+        hflip, vflip = bool(trial & 1), bool(trial & 2)
+        out, guard = guarded(new_height, new_width)
+        assert resize(pixels, new_height, new_width, hflip=hflip, vflip=vflip, out=out) is out
+        expected = cv2.resize(pixels, (new_width, new_height))[:: -1 if vflip else 1, :: -1 if hflip else 1]
         assert np.array_equal(out, expected)
-        assert (behind == 77).all()
+        assert (guard == 77).all()
 
 
-def test_an_image_in_any_layout_and_by_any_interpolation_is_resized_and_flipped() -> None:
+def test_resizing_accepts_every_interpolation_and_memory_layout() -> None:
     pixels = random_pixels(np.random.default_rng(0), 50, 41)
     for name, flag in INTERPOLATIONS.items():
         expected = cv2.resize(pixels, (33, 27), interpolation=flag)
         for layout in (pixels, np.asfortranarray(pixels), pixels[::-1].copy()[::-1], pixels[:, :, ::-1].copy()[:, :, ::-1]):
             assert np.array_equal(resize(layout, 27, 33, name), expected)
-            assert np.array_equal(resize(layout, 27, 33, name, mirrored=True), expected[:, ::-1])
-            assert np.array_equal(resize(layout, 27, 33, name, upside_down=True), expected[::-1])
-            assert np.array_equal(resize(layout, 27, 33, name, mirrored=True, upside_down=True), expected[::-1, ::-1])
+            assert np.array_equal(resize(layout, 27, 33, name, hflip=True), expected[:, ::-1])
+            assert np.array_equal(resize(layout, 27, 33, name, vflip=True), expected[::-1])
+            assert np.array_equal(resize(layout, 27, 33, name, hflip=True, vflip=True), expected[::-1, ::-1])
 
 
 @pytest.mark.parametrize("strengths", [(0.4, 0.4, 0.4), (0.0, 0.3, 0.0), (1.0, 1.0, 1.0), (4.0, 5.0, 6.0)])
-def test_a_jitter_is_its_matrix_by_opencv(strengths: tuple[float, float, float]) -> None:
+def test_jitter_equals_opencvs_transform(strengths: tuple[float, float, float]) -> None:
     rng = np.random.default_rng(1)
     for trial in range(150):
         height, width = (224, 224) if trial % 15 == 0 else (int(n) for n in rng.integers(1, 40, 2))
         pixels = random_pixels(rng, height, width)
         jitter = draw_jitter(strengths, rng)
         expected = cv2.transform(pixels, jitter.matrix(cv2.mean(pixels)))
-        out, behind = guarded(height, width)
+        out, guard = guarded(height, width)
         assert jitter(pixels, out) is out
         assert np.array_equal(out, expected)
-        assert (behind == 77).all()
+        assert (guard == 77).all()
         assert np.array_equal(jitter(np.asfortranarray(pixels)), expected)
 
 
-def test_what_does_not_fit_into_the_compiled_jitter_is_left_to_opencv() -> None:
+def test_jitter_with_large_coefficients_equals_opencvs_transform() -> None:
     pixels = random_pixels(np.random.default_rng(2), 30, 30)
     for jitter in (Jitter(40.0, 0.0, 0.0), Jitter(1.0, -35.0, 30.0), Jitter(0.5, 0.5, 40.0), Jitter(20.0, 20.0, -32.0)):
         assert np.array_equal(jitter(pixels), cv2.transform(pixels, jitter.matrix(cv2.mean(pixels))))
     assert np.array_equal(UNCHANGED(pixels), pixels)
 
 
-def cuts(rng: np.random.Generator, height: int, width: int) -> list[Cut]:
-    """Cuts of all kinds, from single pixels to parts so large that they are decoded reduced."""
+def random_crops(rng: np.random.Generator, height: int, width: int) -> list[CropResize]:
+    """Draw crops from single pixels to rectangles that are decoded at reduced size."""
     result = []
     for trial in range(60):
         part_height, part_width = (int(n) for n in rng.integers(1, (height + 1, width + 1)))
@@ -96,65 +96,67 @@ def cuts(rng: np.random.Generator, height: int, width: int) -> list[Cut]:
         jitter = draw_jitter((0.4, 0.4, 0.4), rng) if trial % 3 else UNCHANGED
         interpolation = "bicubic" if trial % 10 == 9 else "bilinear"
         size = int(rng.choice([7, 32, 61, 224]))
-        result.append(Cut(top, left, part_height, part_width, size, interpolation, bool(trial & 1), bool(trial & 2), jitter))
+        result.append(
+            CropResize(top, left, part_height, part_width, size, interpolation, bool(trial & 1), bool(trial & 2), jitter)
+        )
     return result
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_cut_of_a_jpeg_is_the_steps_one_after_another(mode: str, tmp_path: Path) -> None:
+def test_crop_resize_of_a_jpeg_equals_its_separate_steps(mode: str, tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     photograph(403, 311, seed=6).convert(mode).save(path, quality=90)
     image = open_encoded(path.name, path.read_bytes())
     assert isinstance(image, SequentialJpeg)
-    for cut in cuts(np.random.default_rng(3), 311, 403):
-        out, behind = guarded(cut.size, cut.size)
-        assert image.cut(cut, out) is out
-        assert np.array_equal(out, Image.cut(image, cut))
-        assert np.array_equal(image.cut(cut), out)
-        assert (behind == 77).all()
+    for crop in random_crops(np.random.default_rng(3), 311, 403):
+        out, guard = guarded(crop.size, crop.size)
+        assert image.crop_resize(crop, out) is out
+        assert np.array_equal(out, Image.crop_resize(image, crop))
+        assert np.array_equal(image.crop_resize(crop), out)
+        assert (guard == 77).all()
 
 
 @compiled
-def test_a_cut_of_a_jpeg_takes_one_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_crop_resize_of_a_jpeg_is_one_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     photograph(403, 311, seed=6).save(path)
     image = open_encoded(path.name, path.read_bytes())
-    monkeypatch.setattr(Image, "cut", None)
-    assert image.cut(Cut(5, 7, 300, 300, 64)).shape == (64, 64, 3)
+    monkeypatch.setattr(Image, "crop_resize", None)
+    assert image.crop_resize(CropResize(5, 7, 300, 300, 64)).shape == (64, 64, 3)
 
 
 @compiled
-def test_opencv_is_not_asked_for_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opencv_is_not_called_where_compiled_code_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels, jitter = random_pixels(np.random.default_rng(4), 40, 50), Jitter(0.8, 0.1, 0.1)
-    expected = jitter(resize(pixels, 20, 30, mirrored=True, upside_down=True))
+    expected = jitter(resize(pixels, 20, 30, hflip=True, vflip=True))
     for name in ("resize", "flip", "mean", "transform"):
         monkeypatch.setattr(cv2, name, None)
-    assert np.array_equal(jitter(resize(pixels, 20, 30, mirrored=True, upside_down=True)), expected)
+    assert np.array_equal(jitter(resize(pixels, 20, 30, hflip=True, vflip=True)), expected)
 
 
-def test_threads_cut_in_memory_of_their_own(photographs: Path) -> None:
+def test_threads_crop_concurrently(photographs: Path) -> None:
     images = [open_encoded(path.name, path.read_bytes()) for path in sorted(photographs.rglob("*.jpg"))]
-    cut = Cut(3, 4, 60, 70, 48, mirrored=True, jitter=Jitter(0.8, 0.1, 0.1))
-    expected = [image.cut(cut) for image in images]
+    crop = CropResize(3, 4, 60, 70, 48, hflip=True, jitter=Jitter(0.8, 0.1, 0.1))
+    expected = [image.crop_resize(crop) for image in images]
 
     def are_equal(start: int) -> bool:
         turns = [(start + n) % len(images) for n in range(20 * len(images))]
-        return all(np.array_equal(images[turn].cut(cut), expected[turn]) for turn in turns)
+        return all(np.array_equal(images[turn].crop_resize(crop), expected[turn]) for turn in turns)
 
     with ThreadPoolExecutor(3) as pool:
         assert all(pool.map(are_equal, (0, 5, 11)))
 
 
-def test_a_cut_of_a_jpeg_that_only_opencv_reads_and_of_one_that_nobody_reads(tmp_path: Path) -> None:
+def test_crop_resize_falls_back_to_opencv_and_reports_unreadable_files(tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     photograph(90, 70, seed=7).save(path)
     whole = path.read_bytes()
-    cut = Cut(3, 4, 50, 60, 32, mirrored=True, jitter=Jitter(0.8, 0.1, 0.1))
-    cut_short = open_encoded("short.jpg", whole[: len(whole) // 2] + b"\xff\xd9")
-    assert np.array_equal(cut_short.cut(cut), Image.cut(cut_short, cut))
+    crop = CropResize(3, 4, 50, 60, 32, hflip=True, jitter=Jitter(0.8, 0.1, 0.1))
+    truncated = open_encoded("short.jpg", whole[: len(whole) // 2] + b"\xff\xd9")
+    assert np.array_equal(truncated.crop_resize(crop), Image.crop_resize(truncated, crop))
     start = whole.index(b"\xff\xda")
     with pytest.raises(ImageError, match=r"headers\.jpg is not a readable image"):
-        open_encoded("headers.jpg", whole[:start] + b"\xff\xd9").cut(cut)
+        open_encoded("headers.jpg", whole[:start] + b"\xff\xd9").crop_resize(crop)
 
 
 COMPARED = """

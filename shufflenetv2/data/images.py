@@ -1,8 +1,8 @@
-"""Decoding: any image file to three channels of bytes, blue first.
+"""Decode image files to uint8 pixels (H, W, 3) in BGR order.
 
-Decoding is most of what a training image costs, so it is done no further than needed: of a sequential
-JPEG only the crop becomes pixels (`jpeg.py`), and a crop that is to be shrunk anyway may be decoded at a
-half, a quarter or an eighth, which a JPEG's frequencies give away.
+Decoding takes most of the time that a training image costs, so only what the crop needs is decoded: the crop's part of a
+sequential JPEG, and at a half, a quarter or an eighth of its size (which the JPEG's frequencies allow) if the crop is shrunk
+afterwards anyway.
 """
 
 import os
@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-# What OpenCV cannot read Pillow tries, and what neither reads is reported by name: its own complaints are noise.
+# OpenCV's own messages about unreadable images are noise: Pillow tries those files, and ImageError names the rest.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
 import cv2
@@ -18,135 +18,147 @@ import numpy as np
 import PIL.Image
 
 from ..errors import UserError
-from ..kernels import jpeg
 from .jitter import UNCHANGED, Jitter
-from .resize import resize
+from .resize import compiled, resize
 
-# The loader brings its own threads; OpenCV's would only fight them for the cores.
+# The loader runs its own threads; OpenCV's threads would compete with them for the cores.
 cv2.setNumThreads(0)
 
+# scale: flag with which OpenCV decodes a JPEG at 1 / scale of its size
 REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+MAX_SCALE = max(REDUCED)
 
-# fmt: off
-IMAGE_SUFFIXES = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".ico", ".pcx", ".sgi",
-})
-# fmt: on
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".ico", ".pcx", ".sgi"}
+)
 
 
 class ImageError(UserError):
-    """A file that is no readable image; the text names it and the remedy."""
+    """Report a file that is not a readable image."""
 
     status = 1
 
 
-class Cut(NamedTuple):
-    """What becomes of a training image: a part of it, at another size, flipped and jittered."""
+class CropResize(NamedTuple):
+    """Describe how a training image is made: the crop, its new size, flips and colour jitter."""
 
     top: int
     left: int
     height: int
     width: int
-    size: int  # of both sides of the result
-    interpolation: str = "bilinear"  # one of resize.INTERPOLATIONS
-    mirrored: bool = False
-    upside_down: bool = False
+    size: int  # height and width of the result
+    interpolation: str = "bilinear"  # a key of resize.INTERPOLATIONS
+    hflip: bool = False
+    vflip: bool = False
     jitter: Jitter = UNCHANGED
 
 
 class Image:
-    """An image whose size is known before its pixels are needed."""
+    """An image whose size is known before its pixels are decoded."""
 
     height: int
     width: int
 
-    def crop(self, top: int, left: int, height: int, width: int, at_least: int | None = None) -> np.ndarray:
-        """The pixels of a part, as uint8 (height, width, 3), BGR. Valid until this thread's next call.
+    def crop(self, top: int, left: int, height: int, width: int, min_side: int | None = None) -> np.ndarray:
+        """Return a rectangle of the image, uint8 (height, width, 3), BGR; valid until this thread's next call.
 
         Args:
-            at_least: the part may come smaller where that is cheaper, by a factor of 2, 4 or 8, with
-                its edges rounded to whole pixels, as long as neither side gets shorter than this.
+            min_side: allows a result that is smaller by a factor of 2, 4 or 8, with its edges rounded to whole pixels,
+                as long as both sides have at least `min_side` pixels.
         """
         raise NotImplementedError
 
-    def cut(self, cut: Cut, out: np.ndarray | None = None) -> np.ndarray:
-        """What a cut gives, uint8 (size, size, 3), BGR; in `out`, contiguous, if there is one."""
-        pixels = self.crop(cut.top, cut.left, cut.height, cut.width, at_least=cut.size)
-        is_last = cut.jitter == UNCHANGED
+    def crop_resize(self, crop: CropResize, out: np.ndarray | None = None) -> np.ndarray:
+        """Crop, resize, flip and jitter the image.
+
+        Args:
+            out: uint8 (size, size, 3), contiguous, receives the result; allocated by default.
+
+        Returns:
+            uint8 (size, size, 3), BGR.
+        """
+        pixels = self.crop(crop.top, crop.left, crop.height, crop.width, min_side=crop.size)
+        has_jitter = crop.jitter != UNCHANGED
         pixels = resize(
             pixels,
-            cut.size,
-            cut.size,
-            cut.interpolation,
-            mirrored=cut.mirrored,
-            upside_down=cut.upside_down,
-            out=out if is_last else None,
+            crop.size,
+            crop.size,
+            crop.interpolation,
+            hflip=crop.hflip,
+            vflip=crop.vflip,
+            out=None if has_jitter else out,
         )
-        return pixels if is_last else cut.jitter(pixels, out)
+        return crop.jitter(pixels, out) if has_jitter else pixels
 
 
 class DecodedImage(Image):
-    """An image that is pixels already, uint8 (H, W, 3), BGR."""
+    """An image in memory, uint8 (H, W, 3), BGR."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
         self.height, self.width = pixels.shape[:2]
 
-    def crop(self, top: int, left: int, height: int, width: int, at_least: int | None = None) -> np.ndarray:
+    def crop(self, top: int, left: int, height: int, width: int, min_side: int | None = None) -> np.ndarray:
         return self.pixels[top : top + height, left : left + width]
 
 
 class SequentialJpeg(Image):
-    """A JPEG of which parts are decoded, and at less than their size."""
+    """A JPEG file of which a part can be decoded, also at reduced size."""
 
     def __init__(self, name: str, encoded: bytes, height: int, width: int) -> None:
         self.name, self.encoded, self.height, self.width = name, encoded, height, width
 
-    def crop(self, top: int, left: int, height: int, width: int, at_least: int | None = None) -> np.ndarray:
-        scale, part = reduced(top, left, height, width, at_least)
-        pixels = jpeg.decode(self.encoded, scale, *part)
+    def crop(self, top: int, left: int, height: int, width: int, min_side: int | None = None) -> np.ndarray:
+        scale, box = reduced_box((top, left, height, width), min_side)
+        pixels: np.ndarray | None = None if compiled is None else compiled.decode_jpeg(self.encoded, scale, box)
         if pixels is None:
             whole = decode_with_opencv(self.encoded, REDUCED[scale])
             if whole is None:
                 raise unreadable(self.name)
-            top, left, height, width = part
+            top, left, height, width = box
             pixels = whole[top : top + height, left : left + width]
         return pixels
 
-    def cut(self, cut: Cut, out: np.ndarray | None = None) -> np.ndarray:
-        if cut.interpolation != "bilinear":
-            return super().cut(cut, out)
-        if out is None:
-            out = np.empty((cut.size, cut.size, 3), np.uint8)
-        scale, part = reduced(cut.top, cut.left, cut.height, cut.width, cut.size)
-        done = jpeg.cut(self.encoded, scale, part, cut.jitter, cut.mirrored, cut.upside_down, out)
-        return out if done else super().cut(cut, out)
+    def crop_resize(self, crop: CropResize, out: np.ndarray | None = None) -> np.ndarray:
+        if compiled is not None and crop.interpolation == "bilinear":
+            scale, box = reduced_box((crop.top, crop.left, crop.height, crop.width), crop.size)
+            image = np.empty((crop.size, crop.size, 3), np.uint8) if out is None else out
+            # One call: a thread that returned to Python between the steps would wait for the interpreter lock each time.
+            if compiled.jpeg_crop_resize(self.encoded, scale, box, crop.jitter, (crop.hflip, crop.vflip), image):
+                return image
+        return super().crop_resize(crop, out)
 
 
-def reduced(top: int, left: int, height: int, width: int, at_least: int | None) -> tuple[int, tuple[int, int, int, int]]:
-    """By what a part may be reduced, for it to have sides `at_least` so long; and its top, left, height and width then."""
+def reduced_box(box: tuple[int, int, int, int], min_side: int | None) -> tuple[int, tuple[int, int, int, int]]:
+    """Return the largest scale at which both sides of a box keep `min_side` pixels, and the box in the scaled image.
+
+    Args:
+        box: (top, left, height, width).
+        min_side: None for a scale of 1.
+    """
+    top, left, height, width = box
     scale = 1
-    while at_least is not None and scale < jpeg.SCALES[-1] and min(height, width) >= 2 * scale * at_least:
+    while min_side is not None and scale < MAX_SCALE and min(height, width) >= 2 * scale * min_side:
         scale *= 2
     top, bottom, left, right = ((edge + scale // 2) // scale for edge in (top, top + height, left, left + width))
     return scale, (top, left, bottom - top, right - left)
 
 
 def open_image(path: str | Path) -> Image:
-    """The image in a file. Grey, palette, transparent, CMYK and 16-bit images come out as three channels alike.
+    """Open an image file of any format that OpenCV or Pillow reads.
 
-    Transparency is dropped, and sixteen bits keep their upper eight. On grey and
-    three-coloured JPEG the pixels are Pillow's, bit for bit.
+    Grey, palette, CMYK and 16-bit images become three channels of 8 bits (the upper eight of sixteen); transparency is
+    dropped. The pixels of grey and three-colour JPEG files are Pillow's, bit for bit.
 
     Raises:
-        ImageError: for a file that cannot be read or decoded, now or when its rows are asked for.
+        ImageError: for a file that cannot be read or decoded, either here or when its pixels are requested.
     """
     return open_encoded(str(path), read_file(path))
 
 
 def read_file(path: str | Path) -> bytes:
-    """The bytes of an image file.
+    """Read the bytes of an image file.
 
     Raises:
         ImageError: for a file that cannot be read.
@@ -159,9 +171,13 @@ def read_file(path: str | Path) -> bytes:
 
 
 def open_encoded(name: str, encoded: bytes) -> Image:
-    """The image in the bytes of a file of that name; see `open_image`."""
+    """Open an image from the bytes of its file; see `open_image`.
+
+    Args:
+        name: of the file, for error messages.
+    """
     size = jpeg_size(encoded)
-    # The check at the end is for files that were cut short; OpenCV knows those that only look so.
+    # A truncated file lacks the end marker. OpenCV recognizes truncated files that do end with it.
     if size is not None and encoded.endswith(b"\xff\xd9"):
         return SequentialJpeg(name, encoded, *size)
     pixels = decode_with_opencv(encoded)
@@ -169,43 +185,56 @@ def open_encoded(name: str, encoded: bytes) -> Image:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """The whole image in a file as uint8 (H, W, 3), BGR; see `open_image`."""
+    """Read an image file as uint8 (H, W, 3), BGR; see `open_image`."""
     image = open_image(path)
     return image.crop(0, 0, image.height, image.width).copy()
 
 
 def decode_with_opencv(encoded: bytes, reduced: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
-    """The whole image as uint8 (H, W, 3), BGR, `reduced` by one of REDUCED; None for what OpenCV does not read."""
+    """Decode an image as uint8 (H, W, 3), BGR; None if OpenCV cannot read it.
+
+    Args:
+        reduced: a value of REDUCED.
+    """
     try:
-        # Orientation tags are ignored, as Pillow and so the original trainer ignore them.
+        # Orientation tags are ignored: Pillow ignores them, and so does the original trainer.
         pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), reduced | cv2.IMREAD_IGNORE_ORIENTATION) if encoded else None
-    except cv2.error:  # a size beyond what OpenCV allows
+    except cv2.error:  # more pixels than OpenCV allows
         return None
-    # Some contents (PFM, whatever its suffix) come back without channels.
+    # PFM files have no channel axis.
     return pixels if pixels is not None and pixels.ndim == 3 else None
 
 
 def decode_with_pillow(name: str, encoded: bytes) -> np.ndarray:
-    """What OpenCV does not read, as uint8 (H, W, 3), BGR."""
+    """Decode an image as uint8 (H, W, 3), BGR.
+
+    Raises:
+        ImageError: if Pillow cannot read the image.
+    """
     try:
         with PIL.Image.open(BytesIO(encoded)) as image:
-            if image.mode.startswith("I"):  # sixteen bits, which convert() would clip at 255
+            if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255
                 grey = (np.asarray(image) >> 8).astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)
             rgb = np.asarray(image.convert("RGB"))
-    except Exception as error:  # Pillow's decoders raise whatever their formats make them raise
+    except Exception as error:  # Pillow's decoders raise errors of many types
         raise unreadable(name) from error
     return np.ascontiguousarray(rgb[:, :, ::-1])
 
 
 def unreadable(name: str) -> ImageError:
+    """Return the error for a file that neither OpenCV nor Pillow can decode."""
     return ImageError(f"{name} is not a readable image; remove it or replace it")
 
 
-def jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    """(height, width) of a sequential JPEG, grey or in three colours, of eight bits; None for anything else.
+# Start-of-frame markers of progressive, lossless, hierarchical and arithmetic JPEG files (ITU-T T.81, table B.1)
+UNSUPPORTED_FRAMES = frozenset(range(0xC2, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
-    (Segments: ITU-T T.81, B.1 and B.2. A progressive file refines the whole image scan by scan.)
+
+def jpeg_size(encoded: bytes) -> tuple[int, int] | None:
+    """Return (height, width) of a sequential JPEG with 8 bits and one or three components; None for other files.
+
+    The marker segments are described in ITU-T T.81, B.1 and B.2.
     """
     if encoded[:2] != b"\xff\xd8":
         return None
@@ -220,11 +249,8 @@ def jpeg_size(encoded: bytes) -> tuple[int, int] | None:
             if precision == 8 and components in (1, 3) and height and width:
                 return height, width
             return None
-        elif marker in _OTHER_FRAMES or marker in (0xD9, 0xDA):
+        elif marker in UNSUPPORTED_FRAMES or marker in (0xD9, 0xDA):
             return None
         else:
             at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
     return None
-
-
-_OTHER_FRAMES = set(range(0xC2, 0xD0)) - {0xC4, 0xC8, 0xCC}

@@ -1,4 +1,4 @@
-"""The colour jitter: brightness, contrast and saturation by random factors in random order, as one map of the pixels."""
+"""Colour jitter: brightness, contrast and saturation change by random factors in random order, as one map of the pixels."""
 
 from collections.abc import Sequence
 from itertools import permutations
@@ -7,17 +7,17 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..kernels.pixels import library
 from .operations import GREY
+from .resize import compiled
 
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
 ORDERS = tuple(permutations((BRIGHTNESS, CONTRAST, SATURATION)))
 
 
 class Jitter(NamedTuple):
-    """A pixel becomes own * pixel + shared * its grey + mean * the image's mean grey, and is rounded once.
+    """Affine map of colours: own * pixel + shared * the pixel's grey value + mean * the image's mean grey value.
 
-    (Pillow rounds and clips after each of the three steps.)
+    The result is rounded once. (Pillow rounds and clips after each of the three changes.)
     """
 
     own: float
@@ -25,16 +25,24 @@ class Jitter(NamedTuple):
     mean: float
 
     def matrix(self, mean: Sequence[float]) -> np.ndarray:
-        """The affine map of an image's pixels, (3, 4), both BGR; `mean` is that image's mean colour."""
+        """Return the affine map of an image's pixels, (3, 4), in BGR order.
+
+        Args:
+            mean: the mean colour of the image, BGR.
+        """
         offset = self.mean * sum(weight * value for weight, value in zip(GREY, mean, strict=False))
         return np.hstack((self.own * np.eye(3) + self.shared * np.array(GREY), np.full((3, 1), offset)))
 
     def __call__(self, pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """An image, uint8 (H, W, 3), BGR, jittered: by `jitter.c`, or by OpenCV; into `out`, contiguous, if there is one."""
+        """Apply the map with compiled code or with OpenCV; the pixels are the same.
+
+        Args:
+            pixels: uint8 (H, W, 3), BGR.
+            out: uint8 (H, W, 3), contiguous, receives the result; allocated by default.
+        """
         if out is None:
             out = np.empty(pixels.shape, np.uint8)
-        compiled = library() if pixels.flags.c_contiguous else None
-        if compiled is None or compiled.jitter(pixels.ctypes.data, pixels.size // 3, *self, out.ctypes.data):
+        if compiled is None or not compiled.apply_jitter(pixels, self, out):
             cv2.transform(pixels, self.matrix(cv2.mean(pixels)), dst=out)
         return out
 
@@ -43,21 +51,22 @@ UNCHANGED = Jitter(own=1.0, shared=0.0, mean=0.0)
 
 
 def draw_jitter(strengths: Sequence[float], rng: np.random.Generator) -> Jitter:
-    """A jitter of random strength.
+    """Draw a random jitter.
 
-    Each of the three steps is linear in the pixel, its own grey and the image's mean grey, and so is their composition.
+    Each of the three changes is linear in the pixel, its grey value and the image's mean grey value, and so is their
+    composition.
 
     Args:
-        strengths: of brightness, contrast and saturation; each factor is drawn from [max(0, 1 - strength), 1 + strength].
+        strengths: of brightness, contrast and saturation; a factor is drawn from [max(0, 1 - strength), 1 + strength].
     """
     factors = [max(0.0, 1 - strength) + (min(strength, 1.0) + strength) * rng.random() for strength in strengths]
     own, shared, mean = 1.0, 0.0, 0.0
-    for step in ORDERS[int(rng.random() * len(ORDERS))]:
-        factor = factors[step]
-        if step == BRIGHTNESS:  # towards black
+    for change in ORDERS[int(rng.random() * len(ORDERS))]:
+        factor = factors[change]
+        if change == BRIGHTNESS:  # blend with black
             own, shared, mean = factor * own, factor * shared, factor * mean
-        elif step == CONTRAST:  # towards the mean grey of the image as it is by now
+        elif change == CONTRAST:  # blend with the mean grey value of the image changed so far
             own, shared, mean = factor * own, factor * shared, mean + (1 - factor) * (own + shared)
-        else:  # towards each pixel's own grey
+        else:  # blend with the pixel's grey value
             own, shared = factor * own, shared + (1 - factor) * own
     return Jitter(own, shared, mean)

@@ -1,9 +1,19 @@
-"""Resizing: bilinear by `resize.c`, all else by OpenCV."""
+"""Resize and flip images, with compiled code or with OpenCV.
+
+`compiled` is the module with the compiled replacements of this package's pixel operations. The package works without
+`shufflenetv2/kernels/`: `compiled` is None then, and OpenCV computes the same pixels.
+"""
+
+from types import ModuleType
 
 import cv2
 import numpy as np
 
-from ..kernels.pixels import library, scratch, scratch_size
+compiled: ModuleType | None
+try:
+    from ..kernels import pixels as compiled
+except ImportError:
+    compiled = None
 
 INTERPOLATIONS = {
     "bilinear": cv2.INTER_LINEAR,
@@ -12,7 +22,6 @@ INTERPOLATIONS = {
     "nearest": cv2.INTER_NEAREST,
     "lanczos": cv2.INTER_LANCZOS4,
 }
-MOST_PIXELS = 1 << 28  # of a result of `resize.c`
 
 
 def resize(
@@ -21,16 +30,16 @@ def resize(
     width: int,
     interpolation: str = "bilinear",
     *,
-    mirrored: bool = False,
-    upside_down: bool = False,
+    hflip: bool = False,
+    vflip: bool = False,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """An image at another size, then flipped: OpenCV's pixels, bit for bit.
+    """Resize an image, then flip it; the pixels are OpenCV's, bit for bit.
 
     Args:
         pixels: uint8 (H, W, 3).
-        interpolation: one of INTERPOLATIONS.
-        out: uint8 (height, width, 3), contiguous, to write into rather than into memory of its own.
+        interpolation: a key of INTERPOLATIONS.
+        out: uint8 (height, width, 3), contiguous, receives the result; allocated by default.
 
     Returns:
         uint8 (height, width, 3).
@@ -38,17 +47,12 @@ def resize(
     Raises:
         cv2.error: for a result larger than OpenCV allows.
     """
-    is_plain = interpolation == "bilinear" and pixels.strides[1:] == (3, 1) and height * width <= MOST_PIXELS
-    compiled = library() if is_plain else None
-    if compiled is None:
-        is_flipped = mirrored or upside_down
-        direct = None if is_flipped else out
-        resized = cv2.resize(pixels, (width, height), dst=direct, interpolation=INTERPOLATIONS[interpolation])
-        return cv2.flip(resized, -1 if mirrored and upside_down else int(mirrored), dst=out) if is_flipped else resized
-    if out is None:
-        out = np.empty((height, width, 3), np.uint8)
-    old_height, old_width = pixels.shape[:2]
-    size = scratch.at_least(scratch_size(old_width, width)).size
-    source, target = (pixels.ctypes.data, pixels.strides[0], old_height, old_width), (out.ctypes.data, height, width)
-    compiled.resize_bilinear(*source, *target, mirrored, upside_down, scratch.address, size)
-    return out
+    if compiled is not None and interpolation == "bilinear" and height * width <= compiled.MAX_PIXELS:
+        resized = np.empty((height, width, 3), np.uint8) if out is None else out
+        if compiled.resize_bilinear(pixels, (hflip, vflip), resized):
+            return resized
+    is_flipped = hflip or vflip
+    resized = cv2.resize(pixels, (width, height), dst=None if is_flipped else out, interpolation=INTERPOLATIONS[interpolation])
+    if not is_flipped:
+        return resized
+    return cv2.flip(resized, -1 if hflip and vflip else int(hflip), dst=out)

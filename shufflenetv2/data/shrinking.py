@@ -225,7 +225,7 @@ def encode(name: str, image: Image, short_side: int, quality: int) -> bytes:
         raise ImageError(f"{name} is too long for a JPEG, which has at most {LONGEST_JPEG:,} pixels")
     # A decoder that scales down needs half the time and a fraction of the memory. Twice the size asked
     # for is left to the filter, which is the better one.
-    pixels = image.crop(0, 0, image.height, image.width, at_least=2 * short_side)
+    pixels = image.crop(0, 0, image.height, image.width, min_side=2 * short_side)
     if pixels.shape[:2] != (height, width):
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality, *JPEG_OPTIONS])[1].tobytes()

@@ -15,7 +15,7 @@ import PIL.Image
 import torch
 
 from .erasing import RandomErasing
-from .images import Cut, Image
+from .images import CropResize, Image
 from .jitter import UNCHANGED, draw_jitter
 from .operations import GREY
 from .policies import Policy
@@ -160,10 +160,10 @@ class TrainTransform:
     def __call__(self, image: Image, out: np.ndarray, rng: np.random.Generator | None) -> None:
         assert rng is not None
         slots = _each(out)
-        # A policy comes between the cut and the jitter, and is for the later views alone.
+        # A policy comes between the crop and the jitter, and is for the later views alone.
         at_once = self.policy is None and self.views == 1
-        cut = self._draw_cut(image, rng, with_jitter=at_once)
-        pixels = image.cut(cut, slots[0] if at_once or self.views > 1 else None)
+        crop = self._draw_crop_resize(image, rng, with_jitter=at_once)
+        pixels = image.crop_resize(crop, slots[0] if at_once or self.views > 1 else None)
         for slot in slots[1:] if self.views > 1 else slots:
             result = pixels if at_once else self._recolour(pixels, slot, rng)
             result = self._grey_and_blur(result, rng)
@@ -173,15 +173,15 @@ class TrainTransform:
             for slot in slots if self.erases_first else slots[1:]:
                 self.erasing(slot, rng)
 
-    def _draw_cut(self, image: Image, rng: np.random.Generator, with_jitter: bool) -> Cut:
+    def _draw_crop_resize(self, image: Image, rng: np.random.Generator, with_jitter: bool) -> CropResize:
         part = self.draw_crop(image.height, image.width, rng)
-        mirrored = rng.random() < self.hflip
-        upside_down = self.vflip > 0 and rng.random() < self.vflip
+        hflip = rng.random() < self.hflip
+        vflip = self.vflip > 0 and rng.random() < self.vflip
         interpolation = self.interpolation
         if interpolation == "random":
             interpolation = "bilinear" if rng.random() < 0.5 else "bicubic"
         jitter = draw_jitter(self.color_jitter, rng) if with_jitter and any(self.color_jitter) else UNCHANGED
-        return Cut(*part, self.size, interpolation, mirrored, upside_down, jitter)
+        return CropResize(*part, self.size, interpolation, hflip, vflip, jitter)
 
     def _recolour(self, pixels: np.ndarray, out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Policy and jitter; the result may be `out`, `pixels` or neither."""

@@ -1,31 +1,34 @@
-/* Bilinear resizing of three-coloured bytes, flipped on the way: OpenCV's pixels, bit for bit, in half the time.
+/* Bilinear resizing with flips, and the whole way from a JPEG to a training image: OpenCV's pixels, bit for bit.
  *
- * As in OpenCV, a weight is a multiple of 1/2048 and a sample is rounded twice: down to 1/128 between the two columns it
- * lies between, and to a whole number between the rows. What is saved is the detour by 32 bits: the products of a pixel's
- * three colours are taken and added by one instruction, and kept in sixteen bits, which is all the second step looks at.
+ * As in OpenCV, a weight is a multiple of 1/2048, and a sample is rounded twice: down to 1/128 between two columns, and to an
+ * integer between two rows. OpenCV computes in 32 bits; here one instruction multiplies and adds the three colours of a pixel,
+ * and the sums are kept in 16 bits, which is all that the second step uses.
  *
- * A row of samples between columns is kept as groups of eight pixels, four lanes (blue, green, red, nothing) each, in the
- * order in which packing them to bytes puts them right: 0, 1, 4, 5, 2, 3, 6, 7. Compiled where AVX2 is known; `resize.py` calls it.
+ * A row of samples between columns is stored in groups of eight pixels with four lanes each (blue, green, red, unused), in the
+ * order in which packing them to bytes restores the order of the pixels: 0, 1, 4, 5, 2, 3, 6, 7.
  */
 
 #include "pixels.h"
+#include "simd.h"
 
-#ifdef IS_COMPILED
+#ifdef HAS_SIMD
 
-#include <math.h>
+enum { LANES = 4, GROUP = 8 };
+enum { OVERREAD = 16 }; /* bytes that are read from the beginning of a row's last pixel, most of them unused */
 
-enum { LANES = 4, GROUP = 8, BEYOND = 16 }; /* bytes that are read, and not used, beyond the beginning of a row's last pixel */
+/* Position of each pixel of a group among its loads, which are in the order 0, 4, 1, 5, 2, 6, 3, 7. */
+static const int LOAD_POSITION[GROUP] = {0, 2, 4, 6, 1, 3, 5, 7};
 
-static const int PLACE[GROUP] = {0, 2, 4, 6, 1, 3, 5, 7}; /* of each pixel of a group among its loads: 0, 4, 1, 5, 2, 6, 3, 7 */
-
-/* The pixels at `at` (in bytes) and after it, for each pixel of a group, and their weights for each lane. */
+/* For each pixel of a group: the byte offset of the left one of its two source pixels, and the weights of both for each lane.
+ */
 typedef struct {
-    int32_t at[GROUP];
+    int32_t offset[GROUP];
     int16_t weights[GROUP][2 * LANES];
 } Columns;
 
-/* Which two of `count` samples, the first of which is returned, the i-th of `length` lies between, and their weights. */
-INLINE int between(int i, int length, int count, int16_t weights[2]) {
+/* Return the first of the two of `count` samples between which the i-th of `length` samples lies, and set the weights of both.
+ */
+INLINE int find_neighbours(int i, int length, int count, int16_t weights[2]) {
     double scale = 1 / ((double)length / count);
     float x = (float)((i + 0.5) * scale - 0.5), first = floorf(x);
     weights[0] = (int16_t)lrintf((1 - (x - first)) * 2048);
@@ -33,25 +36,27 @@ INLINE int between(int i, int length, int count, int16_t weights[2]) {
     return (int)first;
 }
 
-static void find_columns(int width, int new_width, int is_mirrored, Columns *columns) {
+/* Find the source columns of each column of the result. */
+static void find_columns(int width, int new_width, int hflip, Columns *columns) {
     for (int x = 0; x < new_width || x % GROUP; x++) {
         int16_t weights[2];
-        int column = least(x, new_width - 1), place = PLACE[x % GROUP];
-        int first = between(is_mirrored ? new_width - 1 - column : column, new_width, width, weights);
+        int column = min(x, new_width - 1), position = LOAD_POSITION[x % GROUP];
+        int first = find_neighbours(hflip ? new_width - 1 - column : column, new_width, width, weights);
         if (first < 0 || first >= width - 1) first = first < 0 ? 0 : width - 1, weights[0] = 2048, weights[1] = 0;
-        columns[x / GROUP].at[place] = 3 * first;
-        for (int i = 0; i < 2 * LANES; i++) columns[x / GROUP].weights[place][i] = weights[i % 2];
+        columns[x / GROUP].offset[position] = 3 * first;
+        for (int i = 0; i < 2 * LANES; i++) columns[x / GROUP].weights[position][i] = weights[i % 2];
     }
 }
 
+/* Interpolate a row between columns. */
 static void resize_row(const uint8_t *row, const Columns *columns, int groups, int16_t *to) {
     const __m256i pairs = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
     for (; groups; groups--, columns++, to += GROUP * LANES) {
         __m256i sums[GROUP / 2];
         for (int i = 0; i < GROUP / 2; i++) {
-            __m128i one = _mm_loadu_si128((const __m128i *)(row + columns->at[2 * i]));
-            __m128i other = _mm_loadu_si128((const __m128i *)(row + columns->at[2 * i + 1]));
-            __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(one), other, 1);
+            __m128i even = _mm_loadu_si128((const __m128i *)(row + columns->offset[2 * i]));
+            __m128i odd = _mm_loadu_si128((const __m128i *)(row + columns->offset[2 * i + 1]));
+            __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(even), odd, 1);
             __m256i weights = _mm256_loadu_si256((const __m256i *)columns->weights[2 * i]);
             sums[i] = _mm256_srai_epi32(_mm256_madd_epi16(_mm256_shuffle_epi8(both, pairs), weights), 4);
         }
@@ -60,13 +65,14 @@ static void resize_row(const uint8_t *row, const Columns *columns, int groups, i
     }
 }
 
-/* Four pixels of a group. */
+/* Interpolate four pixels of a group between rows. */
 INLINE __m256i blend(const int16_t *a, const int16_t *b, __m256i weight_a, __m256i weight_b) {
-    __m256i part_a = _mm256_mulhi_epi16(_mm256_loadu_si256((const __m256i *)a), weight_a);
-    __m256i part_b = _mm256_mulhi_epi16(_mm256_loadu_si256((const __m256i *)b), weight_b);
-    return _mm256_srai_epi16(_mm256_add_epi16(_mm256_add_epi16(part_a, part_b), _mm256_set1_epi16(2)), 2);
+    __m256i weighted_a = _mm256_mulhi_epi16(_mm256_loadu_si256((const __m256i *)a), weight_a);
+    __m256i weighted_b = _mm256_mulhi_epi16(_mm256_loadu_si256((const __m256i *)b), weight_b);
+    return _mm256_srai_epi16(_mm256_add_epi16(_mm256_add_epi16(weighted_a, weighted_b), _mm256_set1_epi16(2)), 2);
 }
 
+/* Interpolate a row of the result between two rows. */
 static void blend_rows(const int16_t *a, const int16_t *b, const int16_t weights[2], int width, uint8_t *to) {
     const __m256i weight_a = _mm256_set1_epi16(weights[0]), weight_b = _mm256_set1_epi16(weights[1]);
     const __m256i three = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
@@ -75,7 +81,7 @@ static void blend_rows(const int16_t *a, const int16_t *b, const int16_t weights
         __m256i bytes = _mm256_shuffle_epi8(_mm256_packus_epi16(low, high), three);
         if (left >= GROUP) {
             store_8_pixels(to, bytes);
-        } else { /* nothing is written beyond the row: what follows is another thread's */
+        } else { /* another thread may write the bytes after the row */
             uint8_t last[3 * GROUP];
             store_8_pixels(last, bytes);
             memcpy(to, last, 3 * (size_t)left);
@@ -83,35 +89,48 @@ static void blend_rows(const int16_t *a, const int16_t *b, const int16_t weights
     }
 }
 
-/* from: bytes (height, width, 3), rows `stride` bytes apart.
- * to: bytes (new_height, new_width, 3).
- * memory: scratch of `size` bytes; 40 * (new_width + 8) + 3 * width + 16 are enough.
- */
-int resize_bilinear(const uint8_t *from, ptrdiff_t stride, int height, int width, uint8_t *to, int new_height, int new_width,
-                    int is_mirrored, int is_upside_down, uint8_t *memory, size_t size) {
+int resize_bilinear(const uint8_t *pixels, ptrdiff_t stride, int height, int width, uint8_t *resized, int new_height,
+                    int new_width, int hflip, int vflip, uint8_t *scratch, size_t scratch_size) {
     size_t groups = ((size_t)new_width + GROUP - 1) / GROUP, row_size = groups * GROUP * LANES;
-    if (size < groups * sizeof(Columns) + 2 * row_size * sizeof(int16_t) + 3 * (size_t)width + BEYOND) return DECLINED;
-    Columns *columns = (Columns *)memory;
+    if (scratch_size < groups * sizeof(Columns) + 2 * row_size * sizeof(int16_t) + 3 * (size_t)width + OVERREAD)
+        return DECLINED;
+    Columns *columns = (Columns *)scratch;
     int16_t *rows[2] = {(int16_t *)(columns + groups), (int16_t *)(columns + groups) + row_size};
     uint8_t *last = (uint8_t *)(rows[1] + row_size);
-    int held[2] = {-1, -1}; /* which row each of `rows` is made of: even ones are in the first */
-    find_columns(width, new_width, is_mirrored, columns);
+    int source_row[2] = {-1, -1}; /* of each of `rows`; even source rows are in the first, odd ones in the second */
+    find_columns(width, new_width, hflip, columns);
     for (int y = 0; y < new_height; y++) {
         int16_t weights[2];
-        int first = between(y, new_height, height, weights), near[2];
+        int first = find_neighbours(y, new_height, height, weights), parity[2];
         for (int i = 0; i < 2; i++) {
-            int row = most(0, least(first + i, height - 1));
-            near[i] = row % 2;
-            if (held[row % 2] == row) continue;
-            const uint8_t *pixels = from + row * stride;
-            if ((height - 1 - row) * stride < BEYOND) pixels = memcpy(last, pixels, 3 * (size_t)width);
-            resize_row(pixels, columns, (int)groups, rows[row % 2]);
-            held[row % 2] = row;
+            int row = max(0, min(first + i, height - 1));
+            parity[i] = row % 2;
+            if (source_row[row % 2] == row) continue;
+            const uint8_t *source = pixels + row * stride;
+            if ((height - 1 - row) * stride < OVERREAD) source = memcpy(last, source, 3 * (size_t)width);
+            resize_row(source, columns, (int)groups, rows[row % 2]);
+            source_row[row % 2] = row;
         }
-        ptrdiff_t target = is_upside_down ? new_height - 1 - y : y;
-        blend_rows(rows[near[0]], rows[near[1]], weights, new_width, to + target * 3 * new_width);
+        ptrdiff_t target = vflip ? new_height - 1 - y : y;
+        blend_rows(rows[parity[0]], rows[parity[1]], weights, new_width, resized + target * 3 * new_width);
     }
     return DONE;
+}
+
+int jpeg_crop_resize(const uint8_t *encoded, size_t length, int scale, int top, int left, int height, int width,
+                     uint8_t *resized, int new_height, int new_width, int hflip, int vflip, double own, double shared,
+                     double mean, uint8_t *scratch, size_t scratch_size) {
+    int has_jitter = own != 1 || shared != 0 || mean != 0;
+    if (height < 1 || width < 1 || (has_jitter && !can_jitter(own, shared, mean))) return DECLINED;
+    size_t used = ((size_t)height * (size_t)width * 3 + 64 + 63) / 64 * 64; /* decoded pixels */
+    if (scratch_size < used) return DECLINED;
+    uint8_t *pixels = scratch;
+    scratch += used, scratch_size -= used;
+    if (jpeg_decode(encoded, length, scale, top, left, height, width, pixels, scratch, scratch_size)) return DECLINED;
+    if (resize_bilinear(pixels, 3 * (ptrdiff_t)width, height, width, resized, new_height, new_width, hflip, vflip, scratch,
+                        scratch_size))
+        return DECLINED;
+    return has_jitter ? jitter(resized, new_height * new_width, own, shared, mean, resized) : DONE;
 }
 
 END_OF_FILE

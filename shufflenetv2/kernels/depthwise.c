@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "training.h"
+
 #if defined(__x86_64__)
 #pragma GCC target("avx2,fma")
 #endif
@@ -27,8 +29,7 @@ enum { LANES = 8, TAPS = 9, PIXELS = 128 /* of one block */ };
 /* One batch normalisation's numbers, each an array of a float per channel: branch.py's (5, C) tensor. */
 enum { MEAN, VARIANCE, INVERSE /* 1 / sqrt(variance + eps) */, SCALE, SHIFT /* y = SCALE x + SHIFT */, STATISTICS };
 
-int is_supported(void)
-{
+int is_supported(void) {
 #if defined(__x86_64__)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #else
@@ -36,18 +37,20 @@ int is_supported(void)
 #endif
 }
 
+int header_checksum(void) {
+    return HEADER_CHECKSUM;
+}
+
 /* ---- Batch normalisation ---- */
 
-static index_t at_most(index_t number, index_t limit)
-{
+static index_t at_most(index_t number, index_t limit) {
     return number < limit ? number : limit;
 }
 
 /* The sums of x - k and of its square over some pixels, k being the first: what is subtracted loses no digits. */
-static void add_moments(const float *restrict x, index_t pixels, index_t channels, float *restrict sum, float *restrict square)
-{
-    for (index_t c = 0; c < channels; c++)
-        sum[c] = square[c] = 0;
+static void add_moments(const float *restrict x, index_t pixels, index_t channels, float *restrict sum,
+                        float *restrict square) {
+    for (index_t c = 0; c < channels; c++) sum[c] = square[c] = 0;
     index_t i = 0;
     for (; i + 4 <= pixels; i += 4) {
         const float *p = x + i * channels, *q = p + channels, *r = q + channels, *s = r + channels;
@@ -68,8 +71,7 @@ static void add_moments(const float *restrict x, index_t pixels, index_t channel
 /* Blocks' moments to the statistics of all (Chan, Golub and LeVeque 1983), and to what normalises with them. The threads
  * share the channels. */
 static void conclude(const float *x, index_t pixels, index_t block, index_t channels, const float *moments, const float *weight,
-                     const float *bias, float eps, float *statistics)
-{
+                     const float *bias, float eps, float *statistics) {
 #pragma omp for schedule(static)
     for (index_t c = 0; c < channels; c++) {
         double mean = 0, squares = 0, before = 0;
@@ -92,12 +94,10 @@ static void conclude(const float *x, index_t pixels, index_t block, index_t chan
 
 /* The batch's statistics of x; with y, also y = ReLU(batch norm(x)), its pixels y_stride floats apart. */
 int norm_forward(const float *x, index_t pixels, index_t channels, const float *weight, const float *bias, float eps,
-                 float *statistics, float *y, index_t y_stride, int threads)
-{
+                 float *statistics, float *y, index_t y_stride, int threads) {
     index_t blocks = (pixels + PIXELS - 1) / PIXELS;
     float *moments = malloc(sizeof(float) * 2 * blocks * channels);
-    if (!moments)
-        return 1;
+    if (!moments) return 1;
     const float *restrict scale = statistics + SCALE * channels, *restrict shift = statistics + SHIFT * channels;
 #pragma omp parallel num_threads(threads)
     {
@@ -125,12 +125,10 @@ int norm_forward(const float *x, index_t pixels, index_t channels, const float *
 
 /* The sums of g and of g (x - mean) over some pixels, g being 0 where ReLU was. */
 static void add_products(const float *restrict g, index_t g_stride, const float *restrict x, index_t pixels, index_t channels,
-                         const float *restrict statistics, int relu, float *restrict sum, float *restrict product)
-{
+                         const float *restrict statistics, int relu, float *restrict sum, float *restrict product) {
     const float *restrict mean = statistics + MEAN * channels, *restrict scale = statistics + SCALE * channels,
-                *restrict shift = statistics + SHIFT * channels;
-    for (index_t c = 0; c < channels; c++)
-        sum[c] = product[c] = 0;
+                          *restrict shift = statistics + SHIFT * channels;
+    for (index_t c = 0; c < channels; c++) sum[c] = product[c] = 0;
     index_t i = 0;
     for (; i + 2 <= pixels; i += 2) {
         const float *p = x + i * channels, *q = p + channels, *s = g + i * g_stride, *t = s + g_stride;
@@ -152,8 +150,7 @@ static void add_products(const float *restrict g, index_t g_stride, const float 
 /* Blocks' sums to the gradients of weight and bias, and to the slopes of x's: a g + b (x - mean) + c. The threads share
  * the channels. */
 static void conclude_backward(index_t pixels, index_t blocks, index_t channels, const float *sums, const float *statistics,
-                              float *weight_gradient, float *bias_gradient, float *slopes)
-{
+                              float *weight_gradient, float *bias_gradient, float *slopes) {
 #pragma omp for schedule(static)
     for (index_t c = 0; c < channels; c++) {
         double sum = 0, product = 0, inverse = statistics[INVERSE * channels + c];
@@ -172,10 +169,9 @@ static void conclude_backward(index_t pixels, index_t blocks, index_t channels, 
 
 /* x's gradient from the slopes. In place too: to may be g. */
 static void descend(const float *g, const float *restrict x, index_t channels, const float *restrict statistics,
-                    const float *restrict slopes, int relu, float *to)
-{
+                    const float *restrict slopes, int relu, float *to) {
     const float *restrict mean = statistics + MEAN * channels, *restrict scale = statistics + SCALE * channels,
-                *restrict shift = statistics + SHIFT * channels;
+                          *restrict shift = statistics + SHIFT * channels;
 #pragma GCC ivdep
     for (index_t c = 0; c < channels; c++) {
         float a = relu && x[c] * scale[c] + shift[c] <= 0 ? 0 : g[c];
@@ -185,12 +181,10 @@ static void descend(const float *g, const float *restrict x, index_t channels, c
 
 /* From the gradient g of norm_forward's y, its pixels g_stride floats apart: those of x, weight and bias. */
 int norm_backward(const float *g, index_t g_stride, const float *x, index_t pixels, index_t channels, const float *statistics,
-                  float *x_gradient, float *weight_gradient, float *bias_gradient, int threads)
-{
+                  float *x_gradient, float *weight_gradient, float *bias_gradient, int threads) {
     index_t blocks = (pixels + PIXELS - 1) / PIXELS;
     float *sums = malloc(sizeof(float) * (2 * blocks + 3) * channels), *slopes = sums + 2 * blocks * channels;
-    if (!sums)
-        return 1;
+    if (!sums) return 1;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
@@ -212,21 +206,19 @@ int norm_backward(const float *g, index_t g_stride, const float *x, index_t pixe
 /* ---- The channel shuffle ---- */
 
 /* to = every second channel of from's, its pixels to_stride floats apart. */
-int gather(const float *from, index_t pixels, index_t channels, float *to, index_t to_stride, int threads)
-{
+int gather(const float *from, index_t pixels, index_t channels, float *to, index_t to_stride, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (index_t i = 0; i < pixels; i++) {
         const float *restrict x = from + i * 2 * channels;
         float *restrict y = to + i * to_stride;
-        for (index_t c = 0; c < channels; c++)
-            y[c] = x[2 * c];
+        for (index_t c = 0; c < channels; c++) y[c] = x[2 * c];
     }
     return 0;
 }
 
 /* to = the channels of even and of odd in turn. */
-int interleave(const float *even, index_t even_stride, const float *odd, index_t pixels, index_t channels, float *to, int threads)
-{
+int interleave(const float *even, index_t even_stride, const float *odd, index_t pixels, index_t channels, float *to,
+               int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (index_t i = 0; i < pixels; i++) {
         const float *restrict a = even + i * even_stride, *restrict b = odd + i * channels;
@@ -247,28 +239,24 @@ typedef struct {
     index_t height, width, channels, vectors, stride, out_height, out_width;
 } shape_t;
 
-static shape_t shape_of(index_t height, index_t width, index_t channels, index_t stride)
-{
+static shape_t shape_of(index_t height, index_t width, index_t channels, index_t stride) {
     index_t vectors = (channels + LANES - 1) / LANES;
     return (shape_t){height, width, channels, vectors, stride, (height - 1) / stride + 1, (width - 1) / stride + 1};
 }
 
-static index_t row_vectors(const shape_t *s)
-{
+static index_t row_vectors(const shape_t *s) {
     return (s->width + 2) * s->vectors;
 }
 
 /* Zeros: vectors that the threads share, then those of each. */
-static vector_t *allocate(index_t shared, index_t each, int threads)
-{
+static vector_t *allocate(index_t shared, index_t each, int threads) {
     size_t size = sizeof(vector_t) * (shared + threads * each);
     vector_t *memory = aligned_alloc(sizeof(vector_t), size);
     return memory ? memset(memory, 0, size) : NULL;
 }
 
 /* A row of x into its place, normalised and ReLU applied where there are statistics. */
-static void load_row(const shape_t *s, const float *restrict x, const float *restrict statistics, vector_t *place)
-{
+static void load_row(const shape_t *s, const float *restrict x, const float *restrict statistics, vector_t *place) {
     index_t channels = s->channels, padded = s->vectors * LANES;
     for (index_t i = 0; i < s->width; i++) {
         const float *restrict from = x + i * channels;
@@ -279,30 +267,25 @@ static void load_row(const shape_t *s, const float *restrict x, const float *res
                 float value = from[c] * scale[c] + shift[c];
                 to[c] = value < 0 ? 0 : value;
             }
-        } else
-            memcpy(to, from, sizeof(float) * channels);
+        } else memcpy(to, from, sizeof(float) * channels);
     }
 }
 
 /* (9, C) weights as 9 times as many vectors as a pixel has. */
-static void load_taps(const shape_t *s, const float *weight, vector_t *taps)
-{
+static void load_taps(const shape_t *s, const float *weight, vector_t *taps) {
     memset(taps, 0, sizeof(vector_t) * TAPS * s->vectors);
-    for (index_t t = 0; t < TAPS; t++)
-        memcpy(taps + t * s->vectors, weight + t * s->channels, sizeof(float) * s->channels);
+    for (index_t t = 0; t < TAPS; t++) memcpy(taps + t * s->vectors, weight + t * s->channels, sizeof(float) * s->channels);
 }
 
 /* z = the convolution of x, or of ReLU(batch norm(x)) given x's statistics; z's statistics as norm_forward has them. */
 int depthwise_forward(const float *x, index_t images, index_t height, index_t width, index_t channels, index_t stride,
                       const float *statistics, const float *weight, float *z, const float *norm_weight, const float *norm_bias,
-                      float eps, float *z_statistics, int threads)
-{
+                      float eps, float *z_statistics, int threads) {
     const shape_t s = shape_of(height, width, channels, stride);
     const index_t row = row_vectors(&s), pixels = s.out_height * s.out_width, vectors = s.vectors;
     const index_t shared = (TAPS + 2 * images) * vectors, each = 4 * row + vectors * s.out_width;
     vector_t *taps = allocate(shared, each, threads);
-    if (!taps)
-        return 1;
+    if (!taps) return 1;
     float *moments = (float *)(taps + TAPS * vectors);
     load_taps(&s, weight, taps);
 #pragma omp parallel num_threads(threads)
@@ -322,14 +305,12 @@ int depthwise_forward(const float *x, index_t images, index_t height, index_t wi
                 }
                 for (index_t v = 0; v < vectors; v++) {
                     vector_t w[TAPS];
-                    for (int t = 0; t < TAPS; t++)
-                        w[t] = taps[t * vectors + v];
+                    for (int t = 0; t < TAPS; t++) w[t] = taps[t * vectors + v];
                     for (index_t ox = 0; ox < s.out_width; ox++) {
                         index_t at = ox * stride * vectors + v;
                         vector_t sum = {0};
                         for (int k = 0; k < 3; k++)
-                            for (int l = 0; l < 3; l++)
-                                sum += rows[k][at + l * vectors] * w[3 * k + l];
+                            for (int l = 0; l < 3; l++) sum += rows[k][at + l * vectors] * w[3 * k + l];
                         made[ox * vectors + v] = sum;
                     }
                 }
@@ -351,14 +332,12 @@ int depthwise_forward(const float *x, index_t images, index_t height, index_t wi
 int depthwise_backward(const float *u, const float *z, const float *z_mean, const float *slope, const float *x, index_t images,
                        index_t height, index_t width, index_t channels, index_t stride, const float *statistics,
                        const float *weight, float *x_gradient, float *weight_gradient, float *norm_weight_gradient,
-                       float *norm_bias_gradient, int threads)
-{
+                       float *norm_bias_gradient, int threads) {
     const shape_t s = shape_of(height, width, channels, stride);
     const index_t row = row_vectors(&s), pixels = s.out_height * s.out_width, vectors = s.vectors, padded = vectors * LANES;
     const index_t shared = (TAPS + TAPS * images + 2 * images + 3) * vectors, each = 8 * row + vectors * s.out_width;
     vector_t *taps = allocate(shared, each, threads), *partial = taps + TAPS * vectors;
-    if (!taps)
-        return 1;
+    if (!taps) return 1;
     float *sums = (float *)(partial + TAPS * images * vectors), *slopes = sums + 2 * images * channels;
     load_taps(&s, weight, taps);
 #pragma omp parallel num_threads(threads)
@@ -384,28 +363,23 @@ int depthwise_backward(const float *u, const float *z, const float *z_mean, cons
                 for (index_t ox = 0; ox < s.out_width; ox++) {
                     index_t from = (n * pixels + oy * s.out_width + ox) * channels;
                     float *restrict g = (float *)incoming + ox * padded;
-                    for (index_t c = 0; c < channels; c++)
-                        g[c] = u[from + c] - slope[c] * (z[from + c] - z_mean[c]);
+                    for (index_t c = 0; c < channels; c++) g[c] = u[from + c] - slope[c] * (z[from + c] - z_mean[c]);
                 }
                 for (index_t v = 0; v < vectors; v++) {
                     vector_t sum[TAPS], w[TAPS];
-                    for (int t = 0; t < TAPS; t++)
-                        w[t] = taps[t * vectors + v], sum[t] = weights[t * vectors + v];
+                    for (int t = 0; t < TAPS; t++) w[t] = taps[t * vectors + v], sum[t] = weights[t * vectors + v];
                     for (index_t ox = 0; ox < s.out_width; ox++) {
                         index_t at = ox * stride * vectors + v;
                         vector_t g = incoming[ox * vectors + v];
                         for (int k = 0; k < 3; k++)
-                            for (int l = 0; l < 3; l++)
-                                sum[3 * k + l] += g * rows[k][at + l * vectors];
+                            for (int l = 0; l < 3; l++) sum[3 * k + l] += g * rows[k][at + l * vectors];
                     }
-                    for (int t = 0; t < TAPS; t++)
-                        weights[t * vectors + v] = sum[t];
+                    for (int t = 0; t < TAPS; t++) weights[t * vectors + v] = sum[t];
                     for (index_t ox = 0; ox < s.out_width; ox++) {
                         index_t at = ox * stride * vectors + v;
                         vector_t g = incoming[ox * vectors + v];
                         for (int k = 0; k < 3; k++)
-                            for (int l = 0; l < 3; l++)
-                                to[k][at + l * vectors] += g * w[3 * k + l];
+                            for (int l = 0; l < 3; l++) to[k][at + l * vectors] += g * w[3 * k + l];
                     }
                 }
                 index_t untouched = oy + 1 < s.out_height ? (oy + 1) * stride - 1 : height; /* by later outputs */
@@ -418,8 +392,7 @@ int depthwise_backward(const float *u, const float *z, const float *z_mean, cons
                             float *restrict at = out + i * channels;
                             for (index_t c = 0; c < channels; c++)
                                 at[c] = value[i * padded + c] > 0 ? found[i * padded + c] : 0;
-                        } else
-                            memcpy(out + i * channels, found + i * padded, sizeof(float) * channels);
+                        } else memcpy(out + i * channels, found + i * padded, sizeof(float) * channels);
                 }
             }
             if (statistics) {
@@ -432,8 +405,7 @@ int depthwise_backward(const float *u, const float *z, const float *z_mean, cons
         for (index_t t = 0; t < TAPS; t++)
             for (index_t c = 0; c < channels; c++) {
                 double sum = 0;
-                for (index_t n = 0; n < images; n++)
-                    sum += ((const float *)partial)[(n * TAPS + t) * padded + c];
+                for (index_t n = 0; n < images; n++) sum += ((const float *)partial)[(n * TAPS + t) * padded + c];
                 weight_gradient[t * channels + c] = (float)sum;
             }
         if (statistics) {

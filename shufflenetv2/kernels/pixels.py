@@ -1,7 +1,7 @@
-"""The compiled part of the data path (`jpeg.c`, `resize.c`, `jitter.c` and `cut.c`), and the memory its callers work in.
+"""Compiled JPEG decoding, resizing and colour jitter: OpenCV's and libjpeg-turbo's pixels, bit for bit, in half the time.
 
-Without it, or on a processor that it was not written for, OpenCV does the same: the same pixels, in more than twice
-the time.
+Every function here writes its result or reports that it cannot do the task. The caller then uses OpenCV. The C code
+(`jpeg.c`, `crop_resize.c`, `jitter.c`) needs an x86-64 processor with AVX2.
 """
 
 import ctypes
@@ -12,43 +12,132 @@ from pathlib import Path
 
 import numpy as np
 
-from .library import open_library
+from .bindings import load_library
 
 LIBRARY = Path(__file__).with_name("_pixels")
-ARGUMENTS = {  # as in pixels.h
-    "jpeg_decode": "bniiiiippn",
-    "resize_bilinear": "pniipiiiipn",
-    "jitter": "pidddp",
-    "jpeg_cut": "bniiiiipiiiidddpn",
-}
+HEADER = Path(__file__).with_name("pixels.h")
+MAX_PIXELS = 1 << 28  # of a resized image: offsets in C are ints
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The functions of `pixels.h`; None where they were not compiled, or where the processor cannot run them."""
+    """Return the functions of `pixels.h`; None if they are not compiled or this processor cannot run them."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return None
-    return open_library(LIBRARY, ARGUMENTS, "JPEGs are decoded whole, in twice the time")
+    return load_library(LIBRARY, HEADER, "JPEG files are decoded in full, in twice the time")
 
 
-class Memory(threading.local):
-    """Memory that a thread uses again and again: fresh pages would cost a quarter of the decoding itself."""
+class ThreadBuffer(threading.local):
+    """Memory that a thread reuses: fresh pages would add a quarter to the time of decoding."""
 
     def __init__(self) -> None:
         self._bytes = np.empty(0, np.uint8)
         self.address = 0
 
-    def at_least(self, size: int) -> np.ndarray:
-        """uint8, of that size or larger, at `address`; what was in it may be gone."""
+    def reserve(self, size: int) -> np.ndarray:
+        """Return uint8 memory of at least `size` bytes at `address`; earlier content may be lost."""
         if size > self._bytes.size:
             self._bytes = np.empty(size, np.uint8)
             self.address = self._bytes.ctypes.data
         return self._bytes
 
 
-scratch = Memory()
+_scratch = ThreadBuffer()
+_decoded = ThreadBuffer()
 
 
-def scratch_size(width: int, new_width: int) -> int:
-    """The bytes that `resize.c` works in."""
+def decode_jpeg(encoded: bytes, scale: int, box: tuple[int, int, int, int]) -> np.ndarray | None:
+    """Decode a rectangle of a JPEG at 1 / `scale` of its size (rounded up).
+
+    Args:
+        encoded: a JPEG file.
+        scale: 1, 2, 4 or 8.
+        box: (top, left, height, width) in pixels of the scaled image.
+
+    Returns:
+        uint8 (height, width, 3), BGR, valid until this thread's next call. None for a damaged file, for a box that exceeds
+        the image, for every JPEG that is not sequential with 8 bits and either grey or YCbCr (with full or half chroma
+        resolution), and without the library.
+    """
+    functions = library()
+    if functions is None:
+        return None
+    height, width = box[2:]
+    pixels = _decoded.reserve(height * width * 3 + 64)
+    size = _scratch.reserve(_decode_scratch_size(encoded, height, width)).size
+    declined = functions.jpeg_decode(encoded, len(encoded), scale, *box, _decoded.address, _scratch.address, size)
+    return None if declined else pixels[: height * width * 3].reshape(height, width, 3)
+
+
+def jpeg_crop_resize(
+    encoded: bytes,
+    scale: int,
+    box: tuple[int, int, int, int],
+    jitter: tuple[float, float, float],
+    flips: tuple[bool, bool],
+    out: np.ndarray,
+) -> bool:
+    """Decode, resize, flip and jitter in one call, with the pixels of the separate functions.
+
+    Args:
+        encoded, scale, box: as for `decode_jpeg`.
+        jitter: weights of a pixel, of its grey value and of the image's mean grey value.
+        flips: (horizontal, vertical).
+        out: uint8 (H, W, 3), contiguous, receives the image.
+
+    Returns:
+        Whether `out` was written; False in the cases where `decode_jpeg` returns None. `out` is undefined then.
+    """
+    functions = library()
+    if functions is None:
+        return False
+    height, width = box[2:]
+    steps = max(_decode_scratch_size(encoded, height, width), _resize_scratch_size(width, out.shape[1]))
+    size = _scratch.reserve(3 * height * width + 128 + steps).size
+    target = (out.ctypes.data, *out.shape[:2], *flips)
+    declined = functions.jpeg_crop_resize(encoded, len(encoded), scale, *box, *target, *jitter, _scratch.address, size)
+    return not declined
+
+
+def resize_bilinear(pixels: np.ndarray, flips: tuple[bool, bool], out: np.ndarray) -> bool:
+    """Resize an image to the size of `out`, then flip it.
+
+    Args:
+        pixels: uint8 (H, W, 3); the three bytes of a pixel and the pixels of a row adjoin.
+        flips: (horizontal, vertical).
+        out: uint8 (H', W', 3), contiguous, receives the image.
+
+    Returns:
+        Whether `out` was written.
+    """
+    functions = library()
+    if functions is None or pixels.strides[1:] != (3, 1) or out.size > 3 * MAX_PIXELS:
+        return False
+    size = _scratch.reserve(_resize_scratch_size(pixels.shape[1], out.shape[1])).size
+    source, target = (pixels.ctypes.data, pixels.strides[0], *pixels.shape[:2]), (out.ctypes.data, *out.shape[:2])
+    return not functions.resize_bilinear(*source, *target, *flips, _scratch.address, size)
+
+
+def apply_jitter(pixels: np.ndarray, jitter: tuple[float, float, float], out: np.ndarray) -> bool:
+    """Map each pixel to jitter[0] * pixel + jitter[1] * its grey value + jitter[2] * the image's mean grey value.
+
+    Args:
+        pixels, out: uint8 (H, W, 3), BGR, `out` contiguous; may be the same.
+
+    Returns:
+        Whether `out` was written.
+    """
+    functions = library()
+    if functions is None or not pixels.flags.c_contiguous:
+        return False
+    return not functions.jitter(pixels.ctypes.data, pixels.size // 3, *jitter, out.ctypes.data)
+
+
+def _decode_scratch_size(encoded: bytes, height: int, width: int) -> int:
+    """Return the number of bytes that `jpeg_decode` needs (see pixels.h)."""
+    return 3 * (height + 64) * (width + 64) + len(encoded) + 200_000
+
+
+def _resize_scratch_size(width: int, new_width: int) -> int:
+    """Return the number of bytes that `resize_bilinear` needs (see pixels.h)."""
     return 40 * (new_width + 8) + 3 * width + 16

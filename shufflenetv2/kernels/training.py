@@ -27,17 +27,10 @@ from torch.autograd.function import once_differentiable
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 from torch.nn.functional import conv2d
 
-from .library import open_library
+from .bindings import load_library
 
-LIBRARY = Path(__file__).with_name("_branch")
-ARGUMENTS = {  # of branch.c's functions; the last one is the number of threads
-    "norm_forward": "pnnppfppni",
-    "norm_backward": "pnpnnppppi",
-    "gather": "pnnpni",
-    "interleave": "pnpnnpi",
-    "depthwise_forward": "pnnnnnpppppfpi",
-    "depthwise_backward": "pppppnnnnnppppppi",
-}
+LIBRARY = Path(__file__).with_name("_training")
+HEADER = Path(__file__).with_name("training.h")
 LARGEST_MAP = 14 * 14  # pixels; on larger maps torch's convolution is as fast as its product of matrices, or faster
 STATISTICS = MEAN, VARIANCE, INVERSE, SCALE, SHIFT = range(5)  # rows of a (5, C) tensor, as in branch.c
 
@@ -45,7 +38,7 @@ STATISTICS = MEAN, VARIANCE, INVERSE, SCALE, SHIFT = range(5)  # rows of a (5, C
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """What `branch.c` was compiled to; None where it was not, or where the processor cannot run it."""
-    return open_library(LIBRARY, ARGUMENTS, "Steps with --channels-last take a quarter longer")
+    return load_library(LIBRARY, HEADER, "Steps with --channels-last take a quarter longer")
 
 
 def is_fast(branch: nn.Sequential, x: Tensor) -> bool:
