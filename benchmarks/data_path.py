@@ -44,7 +44,7 @@ import numpy as np
 import PIL
 import torch
 import torchvision
-from machine import USABLE_CORES, machine, seconds_of_others
+from measuring import USABLE_CORES, machine, seconds_of_others
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms

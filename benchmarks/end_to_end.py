@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 
 # Not torch: to what a process is said to have used at most belongs what this one, which started it, had in use.
-from machine import USABLE_CORES, machine, seconds_of_others
+from measuring import USABLE_CORES, machine, seconds_of_others
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN_LINE = re.compile(r"TRAIN Iter (\d+):.*data_time = ([\d.]+),\s+train_time = ([\d.]+)")

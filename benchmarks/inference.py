@@ -30,7 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from machine import USABLE_CORES, machine, seconds_of_others
+from measuring import USABLE_CORES, machine, seconds_of_others
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

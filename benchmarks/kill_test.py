@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 
 import torch
-from machine import machine
+from measuring import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 # fmt: off

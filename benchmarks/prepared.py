@@ -33,7 +33,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from machine import machine
+from measuring import machine
 from photographs import QUALITY, SKIMAGE, SOURCES
 from PIL import Image
 

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import USABLE_CORES, machine, seconds_of_others
+from measuring import USABLE_CORES, machine, seconds_of_others
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAST_TOP1 = 0.95

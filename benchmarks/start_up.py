@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torchvision
-from machine import machine
+from measuring import machine
 from torchvision import datasets
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 import torchvision
-from machine import machine
+from measuring import machine
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
