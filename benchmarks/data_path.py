@@ -1,23 +1,23 @@
-"""Images per second of training batches, this loader beside others, on the same photographs and cores.
+"""Measure the images per second of training batches: this loader and others, on the same photographs and cores.
 
-From JPEG files to batches of random 224-pixel crops in the training process; no network, no GPU. The sides:
+From JPEG files to batches of random crops of 224 x 224 pixels in the training process; no network, no GPU. The sides:
 
-  shufflenetv2   DataIterator with TrainTransform's defaults: crop, flip, colour jitter; uint8 out
-  torchvision    the reference's preset (references/classification/presets.py, PIL) in a DataLoader: crop, flip,
-                 normalization, NO colour jitter; float32 out
-  original       the original trainer's PIL pipeline in a DataLoader: crop, flip, colour jitter; float32 out
-  timm           create_loader's defaults (crop, flip, colour jitter), up to the uint8 batches it moves to
+  shufflenetv2   DataIterator with TrainTransform's defaults: crop, flip, colour jitter; uint8 batches
+  torchvision    the preset of torchvision's reference (references/classification/presets.py, PIL) in a DataLoader:
+                 crop, flip, normalization, NO colour jitter; float32 batches
+  original       the original trainer's PIL pipeline in a DataLoader: crop, flip, colour jitter; float32 batches
+  timm           create_loader's defaults (crop, flip, colour jitter), up to the uint8 batches that it moves to
                  the device; left out where timm is not installed
-  dali           NVIDIA DALI's CPU operators, decoding only the crop: crop, flip, colour jitter, up to uint8 batches; left
-                 out where it is not installed
-  decode alone   cv2.imdecode of files already in memory, in threads: the limit for a loader that uses it
-  prepared       with --prepared: shufflenetv2 on what `python -m shufflenetv2 prepare FOLDER PREPARED` has made of them
+  dali           NVIDIA DALI's CPU operators, decoding only the crop: crop, flip, colour jitter, up to uint8 batches;
+                 left out where DALI is not installed
+  decode alone   cv2.imdecode in threads, on files already in memory: an upper limit for a loader that decodes with it
+  prepared       with --prepared: shufflenetv2 on the output of `python -m shufflenetv2 prepare FOLDER PREPARED`
 
-W workers are W threads (shufflenetv2, decode alone) or W processes (the others), and with them this process is
-pinned to W cores, which its children inherit: 1 worker is everything on one core. Every measurement starts its
-side afresh, consumes batches until the workers are the bottleneck, then times a fixed number of images. Nothing
-else of the benchmark is alive by then. One repeat measures each side once, in turn; the table has medians.
-It also says how many of the cores other processes held meanwhile: the numbers are only good when that is near 0.
+With W workers, shufflenetv2 and `decode alone` use W threads, the others W processes, and the benchmark with all its
+children is pinned to W cores: with 1 worker everything shares one core. Every measurement starts its side anew,
+consumes batches until the workers are the bottleneck, then times a fixed number of images while no other side is
+running. One repeat measures each side once, in turn; the result is the median over the repeats. The script also prints
+how many cores other processes have occupied: the result is only good where that number is near 0.
 
     python benchmarks/photographs.py FOLDER
     python benchmarks/data_path.py FOLDER [--workers 1 2] [--images 2048] [--repeats 5] [--batch-size 64]
@@ -25,13 +25,9 @@ It also says how many of the cores other processes held meanwhile: the numbers a
 """
 
 import argparse
-import datetime
 import importlib.util
-import json
 import os
 import platform
-import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -44,12 +40,11 @@ import numpy as np
 import PIL
 import torch
 import torchvision
-from measuring import USABLE_CORES, machine, seconds_of_others
+from measuring import RESULTS, USABLE_CORES, OtherLoad, summarize_sides, write_report
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
 
 SIZE = 224
@@ -64,10 +59,10 @@ if HAS_DALI:
     from nvidia.dali import fn
 
 Batches = Generator[object, None, None]
-Side = Callable[[Path, int, int, int], Batches]  # (folder, workers, batch size, batches) -> that many batches
+Side = Callable[[Path, int, int, int], Batches]  # (folder, workers, batch size, number of batches) -> batches
 
 
-def this_loader(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
+def shufflenetv2_loader(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
     loader = DataIterator(FolderDataset(folder), TrainTransform(SIZE), batch_size, workers=workers)
     try:
         for _ in range(batches):
@@ -76,7 +71,7 @@ def this_loader(folder: Path, workers: int, batch_size: int, batches: int) -> Ba
         loader.close()
 
 
-def torchvision_reference(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
+def torchvision_loader(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
     transform = transforms.Compose(
         [
             transforms.RandomResizedCrop(SIZE, interpolation=transforms.InterpolationMode.BILINEAR, antialias=True),
@@ -86,10 +81,10 @@ def torchvision_reference(folder: Path, workers: int, batch_size: int, batches: 
             transforms.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
         ]
     )
-    yield from data_loader(long_dataset(folder, batch_size * batches, transform), workers, batch_size)
+    yield from data_loader(repeated_dataset(folder, batch_size * batches, transform), workers, batch_size)
 
 
-def original(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
+def original_loader(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
     transform = transforms.Compose(
         [
             transforms.RandomResizedCrop(SIZE),
@@ -98,7 +93,7 @@ def original(folder: Path, workers: int, batch_size: int, batches: int) -> Batch
             to_bgr_tensor,
         ]
     )
-    yield from data_loader(long_dataset(folder, batch_size * batches, transform), workers, batch_size)
+    yield from data_loader(repeated_dataset(folder, batch_size * batches, transform), workers, batch_size)
 
 
 def to_bgr_tensor(image: Image.Image) -> torch.Tensor:
@@ -107,49 +102,47 @@ def to_bgr_tensor(image: Image.Image) -> torch.Tensor:
 
 
 def timm_loader(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
-    dataset = long_dataset(folder, batch_size * batches, None)  # create_loader sets the transform
+    dataset = repeated_dataset(folder, batch_size * batches, None)  # create_loader sets the transform
     loader = create_loader(
         dataset, (3, SIZE, SIZE), batch_size, is_training=True, num_workers=workers, device=torch.device("cpu")
     )
-    yield from loader.loader  # without the part that runs on the device
+    yield from loader.loader  # the DataLoader inside, without timm's normalization on the device
 
 
 def dali_loader(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
     @dali.pipeline_def(batch_size=batch_size, num_threads=workers, device_id=None)  # type: ignore[untyped-decorator]
-    def pipeline() -> Any:
-        factor = fn.random.uniform
+    def define_pipeline() -> Any:
+        uniform = fn.random.uniform
         encoded, labels = fn.readers.file(file_root=str(folder), random_shuffle=True)
         images = fn.decoders.image_random_crop(
             encoded, device="cpu", output_type=dali.types.BGR, random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3]
         )
         images = fn.resize(images, size=[SIZE, SIZE], interp_type=dali.types.INTERP_LINEAR, antialias=False)
         images = fn.flip(images, horizontal=fn.random.coin_flip())
-        images = fn.color_twist(
-            images, brightness=factor(range=[0.6, 1.4]), contrast=factor(range=[0.6, 1.4]), saturation=factor(range=[0.6, 1.4])
-        )
-        return images, labels
+        factors = {name: uniform(range=[0.6, 1.4]) for name in ("brightness", "contrast", "saturation")}
+        return fn.color_twist(images, **factors), labels
 
-    built = pipeline()
-    built.build()
+    pipeline = define_pipeline()
+    pipeline.build()
     for _ in range(batches):
-        yield built.run()
+        yield pipeline.run()
 
 
 def decode_alone(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
-    encoded = [np.fromfile(path, np.uint8) for path, _ in datasets.ImageFolder(folder).samples]
+    files = [np.fromfile(path, np.uint8) for path, _ in datasets.ImageFolder(folder).samples]
 
     def decode(first: int) -> None:
         for index in range(first, first + batch_size):
-            cv2.imdecode(encoded[index % len(encoded)], cv2.IMREAD_COLOR)
+            cv2.imdecode(files[index % len(files)], cv2.IMREAD_COLOR)
 
     with ThreadPoolExecutor(workers) as pool:
         yield from pool.map(decode, range(0, batches * batch_size, batch_size))
 
 
 SIDES: dict[str, Side] = {
-    "shufflenetv2": this_loader,
-    "torchvision": torchvision_reference,
-    "original": original,
+    "shufflenetv2": shufflenetv2_loader,
+    "torchvision": torchvision_loader,
+    "original": original_loader,
     "timm": timm_loader,
     "dali": dali_loader,
     "decode alone": decode_alone,
@@ -161,8 +154,8 @@ if not HAS_DALI:
 BASE = "torchvision"
 
 
-def long_dataset(folder: Path, length: int, transform: object) -> datasets.ImageFolder:
-    """The images of the folder as often as it takes: no epoch ends, and no loader drains, while the clock runs."""
+def repeated_dataset(folder: Path, length: int, transform: object) -> datasets.ImageFolder:
+    """Open the folder with its images repeated to at least `length`, so that no epoch ends while the clock runs."""
     dataset = datasets.ImageFolder(folder, transform)
     dataset.samples *= -(-length // len(dataset.samples))
     return dataset
@@ -173,8 +166,8 @@ def data_loader(dataset: datasets.ImageFolder, workers: int, batch_size: int) ->
 
 
 def images_per_second(side: Side, folder: Path, workers: int, batch_size: int, images: int) -> float:
-    """The steady rate of one side, started for this and gone afterwards."""
-    warm_up = 4 * workers  # twice what a DataLoader keeps ahead
+    """Start a side, measure its steady rate, and stop it."""
+    warm_up = 4 * workers  # twice the number of batches that a DataLoader prefetches
     timed = images // batch_size
     batches = side(folder, workers, batch_size, warm_up + timed + 4 * workers)  # the last ones keep every worker busy
     for _ in range(warm_up):
@@ -183,40 +176,26 @@ def images_per_second(side: Side, folder: Path, workers: int, batch_size: int, i
     for _ in range(timed):
         next(batches)
     elapsed = time.perf_counter() - start
-    batches.close()  # ends its workers
+    batches.close()  # ends the workers
     while threading.active_count() > 1:
         time.sleep(0.01)
     return timed * batch_size / elapsed
 
 
 def measure(folder: Path, workers: int, batch_size: int, images: int, repeats: int) -> tuple[dict[str, list[float]], float]:
-    """The rates of all sides, and how many of the cores other processes held meanwhile: near 0, or measure again."""
+    """Return the rates of every side, and the number of cores that other processes occupied."""
     cores = USABLE_CORES[:workers]
     os.sched_setaffinity(0, cores)
-    start, taken_before = time.perf_counter(), seconds_of_others(cores)
+    load = OtherLoad(cores)
     rates: dict[str, list[float]] = {name: [] for name in SIDES}
     for repeat in range(repeats):
-        for name, repeated in rates.items():
-            repeated.append(images_per_second(SIDES[name], folder, workers, batch_size, images))
+        for name, side_rates in rates.items():
+            side_rates.append(images_per_second(SIDES[name], folder, workers, batch_size, images))
         print(f"workers {workers}, repeat {repeat + 1}:", {name: round(rate[-1]) for name, rate in rates.items()}, flush=True)
-    return rates, max(0.0, seconds_of_others(cores) - taken_before) / (time.perf_counter() - start)
+    return rates, load.cores_lost()
 
 
-def summary(rates: dict[str, list[float]]) -> dict[str, dict[str, float | list[float]]]:
-    base = statistics.median(rates[BASE])
-    return {
-        name: {
-            "median": round(statistics.median(repeats), 1),
-            "min": round(min(repeats), 1),
-            "max": round(max(repeats), 1),
-            f"ratio to {BASE}": round(statistics.median(repeats) / base, 3),
-            "repeats": [round(rate, 1) for rate in repeats],
-        }
-        for name, repeats in rates.items()
-    }
-
-
-def photographs(folder: Path) -> dict[str, float]:
+def describe_photographs(folder: Path) -> dict[str, float]:
     paths = [Path(path) for path, _ in datasets.ImageFolder(folder).samples]
     sizes = np.array([Image.open(path).size for path in paths])
     return {
@@ -240,54 +219,53 @@ def versions() -> dict[str, str | None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Images per second of training batches, this loader beside others.")
+    parser = argparse.ArgumentParser(description="Images per second of training batches, this loader and others.")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="class folders of images (see photographs.py)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers and of cores")
     parser.add_argument("--images", type=int, default=2048, help="images per measurement (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each side (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/data_path.json")
-    parser.add_argument("--prepared", type=Path, metavar="PREPARED", help="the same images, shrunk")
+    parser.add_argument("--output", type=Path, default=RESULTS / "data_path.json")
+    parser.add_argument("--prepared", type=Path, metavar="PREPARED", help="the same images, shrunk by `prepare`")
     arguments = parser.parse_args()
     if arguments.prepared:
-        SIDES["prepared"] = lambda folder, *rest: this_loader(arguments.prepared, *rest)
+        SIDES["prepared"] = lambda folder, *rest: shufflenetv2_loader(arguments.prepared, *rest)
     if max(arguments.workers) > len(USABLE_CORES):
         parser.error(f"{max(arguments.workers)} workers need as many cores to pin them to; {len(USABLE_CORES)} are usable")
-    for name, there in (("timm", HAS_TIMM), ("NVIDIA DALI", HAS_DALI)):
-        if not there:
+    for name, is_installed in (("timm", HAS_TIMM), ("NVIDIA DALI", HAS_DALI)):
+        if not is_installed:
             print(f"{name} is not installed; its side is left out")
-    torch.set_num_threads(1)  # here; a DataLoader's workers do it themselves
+    torch.set_num_threads(1)  # in this process; the workers of a DataLoader do it themselves
 
     images = arguments.images // arguments.batch_size * arguments.batch_size
     results, cores_lost = {}, {}
     for workers in arguments.workers:
         rates, lost = measure(arguments.folder, workers, arguments.batch_size, images, arguments.repeats)
-        results[str(workers)], cores_lost[str(workers)] = summary(rates), round(lost, 3)
+        results[str(workers)], cores_lost[str(workers)] = summarize_sides(rates, BASE), round(lost, 3)
 
     for cores, sides in results.items():
         print(f"\n{cores} worker(s), pinned to {cores} core(s), {cores_lost[cores]:.2f} of them lost to others; images/s")
         print(f"{'':14}{'median':>8}{'min':>8}{'max':>8}   ratio to {BASE}")
         for name, side in sides.items():
             print(f"{name:14}{side['median']:>8.0f}{side['min']:>8.0f}{side['max']:>8.0f}{side[f'ratio to {BASE}']:>8.2f}")
-    print(f"\n{BASE} does no colour jitter; the others do. decode alone does nothing else.")
+    print(f"\n{BASE} does no colour jitter; the others do. `decode alone` does nothing else.")
 
-    command = ["python benchmarks/data_path.py FOLDER", "--workers", *map(str, arguments.workers)]
+    command = ["python benchmarks/data_path.py FOLDER", "--workers", *arguments.workers]
     command += ["--prepared PREPARED"] * bool(arguments.prepared)
     command += ["--images", arguments.images, "--repeats", arguments.repeats, "--batch-size", arguments.batch_size]
-    report = {
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(map(str, command)),
-        "machine": machine(),
-        "versions": versions(),
-        "photographs": photographs(arguments.folder),
-        "images timed per repeat": images,
-        "note": f"images per second by number of workers, which is also the number of cores; {BASE} does no colour jitter, "
-        "the others do",
-        "cores lost to other processes": cores_lost,
-        "results": results,
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(
+        arguments.output,
+        command,
+        {
+            "versions": versions(),
+            "photographs": describe_photographs(arguments.folder),
+            "images timed per repeat": images,
+            "note": f"images per second by number of workers, which is also the number of cores; {BASE} does no colour "
+            "jitter, the others do",
+            "cores lost to other processes": cores_lost,
+            "results": results,
+        },
+    )
 
 
 if __name__ == "__main__":

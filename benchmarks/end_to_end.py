@@ -1,10 +1,10 @@
-"""The command as a whole, as processes of its own on class folders of photographs: how soon, how fast, how large.
+"""Measure the command as a whole, in processes, on class folders of photographs: time to start, speed, memory.
 
-One repeat is three processes. The first trains from start to end; its TRAIN lines say how fast it was and how long
-it waited for images, and its first line is left out of that. The second is stopped by SIGTERM half way, and the third
-is the same command again, which goes on; both print every iteration, and from the start of each to its first TRAIN
-line is the time to the first iteration, new and resumed; the third is then stopped as well. Peak memory is that of
-the first process. A short run before all others is not counted: it brings the files into memory.
+One repeat is three processes. The first trains from start to end: its TRAIN lines give the speed and the time spent
+waiting for images, without the first line. The second is stopped by SIGTERM half way. The third is the same command
+again, which continues. Both print every iteration; the time from the start of a process to its first TRAIN line is the
+time to the first iteration, in a new run and in a resumed one. The third process is then stopped too. Peak memory is
+that of the first process. A short run before the first repeat is not counted: it brings the files into memory.
 
     python benchmarks/photographs.py FOLDER
     python benchmarks/end_to_end.py FOLDER [--model-size 0.5x] [--batch-size 32] [--total-iters 30] [--repeats 3]
@@ -12,11 +12,7 @@ the first process. A short run before all others is not counted: it brings the f
 
 import argparse
 import dataclasses
-import datetime
-import importlib.metadata
-import json
 import os
-import platform
 import re
 import signal
 import statistics
@@ -26,10 +22,9 @@ import tempfile
 import time
 from pathlib import Path
 
-# Not torch: to what a process is said to have used at most belongs what this one, which started it, had in use.
-from measuring import USABLE_CORES, machine, seconds_of_others
+# torch is not imported: the peak memory of a child process includes what this process used when it started the child.
+from measuring import RESULTS, ROOT, USABLE_CORES, OtherLoad, installed_versions, write_report
 
-ROOT = Path(__file__).resolve().parents[1]
 TRAIN_LINE = re.compile(r"TRAIN Iter (\d+):.*data_time = ([\d.]+),\s+train_time = ([\d.]+)")
 UNITS = {
     "to the first iteration": "s",
@@ -43,7 +38,7 @@ UNITS = {
 
 @dataclasses.dataclass
 class Finished:
-    """A process that has ended: what it printed and when, and what it took. Times are seconds from its start."""
+    """A process that has ended, with the lines it printed. Times are in seconds from its start."""
 
     lines: list[tuple[float, str]]
     status: int
@@ -51,17 +46,17 @@ class Finished:
     peak_megabytes: float
 
     def train_lines(self) -> list[tuple[float, float, float]]:
-        """When each was printed; its data_time and train_time."""
-        found = ((at, TRAIN_LINE.search(line)) for at, line in self.lines)
-        return [(at, float(match[2]), float(match[3])) for at, match in found if match]
+        """Return (time of printing, data_time, train_time) of every TRAIN line."""
+        matches = ((time, TRAIN_LINE.search(line)) for time, line in self.lines)
+        return [(time, float(match[2]), float(match[3])) for time, match in matches if match]
 
-    def find(self, text: str) -> str:
-        """What follows the text in the first line that has it; "" if none has."""
+    def text_after(self, text: str) -> str:
+        """Return what follows `text` in the first line that contains it, or ""."""
         return next((line.split(text)[1].strip() for _, line in self.lines if text in line), "")
 
 
 def train(options: list[str], *more: str, stop_after: int | None = None) -> Finished:
-    """Runs train.py to its end, or sends it SIGTERM when it has printed so many TRAIN lines."""
+    """Run train.py to its end, or send it SIGTERM after `stop_after` TRAIN lines."""
     start, lines = time.perf_counter(), []
     process = subprocess.Popen(
         [sys.executable, ROOT / "train.py", *options, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -81,29 +76,29 @@ def train(options: list[str], *more: str, stop_after: int | None = None) -> Fini
 
 
 def measure(options: list[str], batch_size: int, total_iters: int, display_interval: int) -> dict[str, float]:
-    """The figures of one repeat."""
+    """Run the three processes of one repeat, and return the value of every name in UNITS."""
     with tempfile.TemporaryDirectory() as folder:
         options = [*options, "--log-dir", f"{folder}/logs"]
-        whole = train(options, "--save", f"{folder}/whole", "--display-interval", str(display_interval))
-        parts = [*options, "--save", f"{folder}/parts", "--display-interval", "1"]
-        stopped = train(parts, stop_after=total_iters // 2)
-        resumed = train(parts, stop_after=1)
-    assert resumed.find("going on from"), "it started over"
-    steady = whole.train_lines()[1:]
+        complete = train(options, "--save", f"{folder}/complete", "--display-interval", str(display_interval))
+        interrupted = [*options, "--save", f"{folder}/interrupted", "--display-interval", "1"]
+        stopped = train(interrupted, stop_after=total_iters // 2)
+        resumed = train(interrupted, stop_after=1)
+    assert resumed.text_after("going on from"), "the run started over"
+    steady = complete.train_lines()[1:]
     data_time, train_time = (statistics.mean(line[column] for line in steady) for column in (1, 2))
-    figures = (
+    values = (
         stopped.train_lines()[0][0],
         resumed.train_lines()[0][0],
-        whole.seconds,
+        complete.seconds,
         batch_size / train_time,
         data_time / train_time,
-        whole.peak_megabytes,
+        complete.peak_megabytes,
     )
-    return dict(zip(UNITS, figures, strict=True))
+    return dict(zip(UNITS, values, strict=True))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="train.py as a whole: how soon, how fast, how large.")
+    parser = argparse.ArgumentParser(description="train.py as a whole: time to start, speed, memory.")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="class folders of images (see photographs.py)")
     parser.add_argument("--model-size", default="0.5x", help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="(default: %(default)s)")
@@ -111,32 +106,32 @@ def main() -> None:
     parser.add_argument("--display-interval", type=int, default=10, help="of the first process (default: %(default)s)")
     parser.add_argument("--save-interval", default="20", help="(default: %(default)s)")
     parser.add_argument("--device", default="auto", help="(default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=len(USABLE_CORES), help="of torch (default: the usable cores)")
+    parser.add_argument("--threads", type=int, default=len(USABLE_CORES), help="threads of torch (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="(default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/end_to_end.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "end_to_end.json")
     arguments = parser.parse_args()
     if arguments.total_iters < 2 * arguments.display_interval:
-        parser.error("--total-iters is at least twice --display-interval: the first TRAIN line is not counted")
+        parser.error("--total-iters must be at least twice --display-interval, since the first TRAIN line is not counted")
 
     names = ("model_size", "batch_size", "total_iters", "save_interval", "device")
-    given = [text for name in names for text in (f"--{name.replace('_', '-')}", str(getattr(arguments, name)))]
+    settings = [text for name in names for text in (f"--{name.replace('_', '-')}", str(getattr(arguments, name)))]
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # for train.py
-    options = ["--train-dir", str(arguments.folder), *given]
+    options = ["--train-dir", str(arguments.folder), *settings]
     with tempfile.TemporaryDirectory() as folder:
         warm_up = train(options, "--total-iters", "1", "--save", f"{folder}/models", "--log-dir", f"{folder}/logs")
-    device = warm_up.find("training on")
+    device = warm_up.text_after("training on")
     repeats: list[dict[str, float]] = []
-    start, taken_before = time.perf_counter(), seconds_of_others(USABLE_CORES)
+    load = OtherLoad()
     for repeat in range(arguments.repeats):
         repeats.append(measure(options, arguments.batch_size, arguments.total_iters, arguments.display_interval))
-        print(f"repeat {repeat + 1}:", {name: round(figure, 3) for name, figure in repeats[-1].items()}, flush=True)
-    lost = max(0.0, seconds_of_others(USABLE_CORES) - taken_before) / (time.perf_counter() - start)
+        print(f"repeat {repeat + 1}:", {name: round(value, 3) for name, value in repeats[-1].items()}, flush=True)
+    lost = load.cores_lost()
 
     results = {
         name: {
             "unit": unit,
-            "median": round(statistics.median(figures[name] for figures in repeats), 4),
-            "repeats": [round(figures[name], 4) for figures in repeats],
+            "median": round(statistics.median(values[name] for values in repeats), 4),
+            "repeats": [round(values[name], 4) for values in repeats],
         }
         for name, unit in UNITS.items()
     }
@@ -144,24 +139,22 @@ def main() -> None:
     for name, result in results.items():
         print(f"{name:38}{result['median']:>10.2f} {result['unit']}")
 
-    command = ["python benchmarks/end_to_end.py FOLDER", *given, "--display-interval", arguments.display_interval]
-    command += ["--threads", arguments.threads, "--repeats", arguments.repeats]
-    report = {
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(map(str, command)),
-        "machine": {**machine(), "device": device},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("torch", "opencv-python-headless")},
+    command = ["python benchmarks/end_to_end.py FOLDER", *settings, "--display-interval", str(arguments.display_interval)]
+    command += ["--threads", str(arguments.threads), "--repeats", str(arguments.repeats)]
+    write_report(
+        arguments.output,
+        command,
+        {
+            "machine": {"device": device},
+            "versions": installed_versions("torch", "opencv-python-headless"),
+            "model size": arguments.model_size,
+            "batch size": arguments.batch_size,
+            "iterations": arguments.total_iters,
+            "threads": arguments.threads,
+            "cores lost to other processes": round(lost, 3),
+            "results": results,
         },
-        "model size": arguments.model_size,
-        "batch size": arguments.batch_size,
-        "iterations": arguments.total_iters,
-        "threads": arguments.threads,
-        "cores lost to other processes": round(lost, 3),
-        "results": results,
-    }
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+    )
 
 
 if __name__ == "__main__":

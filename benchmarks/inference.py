@@ -1,28 +1,25 @@
-"""Images per second of the network in eval mode on the CPU, in the ways in which it can be run.
+"""Measure the images per second of the network in eval mode on a CPU, in the ways in which it can be run.
 
-Random float32 images of 224 pixels and random weights, with batch-norm statistics of random images. The sides:
+Random float32 images of 224 x 224 pixels, random weights, batch-norm statistics of random images. The sides:
 
-  eager                  the network as load_model gives it
+  eager                  the network as load_model returns it
   folded                 a copy whose batch norms are folded into the convolutions before them
-  channels last          a copy with its weights, and the images, interleaved in memory
+  channels last          a copy with weights and images in channels-last memory format
   folded, channels last  both
-  compiled               torch.compile; only with --compile, as it takes a minute and needs a C++ compiler
-  ONNX Runtime           exported to ONNX; left out where it is not installed (pip install onnx onnxscript onnxruntime)
+  compiled               torch.compile; only with --compile, since compiling takes a minute and needs a C++ compiler
+  ONNX Runtime           exported to ONNX; left out where onnx, onnxscript or onnxruntime is not installed
 
-All sides have the same number of threads. First their logits are compared with eager's: where one differs by more than
-rounding, this ends with status 1. One repeat measures each side once, in turn, for a fixed time; the table has medians.
+All sides have the same number of threads. First the logits of every side are compared with eager's: if they differ by
+more than rounding, the script ends with status 1. One repeat measures each side once, in turn, for a fixed time; the
+result is the median over the repeats.
 
     python benchmarks/inference.py [--model-size 1.5x] [--batch-sizes 1 16] [--threads N] [--compile]
 """
 
 import argparse
 import copy
-import datetime
-import importlib.metadata
 import importlib.util
-import json
 import platform
-import statistics
 import sys
 import tempfile
 import time
@@ -30,16 +27,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measuring import USABLE_CORES, machine, seconds_of_others
+from measuring import RESULTS, USABLE_CORES, OtherLoad, installed_versions, summarize_sides, write_report
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from shufflenetv2.engine import recalibrate_batch_norm
 from shufflenetv2.export.formats import folded
 from shufflenetv2.network import SIZES, ShuffleNetV2
 
 SIZE = 224
-TOLERANCE = 1e-3  # of the largest logit
+TOLERANCE = 1e-3  # relative to the largest logit
 BASE = "eager"
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ONNX_PACKAGES)
@@ -50,7 +46,7 @@ Side = Callable[[Tensor], Tensor]  # images (N, 3, 224, 224) -> logits (N, 1000)
 
 
 def random_network(model_size: str) -> ShuffleNetV2:
-    """In eval mode, with batch norms that do something: with fresh ones the images hardly reach the logits."""
+    """Make a network in eval mode with random batch norms: with new ones the logits hardly depend on the images."""
     network = ShuffleNetV2(SIZE, model_size=model_size)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -70,24 +66,24 @@ def channels_last(network: ShuffleNetV2) -> Side:
 
 
 def onnx_runtime(network: ShuffleNetV2, images: Tensor, threads: int) -> Side:
-    """For batches of this size."""
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
+    """Export the network for batches of the size of `images`, and return its ONNX Runtime session as a side."""
+    session_options = onnxruntime.SessionOptions()
+    session_options.intra_op_num_threads = threads
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/network.onnx"
         torch.onnx.export(network, (images,), path, input_names=["images"], dynamo=True, verbose=False)
-        session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, session_options, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def make_sides(network: ShuffleNetV2, images: Tensor, threads: int, compiles: bool) -> dict[str, Side]:
+def make_sides(network: ShuffleNetV2, images: Tensor, threads: int, with_compiled: bool) -> dict[str, Side]:
     sides: dict[str, Side] = {
         BASE: network,
         "folded": folded(network),
         "channels last": channels_last(network),
         "folded, channels last": channels_last(folded(network)),
     }
-    if compiles:
+    if with_compiled:
         sides["compiled"] = torch.compile(network, dynamic=False)
     if HAS_ONNX:
         sides["ONNX Runtime"] = onnx_runtime(network, images, threads)
@@ -95,8 +91,8 @@ def make_sides(network: ShuffleNetV2, images: Tensor, threads: int, compiles: bo
 
 
 def images_per_second(side: Side, images: Tensor, seconds: float) -> float:
-    """The rate over at least so many seconds."""
-    side(images)  # the side before has left its own in the caches
+    """Return the rate over at least `seconds`."""
+    side(images)  # fills the caches, which hold data of the previous side
     calls, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
         side(images)
@@ -108,14 +104,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Images per second of the network in eval mode on the CPU.")
     parser.add_argument("--model-size", default="1.5x", choices=SIZES, help="(default: %(default)s)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16], help="(default: 1 16)")
-    parser.add_argument("--threads", type=int, default=len(USABLE_CORES), help="of each side (default: the usable cores)")
+    parser.add_argument("--threads", type=int, default=len(USABLE_CORES), help="threads of each side (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile as well")
-    parser.add_argument("--seconds", type=float, default=2.0, help="a measurement takes (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of a measurement (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each side (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/inference.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "inference.json")
     arguments = parser.parse_args()
     if not HAS_ONNX:
-        print(f"not all of {', '.join(ONNX_PACKAGES)} are installed; ONNX Runtime's side is left out")
+        print(f"not all of {', '.join(ONNX_PACKAGES)} are installed; the side ONNX Runtime is left out")
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
 
@@ -130,26 +126,17 @@ def main() -> int:
                 name: float((side(images) - logits).abs().max() / logits.abs().max()) for name, side in sides.items()
             }
             if wrong := [name for name, difference in differences.items() if not difference <= TOLERANCE]:
-                print(f"the logits of {', '.join(wrong)} are others than {BASE}'s: {differences}", file=sys.stderr)
+                print(f"the logits of {', '.join(wrong)} differ from those of {BASE}: {differences}", file=sys.stderr)
                 return 1
             rates: dict[str, list[float]] = {name: [] for name in sides}
-            start, taken_before = time.perf_counter(), seconds_of_others(USABLE_CORES)
+            load = OtherLoad()
             for _ in range(arguments.repeats):
-                for name, repeated in rates.items():
-                    repeated.append(images_per_second(sides[name], images, arguments.seconds))
-        lost = (seconds_of_others(USABLE_CORES) - taken_before) / (time.perf_counter() - start)
-        cores_lost[str(batch_size)] = round(max(0.0, lost), 3)
-        base = statistics.median(rates[BASE])
+                for name, side_rates in rates.items():
+                    side_rates.append(images_per_second(sides[name], images, arguments.seconds))
+        cores_lost[str(batch_size)] = round(load.cores_lost(), 3)
         results[str(batch_size)] = {
-            name: {
-                "median": round(statistics.median(repeats), 1),
-                "min": round(min(repeats), 1),
-                "max": round(max(repeats), 1),
-                f"ratio to {BASE}": round(statistics.median(repeats) / base, 3),
-                f"largest difference to {BASE}": differences[name],
-                "repeats": [round(rate, 1) for rate in repeats],
-            }
-            for name, repeats in rates.items()
+            name: side | {f"largest difference to {BASE}": differences[name]}
+            for name, side in summarize_sides(rates, BASE).items()
         }
 
         print(f"\n{arguments.model_size}, batches of {batch_size}, {arguments.threads} thread(s), ", end="")
@@ -162,19 +149,19 @@ def main() -> int:
     command = ["python benchmarks/inference.py", "--model-size", arguments.model_size]
     command += ["--batch-sizes", *arguments.batch_sizes, "--threads", arguments.threads, *["--compile"] * arguments.compile]
     command += ["--seconds", arguments.seconds, "--repeats", arguments.repeats]
-    versions = {name: importlib.metadata.version(name) for name in ONNX_PACKAGES if HAS_ONNX}
-    report = {
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(map(str, command)),
-        "machine": machine(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, **versions},
-        "model size": arguments.model_size,
-        "threads": arguments.threads,
-        "note": "images per second by batch size; float32, 224 pixels",
-        "cores lost to other processes": cores_lost,
-        "results": results,
-    }
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+    versions = {"torch": torch.__version__, **(installed_versions(*ONNX_PACKAGES) if HAS_ONNX else {})}
+    write_report(
+        arguments.output,
+        command,
+        {
+            "versions": {"python": platform.python_version(), **versions},
+            "model size": arguments.model_size,
+            "threads": arguments.threads,
+            "note": "images per second by batch size; float32, 224 pixels",
+            "cores lost to other processes": cores_lost,
+            "results": results,
+        },
+    )
     return 0
 
 

@@ -1,12 +1,12 @@
-"""Makes a tree of class folders with JPEG photographs like ImageNet's, for measuring how fast they are read.
+"""Make class folders of JPEG photographs like ImageNet's, as input for the other benchmarks.
 
-The pixels come from the real photographs inside the wheels of scikit-image and scikit-learn; nothing is
-downloaded. Every image is a random crop of one of them at a random scale, about 500 x 375 pixels (a quarter
-portrait), saved as baseline JPEG with 4:2:0 chroma at the quality that gives ImageNet's mean size, 67 kB.
-The draws are seeded: the same Pillow makes the same files. The labels mean nothing.
+The pixels come from the photographs inside the installed packages scikit-image and scikit-learn; nothing is downloaded.
+Every image is a random crop of one of them at a random scale, about 500 x 375 pixels (a quarter of them portrait), saved
+as baseline JPEG with 4:2:0 chroma at the quality that gives ImageNet's mean file size, 67 kB. The random numbers are
+seeded: the same version of Pillow makes the same files. The labels have no meaning.
 
-With --long-side 4000 they are as large as a phone's, and since the sources are smaller than that they get a
-sensor's noise, or they would be blank paper to a decoder.
+With --long-side 4000 the images are as large as a phone's. The sources are smaller than that, so that noise like a
+sensor's is added: enlarged images without it would be unusually easy to decode.
 
     python benchmarks/photographs.py FOLDER [--count 512] [--classes 8] [--long-side 500]
 """
@@ -32,22 +32,24 @@ SOURCES = [
     SKLEARN / "datasets/images/flower.jpg",
 ]
 LONG_SIDE = 500
-SHORT_SIDES = (0.66, 0.84)  # of the long one, smallest and largest, drawn uniformly
-PORTRAITS = 0.25
-SMALLEST_CROP = 0.65  # of the largest that fits into the source, in length
+SHORT_SIDES = (0.66, 0.84)  # smallest and largest short side relative to the long side, drawn uniformly
+PORTRAITS = 0.25  # share of the images
+SMALLEST_CROP = 0.65  # side length relative to the largest crop that fits into the source
 QUALITY = 95  # gives a mean of 67 kB
-LARGE, NOISE, LARGE_QUALITY = 2000, 4.0, 92  # pixels from which noise is added; its standard deviation of 255
+LARGE = 2000  # pixels of the long side from which noise is added
+NOISE = 4.0  # its standard deviation, on a scale of 0..255
+LARGE_QUALITY = 92
 SEED = 0
 
 
 def photograph(sources: list[Image.Image], rng: np.random.Generator, long_side: int) -> Image.Image:
-    """One random crop of a random source, RGB."""
+    """Draw a random crop of a random source, RGB."""
     source = sources[rng.integers(len(sources))]
     short = int(rng.integers(round(SHORT_SIDES[0] * long_side), round(SHORT_SIDES[1] * long_side) + 1))
     width, height = (short, long_side) if rng.random() < PORTRAITS else (long_side, short)
-    share = min(source.width / width, source.height / height) * rng.uniform(SMALLEST_CROP, 1)
-    left, top = rng.random() * (source.width - width * share), rng.random() * (source.height - height * share)
-    box = (left, top, left + width * share, top + height * share)
+    scale = min(source.width / width, source.height / height) * rng.uniform(SMALLEST_CROP, 1)
+    left, top = rng.random() * (source.width - width * scale), rng.random() * (source.height - height * scale)
+    box = (left, top, left + width * scale, top + height * scale)
     image = source.resize((width, height), Image.Resampling.BICUBIC, box)
     if long_side < LARGE:
         return image
@@ -56,10 +58,10 @@ def photograph(sources: list[Image.Image], rng: np.random.Generator, long_side: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Makes class folders of JPEG photographs like ImageNet's.")
+    parser = argparse.ArgumentParser(description="Make class folders of JPEG photographs like ImageNet's.")
     parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--count", type=int, default=512, help="images in all (default: %(default)s)")
-    parser.add_argument("--classes", type=int, default=8, help="class folders (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=512, help="number of images (default: %(default)s)")
+    parser.add_argument("--classes", type=int, default=8, help="number of class folders (default: %(default)s)")
     parser.add_argument("--long-side", type=int, default=LONG_SIDE, help="in pixels (default: %(default)s)")
     arguments = parser.parse_args()
 

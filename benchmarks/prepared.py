@@ -1,26 +1,24 @@
-"""Whether training on what `shufflenetv2 prepare` makes costs accuracy: the same training from originals and from copies.
+"""Measure whether training on images shrunk by `shufflenetv2 prepare` costs accuracy, compared with the originals.
 
-The data set is made first, seeded. The photographs and textures inside the wheels of scikit-image and scikit-learn are
-cut into tiles of 128 pixels; the four with the most fine detail of each are the classes. Every image is a random view of
-its tile, 500 x 375 pixels at about the source's own resolution: mirrored where the tile ends, turned, tilted, recoloured,
-with a little noise. The tiles of a texture differ in nothing coarse. Training and validation images are different views.
+The data set is made first, with seeded random numbers, so that fine detail matters. The photographs and textures inside
+scikit-image and scikit-learn are divided into tiles of 128 x 128 pixels; the four tiles of each source with the most fine
+detail are the classes. Every image is a random view of its tile, 500 x 375 pixels at about the resolution of the source:
+continued by mirror images beyond the tile, rotated, tilted, recoloured, with some noise. The tiles of a texture differ in
+nothing but detail. Training and validation images are different views.
 
-`prepare` then makes copies of the training images: a short side of 256 at the default quality, and two controls, at JPEG
-quality 10 and with a short side of 64, to learn what harm this would see. train.py trains from each with the same options
-and seeds; all are evaluated on the original validation images, those trained on the originals or the default copies on
-prepared ones as well. Differences are paired by seed: same initial weights, same order of images, same random numbers.
+`prepare` then makes copies of the training images: one with a short side of 256 at the default quality, and two controls
+that show what the measurement can detect: JPEG quality 10, and a short side of 64. train.py trains on each with the same
+options and seeds. All results are evaluated on the original validation images; those trained on the originals and on the
+default copies also on prepared ones. Differences are paired by seed: same initial weights, same order of the images, same
+random numbers.
 
-    python benchmarks/prepared.py [--seeds 8] [--control-seeds 3] [--jobs 2]
+    python benchmarks/prepared.py [--seeds 8] [--control-seeds 3] [--jobs 2] [--output FILE]
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import itertools
-import json
 import math
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -33,22 +31,21 @@ from typing import Any
 
 import cv2
 import numpy as np
-from measuring import machine
+from measuring import RESULTS, ROOT, installed_versions, write_report
 from photographs import QUALITY, SKIMAGE, SOURCES
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
 TEXTURES = [SKIMAGE / "data" / name for name in ("brick.png", "grass.png", "gravel.png")]
-TILE, TILES = 128, 4  # pixels; of a source
-SIZE = (500, 375)  # width and height
-IMAGES = {"train": 32, "val": 32}  # of a class
-TURN, TILT = 30, 0.0004  # degrees; change of scale per pixel
+TILE, TILES = 128, 4  # side of a tile in pixels; tiles per source
+SIZE = (500, 375)  # width and height of an image
+IMAGES = {"train": 32, "val": 32}  # images per class
+TURN, TILT = 30, 0.0004  # largest rotation in degrees; largest change of scale per pixel
 SCALE = (0.8, 1.25)  # pixels of the source per pixel of the image
-GAIN, NOISE = (0.7, 1.3), 4  # of each colour; standard deviation, of 255
+GAIN, NOISE = (0.7, 1.3), 4  # factor of each colour; standard deviation of the noise, on a scale of 0..255
 SEED = 0
 
 PREPARED = "--short-side 256"
-VARIANTS = {"originals": "", "prepared": PREPARED}  # name: what the training images were prepared with
+VARIANTS = {"originals": "", "prepared": PREPARED}  # name of the training images: options of `prepare`
 CONTROLS = {"too coarse": f"{PREPARED} --quality 10", "too small": "--short-side 64"}
 TRAINING = (
     "--model-size 0.5x --input-size 224 --channels-last --device cpu --workers 1 --color-jitter 0 --no-validate "
@@ -57,7 +54,7 @@ TRAINING = (
 
 
 def finest_tiles(path: Path) -> list[np.ndarray]:
-    """Those of an image that lose most when they are halved, uint8 (TILE, TILE, 3)."""
+    """Return the tiles that lose most when shrunk to half their size, uint8 (TILE, TILE, 3)."""
     image = np.asarray(Image.open(path).convert("RGB"))
     corners = itertools.product(*(range(0, side - TILE + 1, TILE) for side in image.shape[:2]))
     tiles = [image[top : top + TILE, left : left + TILE] for top, left in corners]
@@ -70,55 +67,55 @@ def finest_tiles(path: Path) -> list[np.ndarray]:
 
 
 def view(mirrored: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    """A random view of a tile that goes on in its mirror images on all sides."""
+    """Draw a random view of a tile, which mirror images of it continue on all sides."""
     (width, height), (rows, columns) = SIZE, mirrored.shape[:2]
     angle, scale = math.radians(rng.uniform(-TURN, TURN)), rng.uniform(*SCALE)
     cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
-    centred = np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1]])
-    seen = np.array([[cosine, -sine, 0], [sine, cosine, 0], [*rng.uniform(-TILT, TILT, 2), 1]])
-    across, down = rng.uniform(-TILE / 2, TILE / 2, 2)
-    placed = np.array([[1, 0, columns / 2 + across], [0, 1, rows / 2 + down], [0, 0, 1]])
-    pixels = cv2.warpPerspective(mirrored, placed @ seen @ centred, SIZE, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+    to_centre = np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1]])
+    turned = np.array([[cosine, -sine, 0], [sine, cosine, 0], [*rng.uniform(-TILT, TILT, 2), 1]])
+    shift_x, shift_y = rng.uniform(-TILE / 2, TILE / 2, 2)
+    to_tile = np.array([[1, 0, columns / 2 + shift_x], [0, 1, rows / 2 + shift_y], [0, 0, 1]])
+    pixels = cv2.warpPerspective(mirrored, to_tile @ turned @ to_centre, SIZE, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
     noise = rng.standard_normal((height, width, 1), np.float32) * NOISE
     return Image.fromarray(np.clip(pixels * rng.uniform(*GAIN, 3) + noise, 0, 255).astype(np.uint8))
 
 
-def photograph(tile: np.ndarray, label: int, folder: Path) -> None:
-    """Fills the tile's class folders in `folder`/train and `folder`/val."""
+def write_class(tile: np.ndarray, label: int, folder: Path) -> None:
+    """Write the images of a class into `folder`/train and `folder`/val."""
     rng = np.random.Generator(np.random.Philox([SEED, label]))
     mirrored = np.pad(tile, ((4 * TILE, 4 * TILE), (4 * TILE, 4 * TILE), (0, 0)), "symmetric")
     for part, count in IMAGES.items():
-        place = folder / part / f"tile-{label:02}"
-        place.mkdir(parents=True)
+        class_folder = folder / part / f"tile-{label:02}"
+        class_folder.mkdir(parents=True)
         for number in range(count):
-            view(mirrored, rng).save(place / f"{number:03}.jpg", quality=QUALITY, subsampling="4:2:0")
+            view(mirrored, rng).save(class_folder / f"{number:03}.jpg", quality=QUALITY, subsampling="4:2:0")
 
 
 def run(*command: str | Path) -> str:
-    """What a Python command printed; raises RuntimeError if it fails."""
-    own = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=own, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
-    return done.stdout
+    """Run a Python command and return what it printed. Raise RuntimeError if it fails."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(process.stdout[-2000:] + process.stderr[-2000:])
+    return process.stdout
 
 
 def train_and_evaluate(folder: Path, variant: str, seed: int) -> dict[str, dict[str, float]]:
-    """Top-1 in percent and loss, by the images it was evaluated on."""
-    own = folder / "runs" / f"{variant}-{seed}"
-    place = ("--save", own / "models", "--log-dir", own / "logs")
-    run("train.py", *TRAINING.split(), "--seed", str(seed), "--train-dir", folder / variant, *place)
-    found = {}
+    """Train once. Return top-1 in percent and loss, by the images that the result was evaluated on."""
+    run_folder = folder / "runs" / f"{variant}-{seed}"
+    output = ("--save", run_folder / "models", "--log-dir", run_folder / "logs")
+    run("train.py", *TRAINING.split(), "--seed", str(seed), "--train-dir", folder / variant, *output)
+    scores = {}
     for images in VARIANTS if variant in VARIANTS else ["originals"]:
-        text = run("train.py", "--eval", *place, "--device", "cpu", "--workers", "1", "--val-dir", folder / f"val {images}")
+        text = run("train.py", "--eval", *output, "--device", "cpu", "--workers", "1", "--val-dir", folder / f"val {images}")
         match = re.search(r"TEST Iter \d+: loss = ([\d.]+),\s+Top-1 err = ([\d.]+)", text)
         assert match, text
-        found[images] = {"top-1": round(100 * (1 - float(match[2])), 4), "loss": float(match[1])}
-    return found
+        scores[images] = {"top-1": round(100 * (1 - float(match[2])), 4), "loss": float(match[1])}
+    return scores
 
 
-def spread(values: list[float]) -> dict[str, Any]:
-    """Mean, standard deviation and the values themselves."""
+def describe(values: list[float]) -> dict[str, Any]:
+    """Return mean, standard deviation and the values themselves."""
     return {
         "mean": round(statistics.mean(values), 4),
         "standard deviation": round(statistics.stdev(values), 4),
@@ -126,27 +123,27 @@ def spread(values: list[float]) -> dict[str, Any]:
     }
 
 
-def paired(values: list[float], others: list[float]) -> dict[str, Any]:
-    """What `values` are above `others`, seed by seed; there may be more of the others."""
-    found = spread([value - other for value, other in zip(values, others, strict=False)])
-    return {**found, "standard error": round(found["standard deviation"] / math.sqrt(len(values)), 4)}
+def describe_differences(values: list[float], base: list[float]) -> dict[str, Any]:
+    """Describe `values` minus `base`, paired by seed. `base` may have more seeds."""
+    differences = describe([value - base_value for value, base_value in zip(values, base, strict=False)])
+    return {**differences, "standard error": round(differences["standard deviation"] / math.sqrt(len(values)), 4)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Whether training on prepared images costs accuracy.")
-    parser.add_argument("--seeds", type=int, default=8, help="of the trainings, 0 and up (default: %(default)s)")
-    parser.add_argument("--control-seeds", type=int, default=3, help="of the controls (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, of one thread each (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/prepared.json")
+    parser.add_argument("--seeds", type=int, default=8, help="seeds of each training, counted from 0 (default: %(default)s)")
+    parser.add_argument("--control-seeds", type=int, default=3, help="seeds of each control (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, with one thread each (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=RESULTS / "prepared.json")
     arguments = parser.parse_args()
     if not 2 <= arguments.control_seeds <= arguments.seeds:
-        parser.error("--control-seeds is at least 2, for a spread, and at most --seeds, for pairs")
+        parser.error("--control-seeds must be between 2 and --seeds")
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as pool:
         folder = Path(name)
         tiles = [tile for path in SOURCES + TEXTURES for tile in finest_tiles(path)]
-        list(pool.map(lambda label: photograph(tiles[label], label, folder), range(len(tiles))))
+        list(pool.map(lambda label: write_class(tiles[label], label, folder), range(len(tiles))))
         (folder / "train").rename(folder / "originals")
         (folder / "val").rename(folder / "val originals")
         variants = VARIANTS | CONTROLS
@@ -159,21 +156,22 @@ def main() -> None:
         }
         seeds = {variant: arguments.seeds if variant in VARIANTS else arguments.control_seeds for variant in variants}
         runs = [(variant, seed) for seed in range(arguments.seeds) for variant in variants if seed < seeds[variant]]
-        figures: dict[str, list[dict[str, dict[str, float]]]] = {variant: [] for variant in variants}
-        for (variant, seed), found in zip(runs, pool.map(lambda run: train_and_evaluate(folder, *run), runs), strict=True):
-            figures[variant].append(found)
-            print(f"{(time.perf_counter() - start) / 60:.1f} min: {variant}, seed {seed}: {found}", flush=True)
+        scores: dict[str, list[dict[str, dict[str, float]]]] = {variant: [] for variant in variants}
+        run_scores = pool.map(lambda run: train_and_evaluate(folder, *run), runs)
+        for (variant, seed), score in zip(runs, run_scores, strict=True):
+            scores[variant].append(score)
+            print(f"{(time.perf_counter() - start) / 60:.1f} min: {variant}, seed {seed}: {score}", flush=True)
 
     results: dict[str, dict[str, Any]] = {}
     print(f"\n{'top-1, %':46}{'mean':>8}{'stdev':>8}{'difference':>12}{'s.e.':>7}")
-    for variant, of_seeds in figures.items():
+    for variant, variant_scores in scores.items():
         results[variant] = {"options of prepare": variants[variant], "bytes per image": round(sizes[variant])}
-        for images in of_seeds[0]:
+        for images in variant_scores[0]:
             result: dict[str, Any] = {}
             for measure in ("top-1", "loss"):
-                values = [found[images][measure] for found in of_seeds]
-                base = [found["originals"][measure] for found in figures["originals"]]
-                result[measure] = {**spread(values), "minus originals on originals": paired(values, base)}
+                values = [score[images][measure] for score in variant_scores]
+                base = [score["originals"][measure] for score in scores["originals"]]
+                result[measure] = {**describe(values), "minus originals on originals": describe_differences(values, base)}
             results[variant][f"evaluated on {images}"] = result
             top1, difference = result["top-1"], result["top-1"]["minus originals on originals"]
             print(
@@ -181,24 +179,21 @@ def main() -> None:
                 + f"{top1['mean']:8.2f}{top1['standard deviation']:8.2f}"
                 + f"{difference['mean']:+12.2f}{difference['standard error']:7.2f}"
             )
-    report = {
-        "date": datetime.date.today().isoformat(),
-        "command": f"python benchmarks/prepared.py --seeds {arguments.seeds} --control-seeds {arguments.control_seeds} "
-        f"--jobs {arguments.jobs}",
-        "machine": machine(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("torch", "opencv-python-headless", "pillow")},
+    command = ["python benchmarks/prepared.py", "--seeds", arguments.seeds, "--control-seeds", arguments.control_seeds]
+    write_report(
+        arguments.output,
+        [*command, "--jobs", arguments.jobs],
+        {
+            "versions": installed_versions("torch", "opencv-python-headless", "pillow"),
+            "classes": len(tiles),
+            "images": {part: count * len(tiles) for part, count in IMAGES.items()},
+            "pixels": SIZE,
+            "training": TRAINING,
+            "trainings at a time": arguments.jobs,
+            "minutes": round((time.perf_counter() - start) / 60, 1),
+            "results": results,
         },
-        "classes": len(tiles),
-        "images": {part: count * len(tiles) for part, count in IMAGES.items()},
-        "pixels": SIZE,
-        "training": TRAINING,
-        "trainings at a time": arguments.jobs,
-        "minutes": round((time.perf_counter() - start) / 60, 1),
-        "results": results,
-    }
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+    )
 
 
 if __name__ == "__main__":

@@ -1,22 +1,20 @@
-"""How long a start waits for its images to be found, and how soon a mistyped option is told.
+"""Measure how long a start takes to list the images of a data set, and how long `train.py --help` takes.
 
-A tree of class folders with empty files stands in for a data set: only names matter here. The sides:
+The data set is a tree of class folders with empty files: only the names matter. The sides:
 
   torchvision               datasets.ImageFolder, which lists everything at every start
   first start               FolderDataset without an index: lists everything, and writes the index
   later start               FolderDataset with the index: one `stat` per folder
   later start, 1 image new  the same after an image was added to one of the folders
 
-One repeat measures each side once, in turn; medians. The kernel has the folders in memory throughout, as after
-an earlier start on a local disk; a network file system, for which the index is made, is not measured.
-Beside them, the seconds of `python train.py --help`, as a process.
+One repeat measures each side once, in turn; the result is the median over the repeats. The kernel has the folders in
+memory throughout, as after an earlier start on a local disk. The index is made for network file systems, which are not
+measured. `train.py --help` runs as a new process.
 
-    python benchmarks/start_up.py [--images 200000] [--classes 1000] [--repeats 7]
+    python benchmarks/start_up.py [--images 200000] [--classes 1000] [--repeats 7] [--output FILE]
 """
 
 import argparse
-import datetime
-import json
 import os
 import platform
 import statistics
@@ -28,17 +26,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torchvision
-from measuring import machine
+from measuring import RESULTS, ROOT, summarize, write_report
 from torchvision import datasets
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from shufflenetv2.data import FolderDataset, index
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def make_tree(folder: Path, images: int, classes: int) -> None:
-    """Class folders and files named like those of ImageNet."""
+    """Make class folders and files named like those of ImageNet."""
     for label in range(classes):
         name = f"n{label:08}"
         (folder / name).mkdir(parents=True)
@@ -53,44 +48,34 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def measure(folder: Path, repeats: int) -> dict[str, list[float]]:
-    """The seconds of each side."""
-    taken: dict[str, list[float]] = {
-        "torchvision": [], "first start": [], "later start": [], "later start, 1 image new": []
-    }  # fmt: skip
+    """Return the seconds of each side, one value per repeat."""
+    sides = ("torchvision", "first start", "later start", "later start, 1 image new")
+    times: dict[str, list[float]] = {side: [] for side in sides}
     for repeat in range(repeats):
         index.cache_file(folder).unlink(missing_ok=True)
-        taken["torchvision"].append(seconds(lambda: datasets.ImageFolder(folder)))
-        taken["first start"].append(seconds(lambda: FolderDataset(folder)))
-        taken["later start"].append(seconds(lambda: FolderDataset(folder)))
-        known = FolderDataset(folder)
-        new = folder / known.class_names[repeat % len(known.class_names)] / "new.JPEG"
-        new.touch()
-        taken["later start, 1 image new"].append(seconds(lambda: FolderDataset(folder)))
-        assert len(FolderDataset(folder)) == len(known) + 1
-        new.unlink()
-        time.sleep(index.MIN_AGE_NS / 1e9 + 1)  # until the folder's times are trusted again
-        print(f"repeat {repeat + 1}:", {side: round(every[-1], 3) for side, every in taken.items()}, flush=True)
-    return taken
-
-
-def summary(taken: list[float]) -> dict[str, float | list[float]]:
-    return {
-        "median": round(statistics.median(taken), 4),
-        "min": round(min(taken), 4),
-        "max": round(max(taken), 4),
-        "repeats": [round(each, 4) for each in taken],
-    }
+        times["torchvision"].append(seconds(lambda: datasets.ImageFolder(folder)))
+        times["first start"].append(seconds(lambda: FolderDataset(folder)))
+        times["later start"].append(seconds(lambda: FolderDataset(folder)))
+        dataset = FolderDataset(folder)
+        new_image = folder / dataset.class_names[repeat % len(dataset.class_names)] / "new.JPEG"
+        new_image.touch()
+        times["later start, 1 image new"].append(seconds(lambda: FolderDataset(folder)))
+        assert len(FolderDataset(folder)) == len(dataset) + 1
+        new_image.unlink()
+        time.sleep(index.MIN_AGE_NS / 1e9 + 1)  # until the index trusts the folder's modification time again
+        print(f"repeat {repeat + 1}:", {side: round(values[-1], 3) for side, values in times.items()}, flush=True)
+    return times
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Seconds that a start waits for its images to be found.")
+    parser = argparse.ArgumentParser(description="Seconds that a start takes to list the images of a data set.")
     parser.add_argument("--images", type=int, default=200_000, help="empty files to make (default: %(default)s)")
-    parser.add_argument("--classes", type=int, default=1000, help="folders they are in (default: %(default)s)")
+    parser.add_argument("--classes", type=int, default=1000, help="class folders to make (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each side (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/start_up.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "start_up.json")
     arguments = parser.parse_args()
     if arguments.images // arguments.classes * arguments.classes < index.MIN_CACHED_IMAGES:
-        parser.error(f"there is no index of fewer than {index.MIN_CACHED_IMAGES:,} images")
+        parser.error(f"a data set of fewer than {index.MIN_CACHED_IMAGES:,} images has no index")
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = str(Path(folder, "cache"))
@@ -98,28 +83,27 @@ def main() -> None:
         print(f"making {arguments.images:,} files in {arguments.classes:,} folders", flush=True)
         make_tree(tree, arguments.images, arguments.classes)
         time.sleep(index.MIN_AGE_NS / 1e9 + 1)
-        results = measure(tree, arguments.repeats)
+        times = measure(tree, arguments.repeats)
         index_bytes = index.cache_file(tree).stat().st_size
     command = [sys.executable, str(ROOT / "train.py"), "--help"]
-    told = [seconds(lambda: subprocess.run(command, capture_output=True, check=True)) for _ in range(arguments.repeats)]
+    help_times = [seconds(lambda: subprocess.run(command, capture_output=True, check=True)) for _ in range(arguments.repeats)]
 
-    report = {
-        "date": datetime.date.today().isoformat(),
-        "command": f"python benchmarks/start_up.py --images {arguments.images} --classes {arguments.classes} "
-        f"--repeats {arguments.repeats}",
-        "machine": machine(),
-        "versions": {"python": platform.python_version(), "torchvision": torchvision.__version__},
-        "images": arguments.images // arguments.classes * arguments.classes,
-        "class folders": arguments.classes,
-        "bytes of the index": index_bytes,
-        "note": "seconds; the folders are on a local disk and in the kernel's memory",
-        "results": {side: summary(taken) for side, taken in results.items()},
-        "train.py --help": summary(told),
-    }
-    for side, taken in (results | {"train.py --help": told}).items():
-        print(f"{side:26}{statistics.median(taken):>8.3f} s  ({min(taken):.3f} to {max(taken):.3f})")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+    for side, values in (times | {"train.py --help": help_times}).items():
+        print(f"{side:26}{statistics.median(values):>8.3f} s  ({min(values):.3f} to {max(values):.3f})")
+    words = ["python benchmarks/start_up.py", "--images", arguments.images, "--classes", arguments.classes]
+    write_report(
+        arguments.output,
+        [*words, "--repeats", arguments.repeats],
+        {
+            "versions": {"python": platform.python_version(), "torchvision": torchvision.__version__},
+            "images": arguments.images // arguments.classes * arguments.classes,
+            "class folders": arguments.classes,
+            "bytes of the index": index_bytes,
+            "note": "seconds; the folders are on a local disk and in the kernel's memory",
+            "results": {side: summarize(values, 4) for side, values in times.items()},
+            "train.py --help": summarize(help_times, 4),
+        },
+    )
 
 
 if __name__ == "__main__":

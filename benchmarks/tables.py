@@ -1,7 +1,7 @@
-"""Puts the tables made from benchmarks/results/*.json into the README files, between their markers.
+"""Write the tables made from benchmarks/results/*.json into the documents, between their markers.
 
 python benchmarks/tables.py           writes them
-python benchmarks/tables.py --check   exits with 1 if one is out of date
+python benchmarks/tables.py --check   exits with status 1 if a table is out of date
 """
 
 import json
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 
 
 def data_path(report: dict[str, Any]) -> str:
-    """Images per second of each side, by the number of workers."""
+    """Render images per second of each side, by the number of workers."""
     workers = sorted(report["results"], key=int)
     base = report["results"][workers[0]]
     lines = [
@@ -31,7 +32,7 @@ def data_path(report: dict[str, Any]) -> str:
     images, machine, versions = report["photographs"], report["machine"], report["versions"]
     lines += [
         "",
-        "Medians; in brackets the ratio to torchvision's reference, measured in the same run.",
+        "Medians, with the ratio to torchvision's reference in the same run in brackets.",
         f"{images['count']} photographs of {images['mean width']:.0f} x {images['mean height']:.0f} pixels and",
         f"{images['mean kB']:.0f} kB on average; {machine['cpu']}, {machine['cores']} cores; {report['date']};",
         f"torch {versions['torch']}, torchvision {versions['torchvision']}, timm {versions['timm']}, "
@@ -41,14 +42,18 @@ def data_path(report: dict[str, Any]) -> str:
 
 
 def kills(report: dict[str, Any]) -> str:
-    """What the kills fell into, and whether that changed a bit."""
-    fell = sorted(report["kills that fell into"].items())
-    parts = ", ".join(f"{count} fell into {'a save' if what == 'save' else what}" for what, count in fell)
-    return f"{parts}: {report['tensors compared']} tensors, {len(report['tensors that differ'])} differ ({report['date']})."
+    """Render what the kills interrupted, and how many tensors differ."""
+    counts = sorted(report["kills that fell into"].items())
+    phases = ", ".join(f"{count} during {'a save' if phase == 'save' else phase}" for phase, count in counts)
+    differing = len(report["tensors that differ"])
+    return (
+        f"{sum(count for _, count in counts)} kills: {phases}. "
+        f"Of {report['tensors compared']} tensors {differing} differ ({report['date']})."
+    )
 
 
 def recipes(report: dict[str, Any]) -> str:
-    """What each recipe came to, and whether two interruptions changed a bit of that."""
+    """Render the accuracy of each recipe, and how many tensors differ after two interruptions."""
     lines = [
         "| recipe | options | iterations | top-1 | averaged weights | tensors | differ | seconds |",
         "|---|---|" + "---:|" * 6,
@@ -63,20 +68,20 @@ def recipes(report: dict[str, Any]) -> str:
     rows, differing = (
         sum(result[key] for result in report["results"].values()) for key in ("rows of metrics.csv", "rows that differ")
     )
-    teacher, machine, versions = report["teacher"], report["machine"], report["versions"]
+    teacher, versions = report["teacher"], report["versions"]
     lines += [
         "",
         f"All with `{report['options of all']}`;",
-        f"the teacher is a `{teacher['options']}` of {teacher['iterations']} iterations. Of {rows} rows of metrics.csv",
-        f"{differing} differ. Seconds are those of the run that was left alone; {report['runs at a time']} runs at a time, of",
-        f"one thread each; {machine['cpu']}, {machine['cores']} cores, of which other processes held "
-        f"{report['cores lost to other processes']:.1f}; {report['date']}; torch {versions['torch']}, timm {versions['timm']}.",
+        f"the teacher is trained with `{teacher['options']}` for {teacher['iterations']} iterations. Of {rows} rows of",
+        f"metrics.csv {differing} differ. Seconds are those of the uninterrupted run; {report['runs at a time']} runs at a",
+        f"time with one thread each; {cores_and_load(report, report['cores lost to other processes'])}; {report['date']};",
+        f"torch {versions['torch']}, timm {versions['timm']}.",
     ]
     return "\n".join(lines)
 
 
 def save_time(report: dict[str, Any]) -> str:
-    """What an iteration takes with a save and without."""
+    """Render the time of an iteration with a save and without."""
     return (
         f"An iteration during which a checkpoint of {report['checkpoint MB']:.0f} MB is copied and written takes "
         f"{report['ratio']:.2f} times as long as one\nwithout (medians of {report['median seconds with a save']:.2f} s and "
@@ -85,7 +90,7 @@ def save_time(report: dict[str, Any]) -> str:
 
 
 def train_step(report: dict[str, Any]) -> str:
-    """Images per second of a training step, by size and batch size."""
+    """Render images per second of a training step, by model size and batch size."""
     rows = [(batch, size, sides) for batch, sizes in report["results"].items() for size, sides in sizes.items()]
     names = list(rows[0][2])
     lines = ["| images per second | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
@@ -95,41 +100,38 @@ def train_step(report: dict[str, Any]) -> str:
     machine, versions = report["machine"], report["versions"]
     lines += [
         "",
-        "Medians; in brackets the ratio to the reference's formulation, measured in the same run. 224 pixels, on",
+        "Medians, with the ratio to the original's formulation in the same run in brackets. 224 pixels, on",
         f"{machine['device']}; {machine['cpu']}, {machine['cores']} cores; torch {versions['torch']}; {report['date']}.",
     ]
     return "\n".join(lines)
 
 
 def prepared(report: dict[str, Any]) -> str:
-    """Top-1 by what was trained on and evaluated on, and how far that is from the originals'."""
+    """Render top-1 by training and evaluation images, and its difference from that of the originals."""
     lines = [
-        "| trained on | kB per image | evaluated on | top-1 | minus that of the originals |",
+        "| trained on | kB per image | evaluated on | top-1 | difference from the originals |",
         "|---|---:|---|---:|---:|",
     ]
     for variant, result in report["results"].items():
         options = result["options of prepare"]
         name = f"{variant} (`{options}`)" if options else variant
         for images in ("originals", "prepared"):
-            if found := result.get(f"evaluated on {images}", {}).get("top-1"):
-                difference = found["minus originals on originals"]
-                shown = (
-                    ""
-                    if not options and images == "originals"
-                    else f"{difference['mean']:+.1f} ({difference['standard error']:.1f})"
-                )
-                lines.append(f"| {name} | {result['bytes per image'] / 1000:.0f} | {images} | {found['mean']:.1f}% | {shown} |")
+            if top1 := result.get(f"evaluated on {images}", {}).get("top-1"):
+                difference = top1["minus originals on originals"]
+                is_base = not options and images == "originals"
+                cell = "" if is_base else f"{difference['mean']:+.1f} ({difference['standard error']:.1f})"
+                lines.append(f"| {name} | {result['bytes per image'] / 1000:.0f} | {images} | {top1['mean']:.1f}% | {cell} |")
     classes, images = report["classes"], report["images"]
     lines += [
         "",
-        f"Means of several seeds; differences in points, paired by seed, in brackets their standard error. {classes} classes,",
-        f"{images['train']:,} images to train with and {images['val']:,} to evaluate with; {report['date']}.",
+        f"Means over seeds; differences in percentage points, paired by seed, with the standard error in brackets. {classes}",
+        f"classes, {images['train']:,} training images, {images['val']:,} validation images; {report['date']}.",
     ]
     return "\n".join(lines)
 
 
 def inference(report: dict[str, Any]) -> str:
-    """Images per second of each way to run the network, by the batch size."""
+    """Render images per second of each way to run the network, by batch size."""
     sizes = sorted(report["results"], key=int)
     lines = [
         "| images per second | " + " | ".join(f"batches of {size}" for size in sizes) + " |",
@@ -138,34 +140,37 @@ def inference(report: dict[str, Any]) -> str:
     for side in report["results"][sizes[0]]:
         cells = (report["results"][size][side] for size in sizes)
         lines.append(f"| {side} | " + " | ".join(f"{c['median']:,.1f} ({c['ratio to eager']:.2f}x)" for c in cells) + " |")
-    machine, versions = report["machine"], report["versions"]
+    versions = report["versions"]
     onnx_runtime = f", ONNX Runtime {versions['onnxruntime']}" if "onnxruntime" in versions else ""
     lost = max(report["cores lost to other processes"].values())
     lines += [
         "",
-        "Medians; in brackets the ratio to eager, measured in the same run. "
+        "Medians, with the ratio to eager in the same run in brackets. "
         f"{report['model size']}, float32, 224 pixels, {threads(report)};",
-        f"{machine['cpu']}, {machine['cores']} cores, of which other processes held {lost:.1f}; {report['date']}; "
-        f"torch {versions['torch']}{onnx_runtime}.",
+        f"{cores_and_load(report, lost)}; {report['date']}; torch {versions['torch']}{onnx_runtime}.",
     ]
     return "\n".join(lines)
 
 
 def end_to_end(report: dict[str, Any]) -> str:
-    """How soon, how fast and how large the command is."""
+    """Render the time to start, the speed and the memory of the command."""
     lines = ["| `train.py` | median |", "|---|---:|"]
     for name, result in report["results"].items():
         value = f"{result['median']:.1%}" if name.startswith("share") else f"{result['median']:,.1f} {result['unit']}".strip()
         lines.append(f"| {name} | {value} |")
-    machine = report["machine"]
     lines += [
         "",
         f"{report['iterations']} iterations of {report['batch size']} images; {report['model size']}, 224 pixels, "
-        f"{threads(report)} for the network, on {machine['device']};",
-        f"{machine['cpu']}, {machine['cores']} cores, of which other processes held "
-        f"{report['cores lost to other processes']:.1f}; {report['date']}; torch {report['versions']['torch']}.",
+        f"{threads(report)} for the network, on {report['machine']['device']};",
+        f"{cores_and_load(report, report['cores lost to other processes'])}; {report['date']}; "
+        f"torch {report['versions']['torch']}.",
     ]
     return "\n".join(lines)
+
+
+def cores_and_load(report: dict[str, Any], cores_lost: float) -> str:
+    machine = report["machine"]
+    return f"{machine['cpu']}, {machine['cores']} cores, {cores_lost:.1f} of them used by other processes"
 
 
 def threads(report: dict[str, Any]) -> str:
@@ -173,13 +178,13 @@ def threads(report: dict[str, Any]) -> str:
 
 
 def start_up(report: dict[str, Any]) -> str:
-    """How long it takes until it is known which images there are."""
+    """Render the seconds that listing the images takes."""
     seconds = {**report["results"], "train.py --help": report["train.py --help"]}
-    lines = ["| seconds | median | least | most |", "|---|---:|---:|---:|"]
+    lines = ["| seconds | median | min | max |", "|---|---:|---:|---:|"]
     lines += [f"| {name} | {side['median']:.2f} | {side['min']:.2f} | {side['max']:.2f} |" for name, side in seconds.items()]
     lines += [
         "",
-        f"{report['images']:,} images in {report['class folders']:,} folders on a local disk, read before; "
+        f"{report['images']:,} images in {report['class folders']:,} folders on a local disk, in the page cache; "
         f"{report['machine']['cpu']}, {report['machine']['cores']} cores; {report['date']}.",
     ]
     return "\n".join(lines)
@@ -201,11 +206,11 @@ TABLES = {
 
 
 def with_tables(text: str) -> str:
-    """The document with each marked place filled from its results file."""
+    """Return the document with every marked section filled from its results file."""
     for name, render in TABLES.items():
         before, after = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         if before in text:
-            table = render(json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text()))
+            table = render(json.loads((RESULTS / f"{name}.json").read_text()))
             text = text[: text.index(before)] + before + table + "\n" + text[text.index(after) :]
     return text
 
