@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from shufflenetv2.cli.command import parse
+from shufflenetv2.cli.evaluate import run_evaluation
 from shufflenetv2.cli.parser import spell_options
-from shufflenetv2.cli.train import run_evaluation, run_throughput, run_training
+from shufflenetv2.cli.throughput import run_throughput
+from shufflenetv2.cli.train import run_training
 from shufflenetv2.data import ImageError
 from shufflenetv2.engine import Hook
 from tests.support import same_tensors

@@ -180,12 +180,12 @@ def test_weights_of_the_original_are_evaluated(train: Train, tmp_path: Path, pho
 
     wrong_size = train("--eval", "--eval-resume", "net.mdl", "--model-size", "1.0x", "--val-dir", photographs)
     assert wrong_size.returncode == 2
-    assert "net.mdl holds a 0.5x model, and --model-size says 1.0x" in wrong_size.stderr
+    assert "net.mdl holds a 0.5x model, not --model-size 1.0x" in wrong_size.stderr
 
     torch.save(ShuffleNetV2(n_class=4, model_size="0.5x").state_dict(), tmp_path / "four.pkl")
     wrong_classes = train("--eval", "--eval-resume", "four.pkl", "--val-dir", photographs)
     assert wrong_classes.returncode == 2
-    assert "four.pkl knows 4 classes" in wrong_classes.stderr
+    assert "four.pkl has 4 classes" in wrong_classes.stderr
     assert wrong_classes.stderr.count("\n") == 1
 
 

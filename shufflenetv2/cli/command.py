@@ -90,11 +90,18 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
         config = parse(argv, parser)
         if config.common.debug:
             parser.debug = True
-        from . import train  # loads torch, which takes seconds: not for help or a mistyped option
-
+        # Imported here since torch takes seconds to load: not for help or a mistyped option.
         if config.run.throughput:
-            return train.run_throughput(config)
-        return train.run_evaluation(config) if config.evaluation.eval else train.run_training(config)
+            from .throughput import run_throughput
+
+            return run_throughput(config)
+        if config.evaluation.eval:
+            from .evaluate import run_evaluation
+
+            return run_evaluation(config)
+        from .train import run_training
+
+        return run_training(config)
 
     parser.debug = "--debug" in argv  # until the options are parsed
     return run_command(parser, run)

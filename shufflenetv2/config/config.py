@@ -277,7 +277,12 @@ def _resolved(config: Config) -> Config:
     starts_from_weights = bool(config.fine_tuning.initial_checkpoint or config.fine_tuning.pretrained) and not evaluates
     jitter = 0.0 if config.augmentation.aa else REFERENCE_JITTER
     common = config.common
-    return config.replace(
+    notes = config.notes
+    if optimization.learning_rate is None and optimization.batch_size != REFERENCE_BATCH_SIZE:
+        rate = default_learning_rate(optimization.batch_size)
+        batch_sizes = f"{optimization.batch_size} / {REFERENCE_BATCH_SIZE}"
+        notes += (f"learning rate {rate:g}: {REFERENCE_LEARNING_RATE} x batch size {batch_sizes}",)
+    return replace(config, notes=notes).replace(
         resize_size=resize_size,
         learning_rate=optimization.learning_rate or default_learning_rate(optimization.batch_size),
         total_iters=optimization.total_iters or (0 if optimization.epochs else REFERENCE_ITERS),

@@ -1,0 +1,62 @@
+"""Evaluation of a weight file: `train.py --eval`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import Config
+from ..data import Dataset
+from ..engine import choose_devices, distributed
+from ..engine.trainer import report_evaluation
+from ..errors import UserError
+from ..report import RunLog
+from ..weights import Preprocessing, Weights
+from ..weights.conversion import read_any
+from . import build
+
+
+def run_evaluation(config: Config) -> int:
+    """Evaluate a weight file, print the TEST line, and write per-class figures to the folder `eval` of the logs.
+
+    Returns:
+        The exit status.
+    """
+    devices = choose_devices(config.common.device, build.execution(config))
+    weights = read_any(config.evaluation.eval_resume or Path(config.common.save) / "model.pkl")
+    preprocessing = evaluation_preprocessing(config, weights)
+    val_set = build.validation_set(config, weights.class_names)
+    _require_matching_model(config, weights, val_set)
+    model = devices.place(weights.network(preprocessing)).eval()
+    with distributed.init_process_group(devices.first):
+        log_folder = Path(config.common.log_dir) / "eval"
+        with RunLog(log_folder) if distributed.rank() == 0 else RunLog(silent=True) as log:
+            report_evaluation(log, model, val_set, preprocessing, config, devices, weights.iteration, final=True)
+    return 0
+
+
+def _require_matching_model(config: Config, weights: Weights, val_set: Dataset) -> None:
+    size = config.model.model_size
+    if "model_size" in config.explicit and size != weights.model_size:
+        raise UserError(f"{weights.path} holds a {weights.model_size} model, not `model_size` {size}; leave `model_size` out")
+    if len(val_set.class_names) != weights.n_class:
+        source = config.data.val_dir or config.data.dataset
+        raise UserError(f"{weights.path} has {weights.n_class} classes, but {source} has {len(val_set.class_names)}")
+
+
+def evaluation_preprocessing(config: Config, weights: Weights) -> Preprocessing:
+    """Return the preprocessing that the file records, with the options given on the command line in its place.
+
+    Where the file records none, the options (with their defaults) decide.
+    """
+    from_options = build.preprocessing(config)
+    if weights.preprocessing is None:
+        preprocessing = from_options
+    else:
+        given = config.explicit & {"input_size", "resize_size", "mean", "std", "interpolation"}
+        if config.explicit & {"input_size", "crop_pct"}:
+            given |= {"resize_size"}  # follows from them
+        preprocessing = replace(weights.preprocessing, **{name: getattr(from_options, name) for name in given})
+    if preprocessing.resize_size < preprocessing.input_size:
+        raise UserError(
+            f"`resize_size` {preprocessing.resize_size} is smaller than the model's input of {preprocessing.input_size} pixels"
+        )
+    return preprocessing

@@ -1,0 +1,60 @@
+"""Measurement of the speed of the network and of the loader: `train.py --throughput`."""
+
+import time
+from contextlib import closing
+
+import torch
+
+from ..config import Config
+from ..data import DataIterator
+from ..engine import choose_devices, train_step
+from ..report import RunLog
+from . import build
+
+BATCHES_MEASURED = 20
+BATCHES_LOADED_AHEAD = 3
+
+
+def run_throughput(config: Config) -> int:
+    """Print the images per second of the network alone and of the loader alone. Return the exit status."""
+    devices = choose_devices(config.common.device, build.execution(config))
+    train_set, _ = build.data_sets(config)
+    config, weights = build.initial_weights(config.with_length(len(train_set)))
+    batch_size = config.optimization.batch_size
+    iterator = DataIterator(
+        train_set, build.train_transform(config), batch_size, seed=config.optimization.seed, workers=build.workers(config),
+        pin_memory=devices.pin_memory,
+    )  # fmt: skip
+    with RunLog() as log:
+        with closing(iterator):
+            images, targets = next(iterator)
+            loader_speed = BATCHES_MEASURED * batch_size / _loading_time(iterator)
+        state = build.training_state(config, devices, train_set.class_names, log.info, weights)
+        model = devices.place(state.network, training=True)
+        loss_function = torch.nn.CrossEntropyLoss() if config.distillation.teacher else build.loss(config)
+        images = images.to(devices.first)
+        targets = targets.to(devices.first).repeat(len(images) // len(targets))
+        seconds = []
+        for _ in range(BATCHES_MEASURED):
+            started = time.perf_counter()
+            loss, _ = train_step(
+                model, images, targets, loss_function, state.optimizer, parts=config.optimization.grad_accum_steps
+            )
+            float(loss)  # waits for the device
+            seconds.append(time.perf_counter() - started)
+        network_speed = batch_size / sorted(seconds)[BATCHES_MEASURED // 2]
+        log.info(
+            f"the network alone, trained on {devices}: {network_speed:,.0f} images/s; "
+            f"the loader alone: {loader_speed:,.0f} images/s"
+        )
+    return 0
+
+
+def _loading_time(iterator: DataIterator) -> float:
+    """Return the seconds that the measured batches take, once the batches loaded ahead are consumed."""
+    for _ in range(BATCHES_LOADED_AHEAD - 1):
+        next(iterator)
+    started = time.perf_counter()
+    for _ in range(BATCHES_MEASURED):
+        next(iterator)
+    return time.perf_counter() - started
