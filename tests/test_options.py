@@ -13,7 +13,7 @@ from shufflenetv2.cli.command import parse, training_parser
 from shufflenetv2.cli.parser import OptionParser
 from shufflenetv2.cli.schema import main as print_schema
 from shufflenetv2.config import DEFAULTS, OPTIONS, Config, group, option
-from shufflenetv2.config.fields import Count, File, Names
+from shufflenetv2.config.types import Count, File, Names
 from tests.support import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -44,7 +44,8 @@ def build_schema() -> dict[str, Any]:
             schema = {key: value for key, value in schemas[option.name].items() if key not in ("title", "default")}
             if option.accepts.implied:
                 schema = {"anyOf": [schema, {"type": "boolean"}]}
-            schema["description"] = re.sub("`([a-z_]+)`", lambda name: name[1].replace("_", "-"), option.help)
+            text = re.sub("`([a-z_]+)`", lambda name: name[1].replace("_", "-"), option.help)
+            schema["description"] = f"false: {text}" if option.is_switch and option.default else text
             if option.is_set_by_default:
                 schema["default"] = option.default
             properties[option.key] = schema

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Literal
 
-from .fields import (
+from .fields import group, option
+from .types import (
     Colour,
     Count,
     File,
@@ -19,8 +20,6 @@ from .fields import (
     Probability,
     Range,
     Text,
-    group,
-    option,
 )
 
 Interpolation = Literal["bilinear", "bicubic", "area", "nearest", "lanczos"]
@@ -86,7 +85,7 @@ class AugmentationConfig:
     hflip: Probability = option(0.5, "probability of a horizontal flip", recipe=True)
     vflip: Probability = option(0.0, "probability of a vertical flip", recipe=True)
     color_jitter: Jitter = option(
-        None, "strength of the brightness, contrast and saturation jitter; default: 0.4, with `aa` 0", recipe=True
+        None, "strength of the brightness, contrast and saturation jitter; default: 0.4, or 0 with `aa`", recipe=True
     )
     grayscale_prob: Probability = option(0.0, "probability that an image is converted to grayscale", recipe=True)
     gaussian_blur_prob: Probability = option(0.0, "probability that an image is blurred", recipe=True)

@@ -1,4 +1,4 @@
-"""Declaration of an option: its type with constraint, default, help text and spellings.
+"""Declaration of options: `option` makes a field of a group, `group` a class of options, `validate` its instance from texts.
 
 Imports nothing heavy, so that help and error messages appear at once.
 """
@@ -9,108 +9,11 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import dataclass_transform
 
 from ..errors import UserError
-
-
-@dataclass(frozen=True)
-class Accepts:
-    """The values of a type in words, for messages and help texts.
-
-    Args:
-        text: completes the sentence "must be ...".
-        metavar: placeholder of the value in the help.
-        nargs: how many values follow the option on the command line, as in argparse: None for a single one, a number,
-            or "+" for at least one.
-        implied: value of an option that is given without one, where that is possible.
-    """
-
-    text: str
-    metavar: str
-    nargs: int | Literal["+"] | None = None
-    implied: str = ""
-
-
-def _as_sequence(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else [value]
-
-
-def _repeat_single(value: Any) -> Any:
-    values = _as_sequence(value)
-    return list(values) * 3 if len(values) == 1 else values
-
-
-def _to_int(value: Any) -> Any:
-    return int(value) if isinstance(value, str) else value
-
-
-def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] > pair[1]:
-        raise ValueError("the smaller number comes first")
-    return pair
-
-
-_POSITIVE_TIME = r"^([0-9]*[1-9][0-9]*(\.[0-9]*)?|[0-9]*\.[0-9]*[1-9][0-9]*)[smh]$"
-
-Text = Annotated[str, Field(min_length=1), Accepts("a name", "NAME")]
-File = Annotated[str, Field(min_length=1), Accepts("a file name", "FILE")]
-Folder = Annotated[str, Field(min_length=1), Accepts("a folder name", "DIR")]
-Count = Annotated[int, Field(ge=1), Accepts("a whole number of at least 1", "N")]
-Natural = Annotated[int, Field(ge=0, lt=2**63), Accepts("a whole number from 0 to below 2**63", "N")]
-Quality = Annotated[int, Field(ge=1, le=100), Accepts("a whole number from 1 to 100", "Q")]
-Pixels = Annotated[int, Field(ge=32), Accepts("a whole number of pixels, at least 32", "PIXELS")]
-Number = Annotated[float, Accepts("a number", "X")]
-Positive = Annotated[float, Field(gt=0), Accepts("a number above 0", "X")]
-NonNegative = Annotated[float, Field(ge=0), Accepts("a number of at least 0", "X")]
-Probability = Annotated[float, Field(ge=0, le=1), Accepts("a number from 0 to 1", "P")]
-FractionAbove0 = Annotated[float, Field(gt=0, le=1), Accepts("a number above 0 and at most 1", "P")]
-FractionBelow1 = Annotated[float, Field(ge=0, lt=1), Accepts("a number from 0 to below 1", "X")]
-Interval = Annotated[
-    Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=_POSITIVE_TIME)],
-    Accepts("a whole number of at least 1, or a time like 90s, 10m or 2h", "N|TIME"),
-]
-Range = Annotated[
-    tuple[Positive, Positive],
-    AfterValidator(_ascending),
-    Accepts("two numbers above 0, the smaller first", "X", 2),
-]
-Fractions = Annotated[
-    tuple[FractionAbove0, FractionAbove0],
-    AfterValidator(_ascending),
-    Accepts("two numbers above 0 and at most 1, the smaller first", "X", 2),
-]
-Colour = Annotated[tuple[Number, Number, Number], Accepts("three numbers", "X", 3)]
-PositiveColour = Annotated[tuple[Positive, Positive, Positive], Accepts("three numbers above 0", "X", 3)]
-_OneOrThree = NonNegative | tuple[NonNegative] | tuple[NonNegative, NonNegative, NonNegative]
-Jitter = Annotated[
-    tuple[NonNegative, NonNegative, NonNegative],
-    BeforeValidator(_repeat_single, json_schema_input_type=_OneOrThree),
-    Accepts("one number of at least 0, or three", "X", "+"),
-]
-Betas = Annotated[
-    tuple[FractionBelow1, FractionBelow1] | tuple[FractionBelow1, FractionBelow1, FractionBelow1],
-    Accepts("two or three numbers from 0 to below 1", "X", "+"),
-]
-OneOrTwoFractions = Annotated[
-    tuple[Probability] | tuple[Probability, Probability],
-    BeforeValidator(_as_sequence, json_schema_input_type=Probability | tuple[Probability] | tuple[Probability, Probability]),
-    Accepts("one or two numbers from 0 to 1", "P", "+"),
-]
-Names = Annotated[
-    tuple[Text, ...],
-    Field(min_length=1),
-    BeforeValidator(_as_sequence, json_schema_input_type=Text | tuple[Text, ...]),
-    Accepts("names", "NAME", "+"),
-]
-Counts = Annotated[
-    tuple[Count, ...],
-    Field(min_length=1),
-    BeforeValidator(_as_sequence, json_schema_input_type=Count | tuple[Count, ...]),
-    Accepts("whole numbers of at least 1", "N", "+"),
-]
-IntegerChoice = BeforeValidator(_to_int)
+from .types import Accepts
 
 
 def option(
@@ -146,7 +49,7 @@ def group(heading: str) -> Callable[[type[T]], type[T]]:
     def decorate(cls: type[T]) -> type[T]:
         made = dataclass(frozen=True, kw_only=True)(cls)
         _HEADINGS[made] = heading
-        # Where pydantic looks for it.
+        # The attribute in which pydantic looks for the settings of a plain dataclass.
         setattr(made, "__pydantic_config__", ConfigDict(extra="forbid", allow_inf_nan=False))  # noqa: B010
         return made
 
@@ -157,10 +60,16 @@ def group(heading: str) -> Callable[[type[T]], type[T]]:
 class Option:
     """An option as declared in a group, in the form that parsers, help texts and files need.
 
-    Args:
-        choices: the values it is limited to; empty if it takes others.
-        is_switch: its value is true or false.
+    Attributes:
+        heading: heading of the group.
+        default: value if the option is not given; `...` if it must be given.
+        accepts: its values in words.
+        choices: the only values; empty where other values are accepted.
+        is_switch: the value is true or false.
         is_list: each mention on the command line adds values.
+        key: name in a YAML file, and after `--` on the command line.
+        required: the option must be given.
+        is_set_by_default: the default is a value that a help text can show.
     """
 
     name: str
@@ -178,7 +87,6 @@ class Option:
 
     @property
     def key(self) -> str:
-        """Its name in a YAML file, and after `--` on the command line."""
         return self.name.replace("_", "-")
 
     @property

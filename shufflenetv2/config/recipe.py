@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from .fields import (
+from .fields import group, option
+from .types import (
     Betas,
     Count,
     Counts,
@@ -16,8 +17,6 @@ from .fields import (
     Positive,
     Probability,
     Text,
-    group,
-    option,
 )
 
 REFERENCE_BATCH_SIZE = 1024

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .fields import Accepts, Count, File, Folder, IntegerChoice, Interval, Names, Text, group, option
+from .fields import group, option
+from .types import Accepts, Count, File, Folder, IntegerChoice, Interval, Names, Text
 
 Backend = Annotated[str, Field(min_length=1), Accepts("the name of a backend of torch.compile", "BACKEND", implied="inductor")]
 Files = Annotated[tuple[str, ...], Accepts("file names", "FILE")]
