@@ -28,7 +28,7 @@ def shufflenet_v2(
     """
     from shufflenetv2 import ShuffleNetV2, read_any
     from shufflenetv2.errors import UserError
-    from shufflenetv2.weights.conversion import pretrained as published
+    from shufflenetv2.weights.convert import pretrained as published
 
     if not (pretrained or checkpoint):
         return ShuffleNetV2(model_size=model_size or "1.0x", **architecture)

@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from .cli.recalibrate import recalibrate as recalibrate
     from .errors import UserError as UserError
     from .export.formats import export as export
-    from .export.runtimes import open_model as open_model
-    from .export.runtimes import predict as predict
+    from .export.predict import open_model as open_model
+    from .export.predict import predict as predict
     from .network import ShuffleNetV2 as ShuffleNetV2
-    from .weights.conversion import load_model as load_model
-    from .weights.conversion import read_any as read_any
+    from .weights.convert import load_model as load_model
+    from .weights.convert import read_any as read_any
 
 _HOMES = {
     "UserError": ".errors",
     "ShuffleNetV2": ".network",
     "ShuffleV2Block": ".blocks",
-    "load_model": ".weights.conversion",
-    "read_any": ".weights.conversion",
+    "load_model": ".weights.convert",
+    "read_any": ".weights.convert",
     "convert": ".cli.convert",
     "describe": ".cli.info",
     "export": ".export.formats",
-    "open_model": ".export.runtimes",
-    "predict": ".export.runtimes",
+    "open_model": ".export.predict",
+    "predict": ".export.predict",
     "recalibrate": ".cli.recalibrate",
 }
 __all__ = [*_HOMES]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from shufflenetv2 import ShuffleNetV2, files
 from shufflenetv2.errors import UserError
 from shufflenetv2.weights import Preprocessing, Weights, WeightsError, model_record
-from shufflenetv2.weights.conversion import (
+from shufflenetv2.weights.convert import (
     NAMES,
     from_mmpretrain,
     from_torchvision,

@@ -21,11 +21,11 @@ from shufflenetv2.cli import export as export_command
 from shufflenetv2.data import Digits, EvaluationTransform, evaluation_batches
 from shufflenetv2.export import formats, quantize
 from shufflenetv2.export.formats import Description, ExportError, export, folded, largest_difference, open_program
+from shufflenetv2.export.predict import accuracy
 from shufflenetv2.export.quantize import quantized
-from shufflenetv2.export.runtimes import accuracy
 from shufflenetv2.network import ShuffleNetV2
 from shufflenetv2.weights import Preprocessing
-from shufflenetv2.weights.conversion import MEAN, STD, read_any
+from shufflenetv2.weights.convert import MEAN, STD, read_any
 from tests.models import SIZE, random_images, write_model
 from tests.support import SHORT, Run
 

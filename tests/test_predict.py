@@ -22,8 +22,8 @@ from PIL import Image
 from shufflenetv2.cli import predict
 from shufflenetv2.data import EvaluationTransform, FolderDataset, evaluation_batches
 from shufflenetv2.export.formats import export
-from shufflenetv2.export.runtimes import ImageFiles, Tolerant
-from shufflenetv2.weights.conversion import read_any
+from shufflenetv2.export.predict import ImageFiles, Tolerant
+from shufflenetv2.weights.convert import read_any
 from tests.models import SIZE, write_model
 from tests.support import ONE_THREAD, ROOT, Run
 

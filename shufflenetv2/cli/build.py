@@ -40,7 +40,7 @@ from ..recipe import (
     start_from,
 )  # fmt: skip
 from ..weights import Preprocessing, Weights
-from ..weights.conversion import pretrained, read_any
+from ..weights.convert import pretrained, read_any
 
 BN_TF = (0.01, 1e-3)  # momentum and epsilon of TensorFlow's batch norm
 

@@ -68,7 +68,7 @@ def convert(source: str | Path, destination: str | Path, to: str) -> "Weights":
     import torch  # here, as what follows: torch takes seconds to load, not for help, nor for a mistyped option
 
     from .. import files
-    from ..weights.conversion import content_for, read_any
+    from ..weights.convert import content_for, read_any
     from ..weights.file import safetensors
 
     if to not in FORMATS:
@@ -90,7 +90,7 @@ def convert(source: str | Path, destination: str | Path, to: str) -> "Weights":
 def wanted(preprocessing: "Preprocessing | None", to: str) -> str:
     """What must be fed to a network with converted weights, in words."""
     from ..weights import Preprocessing
-    from ..weights.conversion import rgb_normalisation
+    from ..weights.convert import rgb_normalisation
 
     use = preprocessing or Preprocessing()
     size = f"images resized to a short side of {use.resize_size}, central {use.input_size} x {use.input_size} pixels"

@@ -71,10 +71,10 @@ def _export(given: argparse.Namespace) -> None:
     from .. import files
     from ..data import Dataset, FolderDataset, evaluation_batches
     from ..export.formats import TOLERANCE, ExportError, export, largest_difference, open_program
+    from ..export.predict import DIGITS, accuracy, images_of, selection
     from ..export.quantize import quantized
-    from ..export.runtimes import DIGITS, accuracy, images_of, selection
     from ..weights import Preprocessing, WeightsError
-    from ..weights.conversion import read_any
+    from ..weights.convert import read_any
     from .build import evaluation_transform
 
     weights = read_any(given.model)

@@ -62,7 +62,7 @@ def describe(path: str | Path) -> dict[str, Any]:
 
     from ..network import SIZES, STEM_CHANNELS
     from ..weights import Preprocessing
-    from ..weights.conversion import read_any
+    from ..weights.convert import read_any
 
     weights = read_any(path)
     network = weights.network()

@@ -40,14 +40,14 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 predict") -> int:
         workers = parse_value(COUNT, "--workers", given.workers) if given.workers is not None else None
         device = parse_value(TEXT, "--device", given.device)
 
-        from ..export import runtimes  # torch takes seconds to load: not for help, nor for a mistyped option
+        from ..export import predict  # torch takes seconds to load: not for help, nor for a mistyped option
 
-        model = runtimes.open_model(given.model, device)
-        if given.images == [runtimes.DIGITS]:
-            images = runtimes.images_of(runtimes.DIGITS, "val", "IMAGE_OR_FOLDER")
+        model = predict.open_model(given.model, device)
+        if given.images == [predict.DIGITS]:
+            images = predict.images_of(predict.DIGITS, "val", "IMAGE_OR_FOLDER")
         else:
-            images = runtimes.ImageFiles(runtimes.image_paths(given.images, complain))
-        for prediction in runtimes.predict(model, images, top=top, batch_size=batch_size, workers=workers, complain=complain):
+            images = predict.ImageFiles(predict.image_paths(given.images, complain))
+        for prediction in predict.predict(model, images, top=top, batch_size=batch_size, workers=workers, complain=complain):
             print(prediction.to_json() if given.json else prediction, flush=True)
             readable += 1
     except BrokenPipeError:  # whoever reads has seen enough, as `head` does

@@ -103,7 +103,7 @@ def recalibrate(
     from ..engine import choose_devices, evaluate, recalibrate_batch_norm
     from ..engine.trainer import RECALIBRATION_IMAGES
     from ..recipe import freeze
-    from ..weights.conversion import read_any
+    from ..weights.convert import read_any
     from . import build
 
     destination = Path(destination)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .. import files
 from ..errors import UserError
 from ..weights import WeightsError, misfit
-from ..weights.conversion import read_any
+from ..weights.convert import read_any
 
 FILE_ENDINGS = (".pkl", ".pt", ".pth", ".tar")
 # Where trainers put a state dict, the average of the weights first: it is the better teacher.

@@ -21,7 +21,7 @@ from ..engine import choose_devices
 from ..engine.evaluation import count_correct
 from ..errors import UserError
 from ..weights import Preprocessing
-from ..weights.conversion import read_any
+from ..weights.convert import read_any
 from .formats import open_program
 
 DIGITS = "digits"  # in place of a folder: those that are built in
