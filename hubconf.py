@@ -26,9 +26,9 @@ def shufflenet_v2(
     Raises:
         shufflenetv2.UserError: where the arguments contradict each other or the file, or the file cannot be used.
     """
-    from shufflenetv2 import ShuffleNetV2, read_any
+    from shufflenetv2 import ShuffleNetV2, read_weights
     from shufflenetv2.errors import UserError
-    from shufflenetv2.weights.convert import pretrained as published
+    from shufflenetv2.weights import pretrained_weights
 
     if not (pretrained or checkpoint):
         return ShuffleNetV2(model_size=model_size or "1.0x", **architecture)
@@ -36,7 +36,7 @@ def shufflenet_v2(
         raise UserError("pretrained and checkpoint both say which weights; give one of them")
     if architecture:
         raise UserError(f"{next(iter(architecture))} is for new weights; those that are loaded have their own")
-    weights = read_any(checkpoint) if checkpoint else published(model_size or "1.0x")
+    weights = read_weights(checkpoint) if checkpoint else pretrained_weights(model_size or "1.0x")
     if model_size and model_size != weights.model_size:
         raise UserError(f"{weights.path} holds a {weights.model_size} model, and model_size says {model_size}")
     return weights.network()

@@ -8,28 +8,28 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .blocks import ShuffleV2Block as ShuffleV2Block
-    from .cli.convert import convert as convert
-    from .cli.info import describe as describe
     from .cli.recalibrate import recalibrate as recalibrate
     from .errors import UserError as UserError
     from .export.formats import export as export
-    from .export.predict import open_model as open_model
-    from .export.predict import predict as predict
+    from .export.prediction import open_model as open_model
+    from .export.prediction import predict as predict
     from .network import ShuffleNetV2 as ShuffleNetV2
-    from .weights.convert import load_model as load_model
-    from .weights.convert import read_any as read_any
+    from .weights import convert as convert
+    from .weights import describe as describe
+    from .weights import load_model as load_model
+    from .weights import read_weights as read_weights
 
 _HOMES = {
     "UserError": ".errors",
     "ShuffleNetV2": ".network",
     "ShuffleV2Block": ".blocks",
-    "load_model": ".weights.convert",
-    "read_any": ".weights.convert",
-    "convert": ".cli.convert",
-    "describe": ".cli.info",
+    "load_model": ".weights",
+    "read_weights": ".weights",
+    "convert": ".weights",
+    "describe": ".weights",
     "export": ".export.formats",
-    "open_model": ".export.predict",
-    "predict": ".export.predict",
+    "open_model": ".export.prediction",
+    "predict": ".export.prediction",
     "recalibrate": ".cli.recalibrate",
 }
 __all__ = [*_HOMES]

@@ -21,18 +21,17 @@ from shufflenetv2.cli import export as export_command
 from shufflenetv2.data import Digits, EvaluationTransform, evaluation_batches
 from shufflenetv2.export import formats, quantize
 from shufflenetv2.export.formats import Description, ExportError, export, folded, largest_difference, open_program
-from shufflenetv2.export.predict import accuracy
+from shufflenetv2.export.prediction import accuracy
 from shufflenetv2.export.quantize import quantized
 from shufflenetv2.network import ShuffleNetV2
-from shufflenetv2.weights import Preprocessing
-from shufflenetv2.weights.convert import MEAN, STD, read_any
-from tests.models import SIZE, random_images, write_model
+from shufflenetv2.weights import Preprocessing, read_weights
+from tests.models import IMAGENET, SIZE, random_images, write_model
 from tests.support import SHORT, Run
 
 
 def logits(model: Path, images: Tensor) -> Tensor:
     with torch.inference_mode():
-        found: Tensor = read_any(model).network()(images)
+        found: Tensor = read_weights(model).network()(images)
     return found
 
 
@@ -81,7 +80,7 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "0.5x": ({}, ("--dynamic-batch",)),
     "1.0x": ({"pooling": "catavgmax"}, ()),
     "1.5x": ({"layout": "torchvision", "head_bias": True}, ()),
-    "2.0x": ({"mean": MEAN, "std": STD}, ("--uint8-input", "rgb-nhwc")),
+    "2.0x": ({"mean": IMAGENET.mean, "std": IMAGENET.std}, ("--uint8-input", "rgb-nhwc")),
 }
 
 
@@ -160,7 +159,7 @@ def test_any_number_of_images_where_that_was_asked_for(case: Case) -> None:
 def test_bytes_in_any_order_and_layout(model: Path, layout: str) -> None:
     """Of weights that normalise, with another mean and std for each channel."""
     write_model(model, mean=(90.0, 110.0, 130.0), std=(40.0, 60.0, 80.0))
-    content = export(read_any(model), "torchscript", uint8_input=layout)
+    content = export(read_weights(model), "torchscript", uint8_input=layout)
     bgr = random_images(3)
     given = bgr.flip(1) if layout.startswith("rgb") else bgr
     given = given.permute(0, 2, 3, 1).contiguous() if layout.endswith("nhwc") else given
@@ -178,7 +177,7 @@ def test_torch_reads_its_own_formats_back(run: Run, model: Path, format: str, op
     assert output.startswith("largest difference between the logits on 16 images: ")
     assert f"{out}: " in output
     program = open_program(format, out.read_bytes(), "x")
-    own = read_any(model)
+    own = read_weights(model)
     assert program.description == Description("0.5x", own.class_names, Preprocessing(SIZE, SIZE + 8), batch_size=None)
     images = random_images(3)
     assert largest_difference(program(images), logits(model, images)) < 1e-4
@@ -200,7 +199,7 @@ def test_executorch_runs_or_says_what_is_missing(run: Run, model: Path) -> None:
 
 
 def test_folding_leaves_the_original_as_it_is(model: Path) -> None:
-    network = read_any(model).network()
+    network = read_weights(model).network()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     images = random_images(2)
     with torch.inference_mode():
@@ -314,7 +313,7 @@ def test_int8_is_small_and_loses_at_most_a_point(
     status, output, errors = run(digits_model, small, "--int8", "--calibrate", "digits", "--val-dir", "digits")
     assert (status, errors) == (0, "")
     assert small.stat().st_size <= 0.3 * full.stat().st_size
-    weights = read_any(digits_model)
+    weights = read_weights(digits_model)
     batches = list(evaluation_batches(Digits("val"), EvaluationTransform(32, 32), 64))
     before, after = (
         accuracy(model, batches)[0] for model in (weights.network(), open_program("onnx", small.read_bytes(), "x"))

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from shufflenetv2 import ShuffleNetV2, files
 from shufflenetv2.engine import recalibrate_batch_norm, train_step
+from shufflenetv2.errors import UserError
 from shufflenetv2.recipe import parameter_groups
 from shufflenetv2.recipe.finetuning import FreezeError, fine_tuning_groups, freeze, start_from
-from shufflenetv2.weights import Preprocessing, Weights, WeightsError, model_record, read_weights
+from shufflenetv2.weights import Preprocessing, Weights, model_record, read_weights
 from tests.models import randomize_batch_norms
 from tests.support import same_tensors
 
@@ -138,7 +139,7 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(
     weights, fresh = saved(tmp_path, network(seed=1)), network(seed=2)
     before = clone(fresh)
     change(weights)
-    with pytest.raises(WeightsError, match=f"^--initial-checkpoint .*model.pkl .*{said}$") as refusal:
+    with pytest.raises(UserError, match=f"^--initial-checkpoint .*model.pkl .*{said}$") as refusal:
         start_from(fresh, weights)
     assert "\n" not in str(refusal.value)
     assert same_tensors(fresh.state_dict(), before)

@@ -22,8 +22,8 @@ from PIL import Image
 from shufflenetv2.cli import predict
 from shufflenetv2.data import EvaluationTransform, FolderDataset, evaluation_batches
 from shufflenetv2.export.formats import export
-from shufflenetv2.export.predict import ImageFiles, Tolerant
-from shufflenetv2.weights.convert import read_any
+from shufflenetv2.export.prediction import ImageFiles, Tolerant
+from shufflenetv2.weights import read_weights
 from tests.models import SIZE, write_model
 from tests.support import ONE_THREAD, ROOT, Run
 
@@ -62,7 +62,7 @@ def probabilities(output: str, n_class: int = 7) -> torch.Tensor:
 
 def evaluated(model: Path, folder: Path) -> torch.Tensor:
     """Of every image in class folders, (N, 7), by the evaluation's own means."""
-    network = read_any(model).network()
+    network = read_weights(model).network()
     batches = evaluation_batches(FolderDataset(folder), EvaluationTransform(SIZE, SIZE + 8), 4, workers=1)
     with torch.inference_mode():
         return torch.cat([network(images) for images, _ in batches]).softmax(dim=1)
@@ -160,7 +160,7 @@ def test_an_exported_file_is_all_it_takes(
     run: Run, model: Path, tmp_path: Path, photographs: Path, format: str, suffix: str
 ) -> None:
     as_bytes = "rgb-nhwc" if format == "onnx" else ""
-    content = export(read_any(model), format, uint8_input=as_bytes)
+    content = export(read_weights(model), format, uint8_input=as_bytes)
     (tmp_path / f"other{suffix}").write_bytes(content)
     status, output, errors = run(f"other{suffix}", photographs, "--json", "--top", "7", "-b", "5")
     assert (status, errors) == (0, "")
@@ -179,7 +179,7 @@ def test_an_exported_file_is_all_it_takes(
 
 
 def test_weights_without_names_give_numbers(run: Run, model: Path, tmp_path: Path, photographs: Path) -> None:
-    torch.save({"state_dict": read_any(model).state_dict}, tmp_path / "bare.pth.tar")
+    torch.save({"state_dict": read_weights(model).state_dict}, tmp_path / "bare.pth.tar")
     (line,) = lines(run("bare.pth.tar", photographs / "cat/0.jpg", "--json")[1])
     assert all(guess["class"] == str(guess["label"]) for guess in line["predictions"])
 
@@ -208,7 +208,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(
 
 
 def test_a_program_is_only_run_under_a_name_that_says_so(run: Run, model: Path, tmp_path: Path, photographs: Path) -> None:
-    (tmp_path / "model.pkl").write_bytes(export(read_any(model), "torchscript"))
+    (tmp_path / "model.pkl").write_bytes(export(read_weights(model), "torchscript"))
     status, _, errors = run("model.pkl", photographs)
     assert status == 2
     assert errors == (

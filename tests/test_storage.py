@@ -11,7 +11,8 @@ import torch
 
 from shufflenetv2 import ShuffleNetV2, files, load_model
 from shufflenetv2.engine import checkpoint
-from shufflenetv2.weights import Preprocessing, WeightsError, model_record, read_weights
+from shufflenetv2.errors import UserError
+from shufflenetv2.weights import Preprocessing, model_record, read_weights
 from tests.support import same_tensors
 
 
@@ -114,19 +115,19 @@ def test_weights_the_original_wrote_are_read(tmp_path: Path, name: str, prefix: 
 
 def test_weights_that_cannot_be_used_are_refused_with_the_reason(tmp_path: Path, network: ShuffleNetV2) -> None:
     path = tmp_path / "weights.pkl"
-    with pytest.raises(WeightsError, match="No such file"):
+    with pytest.raises(UserError, match="No such file"):
         read_weights(path)
     path.write_bytes(b"no weights at all")
-    with pytest.raises(WeightsError, match="is not a file of weights"):
+    with pytest.raises(UserError, match="is not a file of weights"):
         read_weights(path)
     torch.save([1, 2, 3], path)
-    with pytest.raises(WeightsError, match="holds a list"):
+    with pytest.raises(UserError, match="holds a list"):
         read_weights(path)
     torch.save({"layer.weight": torch.ones(3)}, path)
-    with pytest.raises(WeightsError, match="does not hold weights of a ShuffleNetV2"):
+    with pytest.raises(UserError, match="holds no weights of a ShuffleNetV2"):
         read_weights(path)
     incomplete = network.state_dict()
     del incomplete["features.3.branch_main.0.weight"]
     torch.save(incomplete, path)
-    with pytest.raises(WeightsError, match=r"does not fit .* 1 tensors .* features\.3\.branch_main\.0\.weight first"):
+    with pytest.raises(UserError, match=r"does not fit .* 1 tensors .* features\.3\.branch_main\.0\.weight first"):
         read_weights(path).network()

@@ -18,14 +18,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 import shufflenetv2
-from shufflenetv2 import ShuffleNetV2, convert, describe, files, load_model, read_any, recalibrate
+from shufflenetv2 import ShuffleNetV2, convert, describe, files, load_model, read_weights, recalibrate
 from shufflenetv2.cli import command
 from shufflenetv2.cli import convert as convert_command
 from shufflenetv2.cli import info as info_command
 from shufflenetv2.cli import recalibrate as recalibrate_command
 from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
 from shufflenetv2.errors import UserError
-from shufflenetv2.weights import Preprocessing, Weights, WeightsError
+from shufflenetv2.weights import Preprocessing, Weights
 from tests.models import CLASSES, IMAGENET, MMClassifier, random_weights, randomized, torchvision_network
 from tests.reference import SIZES, ReferenceNetwork
 from tests.support import ONE_THREAD, ROOT, SHORT, Run, Train, same_tensors
@@ -117,7 +117,7 @@ def test_there_and_back_every_tensor_is_the_same_bit_for_bit(tmp_path: Path, mod
             assert convert(here, there, to).model_size == model_size
             here = there
         if origin == "ours":
-            assert same_tensors(read_any(here).state_dict, read_any(came).state_dict)
+            assert same_tensors(read_weights(here).state_dict, read_weights(came).state_dict)
         else:
             assert same_tensors(content(here), content(came))
         assert same_answers(here, came)
@@ -153,7 +153,7 @@ def test_what_a_file_tells_of_its_model_is_told_after_the_way_back(
     came = write_ours(tmp_path / "ours", random_weights("0.5x"), preprocessing)
     convert(came, tmp_path / "there", to)
     convert(tmp_path / "there", tmp_path / "back", "shufflenetv2")
-    weights = read_any(tmp_path / "back")
+    weights = read_weights(tmp_path / "back")
     assert (weights.class_names, weights.iteration, weights.details) == (NAMES, 12, DETAILS)
     assert weights.preprocessing == (
         preprocessing if preprocessing or to not in ("torchvision", "mmpretrain") else IMAGENET_256
@@ -173,9 +173,9 @@ IMAGENET_256 = Preprocessing(224, 256, IMAGENET.mean, IMAGENET.std)
             "RGB, 0..1, then torchvision's Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])",
         ),
         ("mmpretrain", IMAGENET, "(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)"),
-        ("original", IMAGENET, "BGR, 0..255, less 103.53, 116.28, 123.675, divided by 57.375, 57.12, 58.395, which"),
-        ("original", None, "short side of 256, central 224 x 224 pixels, BGR, 0..255\n"),
-        ("shufflenetv2", IMAGENET, "BGR, 0..255; load_model normalises by itself"),
+        ("original", IMAGENET, "BGR, 0..255, minus 103.53, 116.28, 123.675, divided by 57.375, 57.12, 58.395, which"),
+        ("original", None, "short side of 256 pixels, central 224 x 224 pixels, BGR, 0..255\n"),
+        ("shufflenetv2", IMAGENET, "BGR, 0..255; load_model normalizes them"),
     ],
 )
 def test_it_is_said_what_the_other_side_must_feed(
@@ -196,13 +196,13 @@ def test_what_the_other_network_cannot_hold_is_refused_in_one_line(run: Run, tmp
     write_ours(tmp_path / "tf 0.5x", random_weights("0.5x", bn_eps=1e-3))
     (tmp_path / "out").write_text("what was there")
     for name, to, reason in (
-        ("original 1.0x", "torchvision", "first unit makes 58 + 58 channels, not 24 + 92"),
-        ("original 1.0x", "mmpretrain", "first unit makes 58 + 58 channels, not 24 + 92"),
-        ("torchvision 1.0x", "original", "first unit makes 24 + 92 channels, not 58 + 58"),
+        ("original 1.0x", "torchvision", "first unit has 58 + 58 output channels, not 24 + 92"),
+        ("original 1.0x", "mmpretrain", "first unit has 58 + 58 output channels, not 24 + 92"),
+        ("torchvision 1.0x", "original", "first unit has 24 + 92 output channels, not 58 + 58"),
         ("biased 0.5x", "original", "head has no biases"),
         ("pooled 0.5x", "original", "pooling is 'avg', not 'catavgmax'"),
         ("pooled 0.5x", "mmpretrain", "pooling is 'avg', not 'catavgmax'"),
-        ("tf 0.5x", "original", "batch norm adds 1e-05, not 0.001"),
+        ("tf 0.5x", "original", "batch-norm epsilon is 1e-05, not 0.001"),
     ):
         status, _, errors = run("convert", name, "out", "--to", to)
         assert (status, errors.count("\n")) == (2, 1)
@@ -212,7 +212,7 @@ def test_what_the_other_network_cannot_hold_is_refused_in_one_line(run: Run, tmp
     # Ours hold them all.
     for name in ("biased 0.5x", "pooled 0.5x", "tf 0.5x"):
         assert run("convert", name, "out", "--to", "safetensors")[0] == 0
-        assert read_any(tmp_path / "out").network().architecture == read_any(tmp_path / name).network().architecture
+        assert read_weights(tmp_path / "out").network().architecture == read_weights(tmp_path / name).network().architecture
         assert same_answers(tmp_path / "out", tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []  # nothing left half written
 
@@ -228,7 +228,7 @@ def test_wrong_use_and_a_folder_that_is_not_there_are_one_line(run: Run, tmp_pat
         found, _, errors = run("convert", *arguments)
         assert (found, errors.count("\n")) == (status, 1), errors
         assert part in errors
-    with pytest.raises(ValueError, match="to is one of original, "):
+    with pytest.raises(ValueError, match="`to` must be one of original, "):
         convert(tmp_path / "in", tmp_path / "out", "onnx")
 
 
@@ -237,7 +237,9 @@ def test_safetensors_are_read_by_others_and_those_of_others_here(tmp_path: Path)
     convert(tmp_path / "ours", tmp_path / "ours.safetensors", "safetensors")
     with safe_open(tmp_path / "ours.safetensors", framework="numpy") as file:
         told = file.metadata()
-        assert np.array_equal(file.get_tensor("conv_last.1.bias"), read_any(tmp_path / "ours").state_dict["conv_last.1.bias"])
+        assert np.array_equal(
+            file.get_tensor("conv_last.1.bias"), read_weights(tmp_path / "ours").state_dict["conv_last.1.bias"]
+        )
     assert told["format"] == "pt"
     assert json.loads(told["model_size"]) == "0.5x"
     assert json.loads(told["class_names"]) == NAMES
@@ -247,20 +249,20 @@ def test_safetensors_are_read_by_others_and_those_of_others_here(tmp_path: Path)
     # Theirs, and weights whose memory is shared or in another order.
     theirs = randomized(torchvision_network("1.0x")).state_dict()
     save_file(theirs, tmp_path / "theirs", {"format": "pt"})
-    assert read_any(tmp_path / "theirs").origin == "torchvision"
+    assert read_weights(tmp_path / "theirs").origin == "torchvision"
     strided = {
         name: tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor for name, tensor in theirs.items()
     }
     strided["conv5.1.running_var"] = strided["conv5.1.running_mean"]
     torch.save(strided, tmp_path / "strided")
     convert(tmp_path / "strided", tmp_path / "out", "safetensors")
-    assert same_tensors(read_any(tmp_path / "out").state_dict, read_any(tmp_path / "strided").state_dict)
+    assert same_tensors(read_weights(tmp_path / "out").state_dict, read_weights(tmp_path / "strided").state_dict)
 
     data = (tmp_path / "out").read_bytes()
     for damaged in (data[:-1], data[: len(data) // 2], data[:100]):
         (tmp_path / "out").write_bytes(damaged)
-        with pytest.raises(WeightsError, match="out is "):
-            read_any(tmp_path / "out")
+        with pytest.raises(UserError, match="out is "):
+            read_weights(tmp_path / "out")
 
 
 # ---- safe loading
@@ -319,8 +321,8 @@ def test_a_file_of_another_kind_is_said_to_be_that(run: Run, tmp_path: Path) -> 
     for name, data in files.items():
         Path(name).write_bytes(data)
     for name, said in {
-        "resnet.pth": "no weights of a ShuffleNetV2 classifier.*: 122 entries, 'conv1.weight' of shape \\(64, 3, 7, 7\\) first",
-        "module.pth": "would call torchvision.models.shufflenetv2.ShuffleNetV2; weights alone are",
+        "resnet.pth": "no weights of a ShuffleNetV2.*: its first of 122 entries is 'conv1.weight' of shape \\(64, 3, 7, 7\\)",
+        "module.pth": "would call torchvision.models.shufflenetv2.ShuffleNetV2; save weights alone",
         "script.pt": "it is a TorchScript program",
         "exported.pt2": "it is a program of torch.export",
         "image.jpg": "it is a JPEG image",
@@ -330,13 +332,13 @@ def test_a_file_of_another_kind_is_said_to_be_that(run: Run, tmp_path: Path) -> 
         "page.pth": "it is a web page",
         "pointer.pth": "git lfs pull",
         "model.onnx": "it is an ONNX model",
-        "cut.pth": "it is an archive that lost its end",
+        "cut.pth": "it is a zip archive whose end is missing",
         "empty.pth": "is empty",
         ".": "Is a directory",
         "none.pth": "No such file",
     }.items():
-        with pytest.raises(WeightsError, match=f"^{name} .*{said}") as refusal:
-            read_any(name)
+        with pytest.raises(UserError, match=f"^{name} .*{said}") as refusal:
+            read_weights(name)
         assert "\n" not in str(refusal.value)
     assert run("info", "image.jpg")[0] == 2
 
@@ -429,7 +431,7 @@ def test_weights_of_another_origin_are_recalibrated_with_the_published_recipe(
     assert [line.split(":")[0].split(" batches")[0] for line in output.splitlines()] == [
         "before", "recalibrating batch norm over 2", "after", "written",
     ]  # fmt: skip
-    before, after = read_any("theirs"), read_any("out")
+    before, after = read_weights("theirs"), read_weights("out")
     assert after.preprocessing == before.preprocessing
     assert after.origin == "torchvision"
     changed = {name for name in after.state_dict if not torch.equal(after.state_dict[name], before.state_dict[name])}

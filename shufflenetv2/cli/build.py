@@ -39,8 +39,7 @@ from ..recipe import (
     parameter_groups,
     start_from,
 )  # fmt: skip
-from ..weights import Preprocessing, Weights
-from ..weights.convert import pretrained, read_any
+from ..weights import Preprocessing, Weights, pretrained_weights, read_weights
 
 BN_TF = (0.01, 1e-3)  # momentum and epsilon of TensorFlow's batch norm
 
@@ -132,7 +131,7 @@ def initial_weights(options: Config) -> tuple[Config, Weights | None]:
     weights = None
     if options.initial_checkpoint or options.pretrained:
         with distributed.local_rank0_first() if options.pretrained else nullcontext():  # which downloads them
-            weights = pretrained(options.model_size) if options.pretrained else read_any(options.initial_checkpoint)
+            weights = pretrained_weights(options.model_size) if options.pretrained else read_weights(options.initial_checkpoint)
     own = (weights and weights.preprocessing) or Preprocessing()
     return options.with_normalization(own.mean, own.std), weights
 

@@ -9,8 +9,7 @@ from ..engine import choose_devices, distributed
 from ..engine.trainer import report_evaluation
 from ..errors import UserError
 from ..report import RunLog
-from ..weights import Preprocessing, Weights
-from ..weights.conversion import read_any
+from ..weights import Preprocessing, Weights, read_weights
 from . import build
 
 
@@ -21,7 +20,7 @@ def run_evaluation(config: Config) -> int:
         The exit status.
     """
     devices = choose_devices(config.common.device, build.execution(config))
-    weights = read_any(config.evaluation.eval_resume or Path(config.common.save) / "model.pkl")
+    weights = read_weights(config.evaluation.eval_resume or Path(config.common.save) / "model.pkl")
     preprocessing = evaluation_preprocessing(config, weights)
     val_set = build.validation_set(config, weights.class_names)
     _require_matching_model(config, weights, val_set)

@@ -70,14 +70,14 @@ def _export(given: argparse.Namespace) -> None:
 
     from .. import files
     from ..data import Dataset, FolderDataset, evaluation_batches
+    from ..errors import UserError
     from ..export.formats import TOLERANCE, ExportError, export, largest_difference, open_program
-    from ..export.predict import DIGITS, accuracy, images_of, selection
+    from ..export.prediction import DIGITS, accuracy, images_of, selection
     from ..export.quantize import quantized
-    from ..weights import Preprocessing, WeightsError
-    from ..weights.convert import read_any
+    from ..weights import Preprocessing, read_weights
     from .build import evaluation_transform
 
-    weights = read_any(given.model)
+    weights = read_weights(given.model)
     use = weights.preprocessing or Preprocessing()
     network = weights.network(use)
     transform = evaluation_transform(use)
@@ -91,7 +91,7 @@ def _export(given: argparse.Namespace) -> None:
         else:
             val_set = FolderDataset(given.val_dir, weights.class_names)
         if len(val_set.class_names) != weights.n_class:
-            raise WeightsError(
+            raise UserError(
                 f"{weights.path} knows {weights.n_class} classes, and --val-dir {given.val_dir} has {len(val_set.class_names)}"
             )
     images = torch.cat([images for images, _ in evaluation_batches(compared, transform, BATCH_SIZE)])

@@ -25,6 +25,8 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 info") -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal without the table's lines is no reason to fail
     try:
         given = parser(prog).parse_args(argv)
+        from ..weights import describe  # here because torch takes seconds to import
+
         told = describe(given.model)
         plain = {name: told[name] for name in told if name != "table"}
         print(json.dumps(plain, indent=2) if given.json else shown(told), flush=True)
@@ -41,55 +43,6 @@ def parser(prog: str) -> argparse.ArgumentParser:
     found.add_argument("model", metavar="MODEL", type=Path, help="weight file of any origin")
     found.add_argument("--json", action="store_true", help="for programs to read")
     return found
-
-
-def describe(path: str | Path) -> dict[str, Any]:
-    """What a weight file of any origin is, as plain values.
-
-    Returns:
-        path, bytes, origin ('shufflenetv2', 'original', 'torchvision' or 'mmpretrain'), model_size, layout
-        ('original', 'torchvision', or 'both' where they are the same), head_bias, pooling, bn_eps, n_class,
-        class_names, preprocessing, iteration, accuracy, options (the recipe), version, host and time;
-        parameters, mult_adds (at the size of its input) and table (torchinfo's, of its layers). What
-        the file does not tell is None.
-
-    Raises:
-        WeightsError: for a file that is missing, damaged, or holds something else.
-    """
-    import dataclasses
-
-    import torchinfo  # here, since torch takes seconds to load: not for help, nor for a mistyped option
-
-    from ..network import SIZES, STEM_CHANNELS
-    from ..weights import Preprocessing
-    from ..weights.convert import read_any
-
-    weights = read_any(path)
-    network = weights.network()
-    side = (weights.preprocessing or Preprocessing()).input_size
-    summary = torchinfo.summary(
-        network, (1, 3, side, side), depth=2, mode="eval", device="cpu", verbose=0,
-        col_names=("output_size", "num_params", "mult_adds"),
-    )  # fmt: skip
-    architecture = dict(network.architecture)
-    if SIZES[weights.model_size][0][0] == 2 * STEM_CHANNELS:
-        architecture["layout"] = "both"
-    told = {name: weights.details.get(name) for name in ("accuracy", "options", "version", "host", "time")}
-    return {
-        "path": str(path),
-        "bytes": weights.path.stat().st_size,
-        "origin": weights.origin,
-        "model_size": weights.model_size,
-        **architecture,
-        "n_class": weights.n_class,
-        "class_names": weights.class_names,
-        "preprocessing": dataclasses.asdict(weights.preprocessing) if weights.preprocessing else None,
-        "iteration": weights.iteration or None,
-        **told,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "mult_adds": summary.total_mult_adds,
-        "table": str(summary).replace("(Units.MEGABYTES)", "(M)"),  # what torchinfo prints since Python 3.11
-    }
 
 
 def shown(told: Mapping[str, Any]) -> str:

@@ -40,14 +40,14 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 predict") -> int:
         workers = parse_value(COUNT, "--workers", given.workers) if given.workers is not None else None
         device = parse_value(TEXT, "--device", given.device)
 
-        from ..export import predict  # torch takes seconds to load: not for help, nor for a mistyped option
+        from ..export.prediction import DIGITS, ImageFiles, image_paths, images_of, open_model, predict
 
-        model = predict.open_model(given.model, device)
-        if given.images == [predict.DIGITS]:
-            images = predict.images_of(predict.DIGITS, "val", "IMAGE_OR_FOLDER")
+        model = open_model(given.model, device)
+        if given.images == [DIGITS]:
+            images = images_of(DIGITS, "val", "IMAGE_OR_FOLDER")
         else:
-            images = predict.ImageFiles(predict.image_paths(given.images, complain))
-        for prediction in predict.predict(model, images, top=top, batch_size=batch_size, workers=workers, complain=complain):
+            images = ImageFiles(image_paths(given.images, complain))
+        for prediction in predict(model, images, top=top, batch_size=batch_size, workers=workers, complain=complain):
             print(prediction.to_json() if given.json else prediction, flush=True)
             readable += 1
     except BrokenPipeError:  # whoever reads has seen enough, as `head` does

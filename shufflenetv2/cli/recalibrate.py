@@ -103,13 +103,13 @@ def recalibrate(
     from ..engine import choose_devices, evaluate, recalibrate_batch_norm
     from ..engine.trainer import RECALIBRATION_IMAGES
     from ..recipe import freeze
-    from ..weights.convert import read_any
+    from ..weights import read_weights
     from . import build
 
     destination = Path(destination)
     if not os.access(destination.parent, os.W_OK):  # before the work, not after it
         raise UserError(f"{destination} cannot be written: {destination.parent} is no folder that can be written to")
-    weights = read_any(source)
+    weights = read_weights(source)
     recipe = _recipe(weights, options)
     train_set = build.data_sets(recipe.replace(validate=False))[0]
     val_set = _validation_set(recipe, weights)
@@ -182,7 +182,6 @@ def _recipe(weights: "Weights", given: dict[str, Any]) -> Config:
 
 
 def _validation_set(recipe: Config, weights: "Weights") -> "Dataset | None":
-    from ..weights import WeightsError
     from . import build
 
     if recipe.dataset == "folder" and not (recipe.val_dir or recipe.val_fraction):
@@ -190,5 +189,5 @@ def _validation_set(recipe: Config, weights: "Weights") -> "Dataset | None":
     val_set = build.validation_set(recipe, weights.class_names)
     if len(val_set.class_names) != weights.n_class:
         where = recipe.val_dir or recipe.train_dir or recipe.dataset
-        raise WeightsError(f"{weights.path} knows {weights.n_class} classes, and {where} has {len(val_set.class_names)}")
+        raise UserError(f"{weights.path} knows {weights.n_class} classes, and {where} has {len(val_set.class_names)}")
     return val_set

@@ -137,7 +137,7 @@ def export(weights: Weights, format: str, *, fold_bn: bool = True, uint8_input: 
         dynamic_batch: whether it takes any number of images, and not one. TorchScript always does.
 
     Raises:
-        WeightsError: where the weights do not fit their network.
+        UserError: where the weights do not fit their network.
         MissingPackageError: where a package that the format needs is not there.
         ExportError: for ExecuTorch with a dynamic batch.
     """

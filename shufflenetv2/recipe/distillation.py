@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from .. import files
 from ..errors import UserError
-from ..weights import WeightsError, misfit
-from ..weights.convert import read_any
+from ..weights import describe_mismatch, read_weights
 
 FILE_ENDINGS = (".pkl", ".pt", ".pth", ".tar")
 # Where trainers put a state dict, the average of the weights first: it is the better teacher.
@@ -152,9 +151,9 @@ class DistillationLoss:
 
 def _teacher_from_file(name: str, n_class: int, class_names: list[str] | None) -> Teacher:
     try:
-        weights = read_any(name)
+        weights = read_weights(name)
         network = weights.network()
-    except WeightsError as error:
+    except UserError as error:
         remedy = "; another model's weights go with its name: --teacher NAME --teacher-checkpoint FILE"
         raise TeacherError(f"--teacher: {error}{remedy if Path(name).is_file() else ''}") from error
     _require_classes(name, weights.n_class, n_class)
@@ -259,6 +258,6 @@ def _load_checkpoint(network: nn.Module, checkpoint: str, what: str) -> None:
         raise TeacherError(f"--teacher-checkpoint {checkpoint} holds a {type(content).__name__}, not a state dict")
     content = next((content[key] for key in STATE_DICTS if isinstance(content.get(key), Mapping)), content)
     found = {str(name).removeprefix("module."): tensor for name, tensor in content.items() if name != "n_averaged"}
-    if wrong := misfit(network.state_dict(), found):
+    if wrong := describe_mismatch(network.state_dict(), found):
         raise TeacherError(f"--teacher-checkpoint {checkpoint} does not fit {what}: {wrong}")
     network.load_state_dict(found, strict=False)

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError
 from ..network import STAGE_UNITS, ShuffleNetV2, published_name
-from ..weights import Weights, WeightsError, misfit
+from ..weights import Weights, describe_mismatch
 from .optimizers import parameter_groups
 
 HEAD = "classifier."
@@ -32,11 +32,11 @@ def start_from(network: ShuffleNetV2, weights: Weights, class_names: list[str] |
         A line for the log.
 
     Raises:
-        WeightsError: where the weights are of another model size, or a tensor outside the head is
+        UserError: where the weights are of another model size, or a tensor outside the head is
             missing, superfluous or of another shape. The network is as it was before.
     """
     if weights.model_size != network.model_size:
-        raise WeightsError(
+        raise UserError(
             f"--initial-checkpoint {weights.path} holds a {weights.model_size} model, "
             f"and --model-size says {network.model_size}"
         )
@@ -54,8 +54,8 @@ def start_from(network: ShuffleNetV2, weights: Weights, class_names: list[str] |
         rows = [theirs.index(name) for name in ours]
         found.update({name: found[name][rows] for name in head})
 
-    if wrong := misfit(expected, found):
-        raise WeightsError(f"--initial-checkpoint {weights.path} does not fit this ShuffleNetV2 {network.model_size}: {wrong}")
+    if wrong := describe_mismatch(expected, found):
+        raise UserError(f"--initial-checkpoint {weights.path} does not fit this ShuffleNetV2 {network.model_size}: {wrong}")
     network.load_state_dict(found, strict=False)
     if weights.preprocessing:
         mean, std = tuple(weights.preprocessing.mean), tuple(weights.preprocessing.std)

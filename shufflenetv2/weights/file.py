@@ -1,10 +1,8 @@
-"""Weight files: what is in one, whoever wrote it, and the network it belongs to."""
+"""The content of a weight file: tensors, and metadata about the network and its input; reading and writing it as bytes."""
 
-import codecs
 import json
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,39 +13,26 @@ from torch import Tensor
 
 from .. import files
 from ..errors import UserError
-from ..network import SIZES, STEM_CHANNELS, ShuffleNetV2, published_name
+from ..network import ShuffleNetV2
+from .filetypes import identify, is_safetensors
 
-# What else our files tell of how a model came about
-DETAILS = ("origin", "accuracy", "options", "samples", "version", "host", "time")
-# How files begin that are taken for weights: bytes, where they stand, what the file is
-BEGINNINGS = (
-    (b"\xff\xd8\xff", 0, "a JPEG image"),
-    (b"\x89PNG", 0, "a PNG image"),
-    (b"GIF8", 0, "a GIF image"),
-    (b"WEBP", 8, "a WebP image"),
-    (b"\x89HDF", 0, "an HDF5 file"),
-    (b"TFL3", 4, "a TensorFlow Lite model"),
-    (b"ET12", 4, "an ExecuTorch program"),
-    (b"\x93NUMPY", 0, "a NumPy array"),
-    (b"version https://git-lfs", 0, "what stands for it in git; `git lfs pull` fetches the file itself"),
-)
-# The same for zip archives, by the end of a name in them
-MEMBERS = (
-    ("/constants.pkl", "a TorchScript program"),
-    ("archive_format", "a program of torch.export"),
-    (".npy", "NumPy arrays"),
-)
-# An ONNX file begins with the version of its format, and goes on with whoever made it, or with the graph
-ONNX = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x3a\x42]")
-
-
-class WeightsError(UserError):
-    """Weights that cannot be used; the text names the file, the reason and the remedy."""
+# Metadata of this trainer's files that describe how the weights were trained
+TRAINING_DETAILS = ("accuracy", "options", "samples", "version", "host", "time")
+# Key of the metadata that `convert` adds to the files of other projects, which ignore it
+METADATA_KEY = "shufflenetv2"
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the model's input: sizes in pixels, mean and std in BGR order on 0..255, and how it is resized."""
+    """How an image becomes the input of a model: resized on its short side, cropped at its centre, normalized by the model.
+
+    Attributes:
+        input_size: side of the central crop, in pixels.
+        resize_size: length of the short side after resizing, in pixels.
+        mean: subtracted from the pixels, in BGR order on the scale 0..255.
+        std: the pixels are then divided by it; same order and scale.
+        interpolation: 'bilinear', 'bicubic', ...: how the image is resized.
+    """
 
     input_size: int = 224
     resize_size: int = 256
@@ -58,12 +43,19 @@ class Preprocessing:
 
 @dataclass
 class Weights:
-    """The content of a weight file. What a file of another origin does not tell is None.
+    """The weights of a ShuffleNetV2 and what their file states about them.
 
     Attributes:
-        architecture: what else the network is built with; see ShuffleNetV2.architecture.
-        origin: whose weights these were at first: 'shufflenetv2', 'original', 'torchvision' or 'mmpretrain'.
-        details: what else a file of ours tells, by the names in DETAILS.
+        path: the file, for messages.
+        state_dict: tensors with the original's names, in the original's order of channels.
+        model_size: '0.5x', '1.0x', '1.5x' or '2.0x'.
+        n_class: number of classes.
+        class_names: in the order of the logits; None if the file does not contain them.
+        preprocessing: None if the file does not contain it.
+        iteration: of the training after which the weights were saved; 0 if the file does not contain it.
+        architecture: further arguments of ShuffleNetV2; see `ShuffleNetV2.architecture`.
+        origin: the project that trained the weights: 'shufflenetv2', 'original', 'torchvision' or 'mmpretrain'.
+        details: metadata about the training, with the names in TRAINING_DETAILS.
     """
 
     path: Path
@@ -77,8 +69,8 @@ class Weights:
     origin: str = "shufflenetv2"
     details: dict[str, Any] = field(default_factory=dict)
 
-    def description(self) -> dict[str, Any]:
-        """What a file of ours says beside the weights: plain values, which JSON can hold."""
+    def metadata(self) -> dict[str, Any]:
+        """Return everything but the tensors as plain values that JSON can represent."""
         preprocessing = {"preprocessing": asdict(self.preprocessing)} if self.preprocessing else {}
         return {
             **self.details,
@@ -91,36 +83,51 @@ class Weights:
         }
 
     def record(self) -> dict[str, Any]:
-        """The content of a file of ours with these weights."""
-        return {**self.description(), "state_dict": self.state_dict}
+        """Return the content of a weight file of this trainer."""
+        return {**self.metadata(), "state_dict": self.state_dict}
 
-    def network(self, preprocessing: Preprocessing | None = None) -> ShuffleNetV2:
-        """The network with these weights, in eval mode; `preprocessing` replaces the file's own.
+    def update_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Take over the values that `metadata` returned, except for the model size and the architecture.
 
         Raises:
-            WeightsError: where a tensor is missing, superfluous or of another shape.
+            UserError: if the values do not have the expected form.
         """
-        use = preprocessing or self.preprocessing or Preprocessing()
-        network = ShuffleNetV2(use.input_size, self.n_class, self.model_size, mean=use.mean, std=use.std, **self.architecture)
-        if wrong := misfit(network.state_dict(), self.state_dict):
-            raise WeightsError(f"{self.path} does not fit ShuffleNetV2 {self.model_size}: {wrong}")
+        try:
+            if "preprocessing" in metadata:
+                self.preprocessing = Preprocessing(**_lists_to_tuples(metadata["preprocessing"]))
+            self.details = {name: metadata[name] for name in TRAINING_DETAILS if name in metadata}
+            if "options" in metadata:
+                self.details["options"] = _lists_to_tuples(metadata["options"])
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"{self.path} describes its preprocessing in a form that this version does not support") from error
+        self.origin = metadata.get("origin", self.origin)
+        self.class_names = metadata.get("class_names")
+        self.iteration = metadata.get("iteration", 0)
+
+    def network(self, preprocessing: Preprocessing | None = None) -> ShuffleNetV2:
+        """Build the network with these weights, in eval mode on the CPU.
+
+        Args:
+            preprocessing: used instead of the preprocessing in the file.
+
+        Raises:
+            UserError: if a tensor is missing, unknown or of another shape.
+        """
+        preprocessing = preprocessing or self.preprocessing or Preprocessing()
+        network = ShuffleNetV2(
+            preprocessing.input_size, self.n_class, self.model_size, mean=preprocessing.mean, std=preprocessing.std,
+            **self.architecture,
+        )  # fmt: skip
+        if mismatch := describe_mismatch(network.state_dict(), self.state_dict):
+            raise UserError(f"{self.path} does not fit ShuffleNetV2 {self.model_size}: {mismatch}")
         network.load_state_dict(self.state_dict, strict=False)
         return network.eval()
-
-
-def misfit(expected: Mapping[str, Tensor], found: Mapping[str, Any]) -> str:
-    """Why a state dict cannot be loaded into a network with the expected one, in words; empty where it can."""
-    wrong = sorted(expected.keys() ^ found.keys())
-    wrong += [name for name in expected if name in found and expected[name].shape != getattr(found[name], "shape", None)]
-    # Weights saved before torch 0.4.1 do not count batches, and evaluation does not need the count.
-    wrong = [name for name in wrong if not (name in expected and name.endswith("num_batches_tracked"))]
-    return f"{len(wrong)} tensors are missing, unknown or of another shape, {wrong[0]} first" if wrong else ""
 
 
 def model_record(
     network: ShuffleNetV2, *, class_names: list[str], preprocessing: Preprocessing, iteration: int
 ) -> dict[str, Any]:
-    """What every file of ours says of its model: the part of the content that `read_weights` understands."""
+    """Return what every file of this trainer contains about its model; `read_weights` reads it."""
     return {
         "state_dict": network.state_dict(),
         "model_size": network.model_size,
@@ -131,105 +138,59 @@ def model_record(
     }
 
 
-def read_weights(path: str | Path) -> Weights:
-    """Reads the weights in a file: ours, or the original trainer's, under any name. (`conversion.read_any` reads others' too.)
+def describe_mismatch(expected: Mapping[str, Tensor], state_dict: Mapping[str, Any]) -> str:
+    """Explain why a state dict does not fit a network.
 
-    The original's files are a state dict, bare or under 'state_dict', with or without 'module.'
-    before the names. The size and the number of classes are read off the shapes.
+    Args:
+        expected: state dict of the network.
 
-    Raises:
-        WeightsError: for a file that is missing, damaged, or holds something else.
+    Returns:
+        The number of tensors that are missing, unknown or of another shape, and the first of them; '' if it fits.
     """
-    path = Path(path)
-    return from_content(read_content(path), path)
-
-
-def from_content(content: Mapping[str, Any], path: Path) -> Weights:
-    """The weights in what `read_content` gave; else as `read_weights`."""
-    state_dict = content.get("state_dict", content)
-    if not isinstance(state_dict, Mapping):
-        raise WeightsError(f"{path} holds no state dict")
-    # Split batch norm's further statistics are for augmented images, which nobody evaluates on.
-    state_dict = {
-        published_name(str(name).removeprefix("module.")): tensor
-        for name, tensor in state_dict.items()
-        if ".aux_bn." not in str(name)
-    }
-    model_size = size_of(state_dict)
-    if model_size is None:
-        raise WeightsError(f"{path} does not hold weights of a ShuffleNetV2 of this layout")
-    architecture = content.get("architecture") or architecture_of(state_dict)
-    weights = Weights(path, state_dict, model_size, state_dict["classifier.0.weight"].shape[0], architecture=architecture)
-    if "model_size" in content:
-        take_description(weights, content)
-    elif len(state_dict.get("features.0.branch_proj.2.weight", ())) == STEM_CHANNELS and not architecture["head_bias"]:
-        weights.origin = "original"
-    return weights
-
-
-def take_description(weights: Weights, content: Mapping[str, Any]) -> None:
-    """Takes over what `Weights.description` gave, but for the size and the architecture.
-
-    Raises:
-        WeightsError: where that does not fit.
-    """
-    try:
-        if "preprocessing" in content:
-            weights.preprocessing = Preprocessing(**_with_tuples(content["preprocessing"]))
-        weights.details = {name: content[name] for name in DETAILS if name in content}
-        if "options" in content:
-            weights.details["options"] = _with_tuples(content["options"])
-        weights.origin = weights.details.pop("origin", weights.origin)
-    except (TypeError, AttributeError) as error:
-        raise WeightsError(f"{weights.path} describes its preprocessing in a way this version does not know") from error
-    weights.class_names = content.get("class_names")
-    weights.iteration = content.get("iteration", 0)
-
-
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    # JSON has lists alone
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    names = sorted(expected.keys() ^ state_dict.keys())
+    names += [
+        name for name in expected if name in state_dict and expected[name].shape != getattr(state_dict[name], "shape", None)
+    ]
+    # Weights saved before torch 0.4.1 have no counters of batches, and evaluation does not need them.
+    names = [name for name in names if not (name in expected and name.endswith("num_batches_tracked"))]
+    return f"{len(names)} tensors are missing, unknown or of another shape, {names[0]} first" if names else ""
 
 
 def read_content(path: Path) -> Mapping[str, Any]:
-    """What is in a file of tensors, torch's or .safetensors; nothing in it is executed.
+    """Read a file of tensors, written by torch.save or as .safetensors, without executing code in it.
 
     Returns:
-        the dict that was saved; from .safetensors the 'state_dict' and, of files of ours, what else `Weights.description` gave.
+        The dict that was saved. For a .safetensors file: its tensors as 'state_dict', and the metadata of `Weights.metadata`
+        if this trainer wrote it.
 
     Raises:
-        WeightsError: for a file that is missing, damaged, or holds something else, which is named where it is known.
+        UserError: if the file is missing, damaged or of another kind, which the message names if it is known.
     """
     try:
-        if _is_safetensors(path):
+        if is_safetensors(path):
             return _read_safetensors(path)
-        with warnings.catch_warnings():  # of a TorchScript program, which is refused
+        with warnings.catch_warnings():
+            # torch warns about a TorchScript program, which is refused anyway.
             warnings.filterwarnings("ignore", message="'torch.load' received a zip file")
             content = files.read(path)
     except files.DamagedFileError as error:
-        raise WeightsError(f"{error}{_explanation(path, error)}") from error
+        raise UserError(f"{error}{_explain(path, error)}") from error
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if not isinstance(content, Mapping):
-        raise WeightsError(f"{path} holds a {type(content).__name__}, not weights")
+        raise UserError(f"{path} holds a {type(content).__name__}, not weights")
     return content
 
 
-def safetensors(weights: Weights) -> bytes:
-    """The content of a .safetensors file: our state dict, and what else our files tell as JSON in its metadata."""
+def to_safetensors(weights: Weights) -> bytes:
+    """Return the content of a .safetensors file: the state dict, and `Weights.metadata` as JSON in its metadata."""
     from safetensors.torch import save
 
-    told = {name: json.dumps(value) for name, value in weights.description().items()}
-    # Copies, since the format knows neither tensors that share memory nor another order in it than theirs.
+    metadata = {name: json.dumps(value) for name, value in weights.metadata().items()}
+    # The format supports neither tensors that share memory nor memory formats other than contiguous.
     tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in weights.state_dict.items()}
-    content: bytes = save(tensors, {"format": "pt", **told})
+    content: bytes = save(tensors, {"format": "pt", **metadata})
     return content
-
-
-def _is_safetensors(path: Path) -> bool:
-    with open(path, "rb") as file:  # the length of a header, which is JSON
-        head = file.read(9)
-    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -237,56 +198,24 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-            told = file.metadata() or {}
-        described = {name: json.loads(told[name]) for name in told if name != "format"} if "model_size" in told else {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no dict)
+            texts = file.metadata() or {}
+        # Only this trainer writes a model size; the metadata of others need not be JSON.
+        metadata = {name: json.loads(texts[name]) for name in texts if name != "format"} if "model_size" in texts else {}
     except (SafetensorError, ValueError) as error:
-        raise WeightsError(f"{path} is damaged: {' '.join(str(error).split())}") from error
-    return {**described, "state_dict": tensors}
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    return {**metadata, "state_dict": tensors}
 
 
-def _explanation(path: Path, error: files.DamagedFileError) -> str:
-    """What a file is instead that could not be read, if that can be told."""
-    if wanted := re.search(r"GLOBAL (\S+)", str(error.__cause__)):  # so torch names what a pickle would have called
-        return f": loading it would call {wanted[1]}; weights alone are what torch.save(model.state_dict(), ...) writes"
-    with open(path, "rb") as file:
-        head = file.read(512)
-    kind = next((kind for mark, place, kind in BEGINNINGS if head[place:].startswith(mark)), None)
-    if kind is None and ONNX.match(head):
-        kind = "an ONNX model"
-    if kind is None and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            kind = next((kind for end, kind in MEMBERS if any(name.endswith(end) for name in archive.namelist())), None)
-    elif head.startswith(b"PK"):
-        kind = "an archive that lost its end"
-    if kind is None and _is_text(head):
-        kind = "a web page" if head.lstrip().startswith(b"<") else "text"
+def _explain(path: Path, error: files.DamagedFileError) -> str:
+    """Return the rest of a message that begins with `error`: what the file contains instead of tensors, if that is known."""
+    # torch's message names the function that a pickle would have called.
+    if function := re.search(r"GLOBAL (\S+)", str(error.__cause__)):
+        return f": loading it would call {function[1]}; save weights alone, with torch.save(model.state_dict(), ...)"
+    kind = identify(path)
     return f"; it is {kind}" if kind else ""
 
 
-def _is_text(head: bytes) -> bool:
-    try:
-        shown = codecs.getincrementaldecoder("utf-8")().decode(head)  # which may end within a letter
-    except UnicodeDecodeError:
-        return False
-    return bool(shown) and all(letter.isprintable() or letter.isspace() for letter in shown)
-
-
-def size_of(state_dict: Mapping[str, Any]) -> str | None:
-    """The model size whose last convolution and classifier have the shapes found, if any."""
-    shapes = [tuple(getattr(state_dict.get(name), "shape", ())) for name in ("conv_last.0.weight", "classifier.0.weight")]
-    for size, (stages, last) in SIZES.items():
-        if shapes[0] == (last, stages[-1], 1, 1) and shapes[1][1:] in ((last,), (2 * last,)):
-            return size
-    return None
-
-
-def architecture_of(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """What the shapes tell of the architecture; see ShuffleNetV2.architecture."""
-    last, pooled = state_dict["conv_last.0.weight"].shape[0], state_dict["classifier.0.weight"].shape[1]
-    made = {len(state_dict.get(f"features.0.{name}.weight", ())) for name in ("branch_proj.2", "branch_main.5")}
-    return {
-        "pooling": "catavgmax" if pooled == 2 * last else "avg",
-        "layout": "torchvision" if len(made) == 1 and 0 not in made else "original",
-        "head_bias": "classifier.0.bias" in state_dict,
-    }
+def _lists_to_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Restore tuples, which JSON turns into lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -20,8 +20,7 @@ from ..data.named import Subset
 from ..engine import choose_devices
 from ..engine.evaluation import count_correct
 from ..errors import UserError
-from ..weights import Preprocessing
-from ..weights.convert import read_any
+from ..weights import Preprocessing, read_weights
 from .formats import open_program
 
 DIGITS = "digits"  # in place of a folder: those that are built in
@@ -68,20 +67,20 @@ class Prediction:
 
 
 def open_model(path: str | Path, device: str = "auto") -> Model:
-    """The model in a file: weights as `read_any` knows them, or what `export` wrote: .onnx, .pt, .pt2 or .pte.
+    """The model in a file: weights as `read_weights` knows them, or what `export` wrote: .onnx, .pt, .pt2 or .pte.
 
     TorchScript (.pt) and torch's exported programs (.pt2) are code, which this runs: open only those that you would
     run. All others are data.
 
     Raises:
-        WeightsError, ExportError, ModelError: for a file that is missing, damaged or something else, or a program
+        UserError, ExportError, ModelError: for a file that is missing, damaged or something else, or a program
             under a name that does not say so.
         DeviceError: for a device that is not there.
     """
     path = Path(path)
     if (format := _format_of(path)) is None:
         chosen = choose_devices(device).first
-        weights = read_any(path)
+        weights = read_weights(path)
         preprocessing = weights.preprocessing or Preprocessing()
         network = weights.network(preprocessing).to(chosen)
 

@@ -1,0 +1,65 @@
+"""Describe a weight file: its origin, network, preprocessing and training."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torchinfo
+
+from ..network import SIZES, STEM_CHANNELS
+from .file import Preprocessing
+from .reading import read_weights
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Describe a weight file of this trainer, the original, torchvision or mmpretrain in plain values.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A dict with these keys. A value that the file does not contain is None.
+
+        - path, bytes: the file and its size.
+        - origin: the project that trained the weights, 'shufflenetv2', 'original', 'torchvision' or 'mmpretrain'.
+        - model_size, n_class, class_names.
+        - layout: 'original', 'torchvision', or 'both' for size 0.5x, whose layouts are equal.
+        - head_bias, pooling, bn_eps: further arguments of ShuffleNetV2.
+        - preprocessing: dict with the fields of Preprocessing.
+        - iteration, accuracy, options (the recipe), version, host, time: of the training.
+        - parameters, mult_adds: counts; the latter for one image of the model's input size.
+        - table: layers with their output shapes and counts, as text.
+
+    Raises:
+        UserError: if the file is missing, damaged, or contains something else.
+
+    Example:
+        >>> describe("models/model.pkl")["accuracy"]
+        {'top1': 0.694, 'top5': 0.889, 'loss': 1.32}
+    """
+    weights = read_weights(path)
+    network = weights.network()
+    size = (weights.preprocessing or Preprocessing()).input_size
+    summary = torchinfo.summary(
+        network, (1, 3, size, size), depth=2, mode="eval", device="cpu", verbose=0,
+        col_names=("output_size", "num_params", "mult_adds"),
+    )  # fmt: skip
+    architecture = dict(network.architecture)
+    if SIZES[weights.model_size][0][0] == 2 * STEM_CHANNELS:
+        architecture["layout"] = "both"
+    return {
+        "path": str(path),
+        "bytes": weights.path.stat().st_size,
+        "origin": weights.origin,
+        "model_size": weights.model_size,
+        **architecture,
+        "n_class": weights.n_class,
+        "class_names": weights.class_names,
+        "preprocessing": dataclasses.asdict(weights.preprocessing) if weights.preprocessing else None,
+        "iteration": weights.iteration or None,
+        **{name: weights.details.get(name) for name in ("accuracy", "options", "version", "host", "time")},
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "mult_adds": summary.total_mult_adds,
+        # torchinfo prints the name of its enum member for the unit since Python 3.11.
+        "table": str(summary).replace("(Units.MEGABYTES)", "(M)"),
+    }

@@ -1,0 +1,63 @@
+"""What a file holds that was given as a weight file and is none: an image, a web page, a TorchScript program, ..."""
+
+import codecs
+import re
+import zipfile
+from pathlib import Path
+
+# (first bytes of a file, their offset, what the file is)
+SIGNATURES = (
+    (b"\xff\xd8\xff", 0, "a JPEG image"),
+    (b"\x89PNG", 0, "a PNG image"),
+    (b"GIF8", 0, "a GIF image"),
+    (b"WEBP", 8, "a WebP image"),
+    (b"\x89HDF", 0, "an HDF5 file"),
+    (b"TFL3", 4, "a TensorFlow Lite model"),
+    (b"ET12", 4, "an ExecuTorch program"),
+    (b"\x93NUMPY", 0, "a NumPy array"),
+    (b"version https://git-lfs", 0, "a Git LFS pointer; `git lfs pull` fetches the file itself"),
+)
+# (end of a member's name in a zip archive, what the archive is)
+ZIP_MEMBERS = (
+    ("/constants.pkl", "a TorchScript program"),
+    ("archive_format", "a program of torch.export"),
+    (".npy", "NumPy arrays"),
+)
+# An ONNX file begins with field 1, the version of the format, followed by field 2 (producer), 3, 7 (graph) or 8.
+ONNX = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x3a\x42]")
+
+
+def identify(path: Path) -> str | None:
+    """Return a phrase for the kind of a file that is no weight file, such as 'a JPEG image', or None if it is unknown."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    for signature, offset, kind in SIGNATURES:
+        if head[offset:].startswith(signature):
+            return kind
+    if ONNX.match(head):
+        return "an ONNX model"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+        return next((kind for ending, kind in ZIP_MEMBERS if any(name.endswith(ending) for name in members)), None)
+    if head.startswith(b"PK"):
+        return "a zip archive whose end is missing"
+    if _is_text(head):
+        return "a web page" if head.lstrip().startswith(b"<") else "text"
+    return None
+
+
+def is_safetensors(path: Path) -> bool:
+    """Return whether a file begins like a .safetensors file: the length of a JSON header that fits into the file."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        # An incremental decoder accepts a multi-byte character that is cut off at the end of `head`.
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and all(character.isprintable() or character.isspace() for character in text)

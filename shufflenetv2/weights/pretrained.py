@@ -1,0 +1,46 @@
+"""torchvision's published ImageNet weights, downloaded and converted."""
+
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError
+from .conversion import from_torchvision
+from .file import Preprocessing, Weights
+
+
+def pretrained_weights(model_size: str, *, progress: bool = True) -> Weights:
+    """Download torchvision's published ImageNet weights of a model size and convert them.
+
+    The file is kept in torch.hub's folder (TORCH_HOME) and downloaded once. The weights were evaluated with images that
+    Pillow resized; this trainer resizes with OpenCV, which costs a little accuracy.
+
+    Args:
+        model_size: '0.5x', '1.0x', '1.5x' or '2.0x'.
+        progress: whether to show a progress bar of the download on the standard error.
+
+    Raises:
+        UserError: if the file cannot be downloaded, or is damaged.
+
+    Example:
+        >>> network = pretrained_weights("1.0x").network()
+    """
+    from torchvision.models import get_model_weights  # here because the import takes a second
+
+    published = get_model_weights(f"shufflenet_v2_x{model_size[:-1].replace('.', '_')}").DEFAULT
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(published.url).name)
+    try:
+        state_dict = published.get_state_dict(progress=progress, check_hash=True, map_location="cpu", weights_only=True)
+    except Exception as error:  # errors of the network, the disk and torch's reader have no common class
+        if file.exists():
+            raise UserError(f"{file} is damaged, or holds more than weights; delete it to download it again") from error
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"`pretrained`: {published.url} cannot be downloaded ({reason}); give a file with `initial_checkpoint`"
+        ) from error
+    weights = from_torchvision(state_dict, file)
+    transforms = published.transforms()
+    mean, std = (tuple(round(255 * value, 6) for value in reversed(rgb)) for rgb in (transforms.mean, transforms.std))
+    weights.preprocessing = Preprocessing(transforms.crop_size[0], transforms.resize_size[0], mean, std)
+    weights.class_names = list(published.meta["categories"])
+    return weights
