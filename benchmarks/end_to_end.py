@@ -83,7 +83,7 @@ def measure(options: list[str], batch_size: int, total_iters: int, display_inter
         interrupted = [*options, "--save", f"{folder}/interrupted", "--display-interval", "1"]
         stopped = train(interrupted, stop_after=total_iters // 2)
         resumed = train(interrupted, stop_after=1)
-    assert resumed.text_after("going on from"), "the run started over"
+    assert resumed.text_after("continuing from"), "the run started over"
     steady = complete.train_lines()[1:]
     data_time, train_time = (statistics.mean(line[column] for line in steady) for column in (1, 2))
     values = (

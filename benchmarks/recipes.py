@@ -138,7 +138,7 @@ class Run:
                 stop = (signum, rng.randint(earliest, latest), rng.random())
             text = "".join(self.attempt(workers, stop))
             if stops:
-                if not (match := re.search(r"going on from \S*checkpoint-(\d+)", text)):
+                if not (match := re.search(r"continuing from \S*checkpoint-(\d+)", text)):
                     raise RunError(f"{text}the run did not continue from a checkpoint")
                 stops[-1]["went on from"] = int(match[1])
             if stop:

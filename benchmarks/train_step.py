@@ -41,7 +41,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from shufflenetv2 import ShuffleNetV2
-from shufflenetv2.engine import Devices, Execution, choose_devices, train_step
+from shufflenetv2.config import ExecutionConfig
+from shufflenetv2.engine import Devices, choose_devices, train_step
 from shufflenetv2.recipe import parameter_groups
 
 SIZE, CLASSES = 224, 1000
@@ -133,10 +134,10 @@ def make_step(name: str, size: str, batch_size: int, device: torch.device, with_
     targets = torch.randint(0, CLASSES, (batch_size,), generator=generator).to(device)
     backend = "inductor" if with_compiled else ""
     executions = {
-        "shufflenetv2": Execution(),
-        "channels-last": Execution(channels_last=True),
-        "compiled": Execution(channels_last=True, backend=backend),
-        "amp": Execution(channels_last=True, amp_dtype=torch.bfloat16, backend=backend),
+        "shufflenetv2": ExecutionConfig(),
+        "channels-last": ExecutionConfig(channels_last=True),
+        "compiled": ExecutionConfig(channels_last=True, torchcompile=backend),
+        "amp": ExecutionConfig(channels_last=True, amp=True, torchcompile=backend),
     }
     if name in executions:
         return shufflenetv2_step(size, images, targets, choose_devices(str(device), executions[name]))

@@ -218,7 +218,7 @@ def test_a_run_can_be_taken_up_from_a_file(photographs: Path, tmp_path: Path) ->
     assert (
         run(photographs, tmp_path / "other", "--resume", checkpoint, "--no-resume-opt", "--opt", "adamw", "--lr", "1e-3") == 0
     )
-    assert "going on from" in (log := (tmp_path / "other/logs/models/train.log").read_text())
+    assert "continuing from" in (log := (tmp_path / "other/logs/models/train.log").read_text())
     assert "TRAIN Iter 6:" in log
     assert "TRAIN Iter 4:" not in log
     with pytest.raises(ValueError, match="`opt` was sgd and is adamw"):

@@ -130,7 +130,7 @@ def test_a_run_goes_on_from_its_newest_good_checkpoint_to_the_same_bits(train: T
         (tmp_path / "cut" / name).write_bytes(content if iteration == 4 else content[:5000] + b"?" + content[5001:])
     resumed = train(*SHORT, "--save", "cut", "--workers", "3")
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on from cut/checkpoint-000004.pth.tar" in resumed.stdout
+    assert "continuing from cut/checkpoint-000004.pth.tar" in resumed.stdout
     assert "checkpoint-000008.pth.tar is damaged" in resumed.stdout
     assert same_tensors(read(tmp_path / "cut/model.pkl"), read(tmp_path / "whole/model.pkl"))
     # The figures gathered between two TRAIN lines are part of the checkpoint (4 is between 3 and 6).

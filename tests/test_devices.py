@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from shufflenetv2 import ShuffleNetV2, load_model
-from shufflenetv2.engine import Devices, Execution, choose_devices, train_step
-from shufflenetv2.engine.devices import DeviceError
+from shufflenetv2.config import ExecutionConfig
+from shufflenetv2.engine import Devices, choose_devices, train_step
+from shufflenetv2.errors import UserError
 from tests.support import ROOT, SHORT, Train, same_tensors
 
 CPU = torch.device("cpu")
@@ -38,13 +39,13 @@ def one_step(devices: Devices) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize(
     ("execution", "tolerance"),
     [
-        (Execution(channels_last=True), 1e-3),
-        (Execution(backend="eager"), 0.0),
-        (Execution(amp_dtype=torch.bfloat16), 5e-2),
-        (Execution(True, torch.bfloat16, "eager"), 5e-2),
+        (ExecutionConfig(channels_last=True), 1e-3),
+        (ExecutionConfig(torchcompile="eager"), 0.0),
+        (ExecutionConfig(amp=True), 5e-2),
+        (ExecutionConfig(channels_last=True, amp=True, torchcompile="eager"), 5e-2),
     ],
 )
-def test_another_execution_computes_the_same_up_to_rounding(execution: Execution, tolerance: float) -> None:
+def test_another_execution_computes_the_same_up_to_rounding(execution: ExecutionConfig, tolerance: float) -> None:
     plain_loss, plain_logits = one_step(Devices(CPU))
     loss, logits = one_step(Devices(CPU, execution=execution))
     assert loss.dtype == logits.dtype == torch.float32
@@ -56,7 +57,7 @@ def test_another_execution_computes_the_same_up_to_rounding(execution: Execution
 
 def test_the_layout_goes_all_the_way_through() -> None:
     seen: list[bool] = []
-    model = Devices(CPU, execution=Execution(channels_last=True)).place(network()).eval()
+    model = Devices(CPU, execution=ExecutionConfig(channels_last=True)).place(network()).eval()
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d) and module.in_channels > 1:
             module.register_forward_hook(
@@ -68,12 +69,12 @@ def test_the_layout_goes_all_the_way_through() -> None:
 
 
 def test_what_a_device_cannot_do_is_refused() -> None:
-    with pytest.raises(DeviceError, match="--device cuda:77: there is no such device"):
+    with pytest.raises(UserError, match="`device` cuda:77: this machine has no such device"):
         choose_devices("cuda:77")
-    with pytest.raises(DeviceError, match=r"--torchcompile fastest: torch knows .*inductor"):
-        choose_devices("cpu", Execution(backend="fastest"))
-    with pytest.raises(DeviceError, match="float16 needs a GPU"):
-        choose_devices("cpu", Execution(amp_dtype=torch.float16))
+    with pytest.raises(UserError, match=r"`torchcompile` fastest: unknown backend; torch has .*inductor"):
+        choose_devices("cpu", ExecutionConfig(torchcompile="fastest"))
+    with pytest.raises(UserError, match="float16 needs a GPU"):
+        choose_devices("cpu", ExecutionConfig(amp=True, amp_dtype="float16"))
 
 
 def test_a_run_in_another_layout_and_precision_resumes_exactly(train: Train, tmp_path: Path) -> None:
@@ -86,14 +87,14 @@ def test_a_run_in_another_layout_and_precision_resumes_exactly(train: Train, tmp
         (tmp_path / "cut" / name).write_bytes((tmp_path / "whole" / name).read_bytes())
     resumed = train(*options, "--save", "cut")
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on from cut/checkpoint-000008.pth.tar" in resumed.stdout
+    assert "continuing from cut/checkpoint-000008.pth.tar" in resumed.stdout
     a, b = (torch.load(tmp_path / folder / "model.pkl", weights_only=True)["state_dict"] for folder in ("whole", "cut"))
     assert same_tensors(a, b)
     assert load_model(tmp_path / "cut/model.pkl")(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
     refused = train(*options, "--save", "cut", "--no-channels-last")
     assert refused.returncode == 2
-    assert "--channels-last was True and is False" in refused.stderr
+    assert "channels-last was True and is False" in refused.stderr
 
 
 def test_a_compiled_run_ends_as_any_other(train: Train) -> None:

@@ -175,7 +175,7 @@ def test_a_stopped_run_of_three_goes_on_to_the_same_bits_or_with_another_number(
     assert rest.count("stopped by SIGTERM after iteration ") == 1
     (saved,) = set((tmp_path / "models").glob("*.pth.tar")) - {tmp_path / "models/checkpoint-000005.pth.tar"}
     again, _ = ended(torchrun(tmp_path, 3, *OPTIONS))
-    assert f"going on from models/{saved.name}" in again
+    assert f"continuing from models/{saved.name}" in again
     assert same_results(tmp_path, three_processes)
 
     for path in (tmp_path / "models").glob("*"):  # back to where it was stopped, and on alone
@@ -183,7 +183,7 @@ def test_a_stopped_run_of_three_goes_on_to_the_same_bits_or_with_another_number(
             path.unlink()
     alone = train(*OPTIONS)
     assert alone.returncode == 0, alone.stderr
-    assert f"going on from models/{saved.name}" in alone.stdout
+    assert f"continuing from models/{saved.name}" in alone.stdout
     # Counted over all processes before the stop, and alone after it: every image of every iteration.
     assert "finished: models/model.pkl" in alone.stdout
 
@@ -197,7 +197,7 @@ def test_a_process_that_dies_is_started_again_and_the_run_goes_on_to_the_same_bi
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(workers[1]), signal.SIGKILL)
     rest, errors = ended(process)
-    assert re.search(r"going on from models/checkpoint-0000(10|15|20)", rest)
+    assert re.search(r"continuing from models/checkpoint-0000(10|15|20)", rest)
     assert "error: process 0 of 3: another process of this run has ended" in errors
     assert same_results(tmp_path, three_processes)
 

@@ -1,7 +1,6 @@
-"""The loop, evaluation and the recalibration of batch norm."""
+"""The training loop, evaluation and the recalibration of batch norm."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,20 +10,30 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from shufflenetv2 import ShuffleNetV2
 from shufflenetv2.data import Digits, EvaluationTransform, evaluation_batches
-from shufflenetv2.engine import TrainingState, evaluate, every, recalibrate_batch_norm, train
-from shufflenetv2.engine.evaluation import count_correct
-from shufflenetv2.recipe import AveragedWeights, Mixing, linear_decay, parameter_groups
-from shufflenetv2.recipe.optimizers import clip_gradients
-from shufflenetv2.report import RunLog
+from shufflenetv2.engine import (
+    Callbacks,
+    NonFiniteLossError,
+    StepSettings,
+    TrainingState,
+    TrainMetrics,
+    count_correct,
+    evaluate,
+    recalibrate_batch_norm,
+    train,
+)
+from shufflenetv2.recipe import AveragedWeights, Mixing, clip_gradients, linear_decay, parameter_groups
+from tests.support import same_tensors
+
+Batch = tuple[Tensor, Tensor]
 
 
-def small_network(n_class: int = 10) -> ShuffleNetV2:
-    network = ShuffleNetV2(32, n_class, "0.5x")
+def small_network() -> ShuffleNetV2:
+    network = ShuffleNetV2(32, 10, "0.5x")
     network.initialize_weights(torch.Generator().manual_seed(1))
     return network
 
 
-def batches(count: int, size: int = 8) -> list[tuple[Tensor, Tensor]]:
+def random_batches(count: int, size: int = 8) -> list[Batch]:
     generator = torch.Generator().manual_seed(2)
     return [
         (torch.rand(size, 3, 32, 32, generator=generator) * 255, torch.randint(0, 10, (size,), generator=generator))
@@ -32,16 +41,24 @@ def batches(count: int, size: int = 8) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def test_the_counts_are_of_first_and_first_five_guesses() -> None:
+def new_state(total_iters: int) -> TrainingState:
+    network = small_network()
+    optimizer = torch.optim.SGD(parameter_groups(network, 4e-5), lr=0.1, momentum=0.9)
+    return TrainingState(network, optimizer, linear_decay(optimizer, total_iters))
+
+
+# ---- evaluation
+
+
+def test_top1_and_top5_are_counted() -> None:
     logits = torch.tensor([[9.0, 8, 7, 6, 5, 4], [9.0, 8, 7, 6, 5, 4], [9.0, 8, 7, 6, 5, 4]])
     assert count_correct(logits, torch.tensor([0, 4, 5])).tolist() == [1, 2]
     assert count_correct(logits[:, :2], torch.tensor([0, 1, 1])).tolist() == [1, 3]
 
 
-@pytest.mark.parametrize("batch_size", [7, 50, 359, 1000])
-def test_evaluation_counts_every_image_once_whatever_the_batch_size(batch_size: int) -> None:
+@pytest.mark.parametrize("batch_size", [7, 359, 1000])
+def test_evaluation_counts_every_image_once_for_any_batch_size(batch_size: int) -> None:
     network, digits = small_network(), Digits("val")
-    network.train()
     images, targets = next(evaluation_batches(digits, EvaluationTransform(32, 32), 359))
     with torch.no_grad():
         logits = network.eval()(images)
@@ -53,18 +70,21 @@ def test_evaluation_counts_every_image_once_whatever_the_batch_size(batch_size: 
     assert network.training
 
 
-def test_evaluation_of_nothing_is_an_error() -> None:
+def test_evaluation_without_images_is_an_error() -> None:
     with pytest.raises(ValueError, match="no images"):
         evaluate(small_network(), [])
 
 
+# ---- recalibration of batch norm
+
+
 def test_recalibrated_statistics_are_plain_averages_over_the_batches() -> None:
     network = small_network()
-    with torch.no_grad():  # statistics that must not leave a trace
+    with torch.no_grad():  # statistics that must leave no trace
         for _ in range(3):
             network.train()(torch.rand(4, 3, 32, 32) * 10)
     weights = {name: parameter.clone() for name, parameter in network.named_parameters()}
-    images = [images for images, _ in batches(5)]
+    images = [images for images, _ in random_batches(5)]
     recalibrate_batch_norm(network, images)
 
     stem = network.first_conv[0]
@@ -81,10 +101,10 @@ def test_recalibrated_statistics_are_plain_averages_over_the_batches() -> None:
     assert not network.training
 
 
-def test_recalibration_is_the_originals() -> None:
-    """There: train mode throughout, and momentum 1/i for the i-th batch."""
+def test_recalibration_equals_the_originals() -> None:
+    """The original keeps the network in train mode, with momentum 1/i for the i-th batch."""
     network, original = small_network(), small_network().train()
-    images = [images for images, _ in batches(4)]
+    images = [images for images, _ in random_batches(4)]
     recalibrate_batch_norm(network, images)
     with torch.no_grad():
         for i, batch in enumerate(images, 1):
@@ -92,117 +112,143 @@ def test_recalibration_is_the_originals() -> None:
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = 1 / i
             original(batch)
-    for (name, mine), other in zip(network.state_dict().items(), original.state_dict().values(), strict=True):
-        assert torch.equal(mine, other), name
+    assert same_tensors(network.state_dict(), original.state_dict())
 
 
-def new_state(total_iters: int) -> TrainingState:
-    network = small_network()
-    optimizer = torch.optim.SGD(parameter_groups(network, 4e-5), lr=0.1, momentum=0.9)
-    return TrainingState(network, optimizer, linear_decay(optimizer, total_iters))
+# ---- the loop
 
 
-def test_the_loop_does_its_iterations_and_its_events_in_order() -> None:
+class Recorder(Callbacks):
+    """Records each call with the iteration counted by the state."""
+
+    def __init__(self, state: TrainingState) -> None:
+        self.state = state
+        self.calls: list[tuple[str, int, int]] = []
+        self.metrics: list[TrainMetrics] = []
+
+    def before_iteration(self, iteration: int, images: Tensor, targets: Tensor) -> None:
+        self.calls.append(("before", iteration, self.state.iteration))
+
+    def after_iteration(self, iteration: int, loss: Tensor, logits: Tensor) -> None:
+        self.calls.append(("after", iteration, self.state.iteration))
+
+    def on_metrics(self, metrics: TrainMetrics) -> None:
+        self.metrics.append(metrics)
+
+    def between_iterations(self, iteration: int) -> None:
+        self.calls.append(("between", iteration, self.state.iteration))
+
+
+def test_the_loop_performs_its_iterations_and_calls_back_in_order() -> None:
     state = new_state(7)
-    happened: list[tuple[str, int]] = []
+    recorder = Recorder(state)
+    source: Iterator[Batch] = iter(random_batches(4))
+    train(state.network, state, source, StepSettings(nn.CrossEntropyLoss()), until=3, display_interval=2, callbacks=recorder)
+    assert state.iteration == 3
+    order = [("before", -1), ("after", 0), ("between", 0)]
+    assert recorder.calls == [(name, k, k + offset) for k in (1, 2, 3) for name, offset in order]
+    (metrics,) = recorder.metrics
+    assert metrics.iteration == 2
+    assert metrics.learning_rate == pytest.approx(0.1 * (1 - 2 / 7))
+    assert state.state_dict()["progress"]["images"] == 8  # of iteration 3, which is not displayed yet
+    assert next(source, None) is not None  # no batch was taken in vain
 
-    def note(what: str) -> Callable[[], None]:
-        return lambda: happened.append((what, state.iteration))
 
-    events = [(every(3), note("validate")), (every(2), note("save"))]
-    with RunLog() as log:
-        source: Iterator[tuple[Tensor, Tensor]] = iter(batches(7))
+def test_an_exception_of_a_callback_leaves_a_complete_state() -> None:
+    class Stop(Recorder):
+        def between_iterations(self, iteration: int) -> None:
+            if iteration == 2:
+                raise KeyboardInterrupt
+
+    state = new_state(4)
+    with pytest.raises(KeyboardInterrupt):
         train(
-            state.network, state, source, nn.CrossEntropyLoss(), total_iters=7, seed=0, log=log,
-            display_interval=2, events=events,
-        )  # fmt: skip
-    assert state.iteration == 7
-    assert happened == [("save", 2), ("validate", 3), ("save", 4), ("validate", 6), ("save", 6)]
-    assert next(source, None) is None
-    assert state.progress.state_dict()["images"] == 8  # of the seventh, not yet displayed
+            state.network, state, iter(random_batches(4)), StepSettings(nn.CrossEntropyLoss()), until=4, callbacks=Stop(state)
+        )
+    assert (state.iteration, state.state_dict()["scheduler"]["last_epoch"]) == (2, 2)
 
 
-def test_a_state_goes_on_where_another_was_saved() -> None:
-    """Weights, momentum, schedule and the half-gathered figures all come along."""
-    data = batches(7)
+def test_a_restored_state_continues_bit_for_bit() -> None:
+    """The state includes weights, momentum, schedule and the accuracy that is not displayed yet."""
+    data = random_batches(7)
 
     def run(state: TrainingState, until: int) -> TrainingState:
-        with RunLog() as log:
-            train(
-                state.network, state, iter(data[state.iteration :]), nn.CrossEntropyLoss(), total_iters=until, seed=0,
-                log=log, display_interval=5,
-            )  # fmt: skip
+        settings = StepSettings(nn.CrossEntropyLoss())
+        train(state.network, state, iter(data[state.iteration :]), settings, until=until, display_interval=5)
         return state
 
-    whole = run(new_state(7), 7)
+    uninterrupted = run(new_state(7), 7).state_dict()
     resumed = new_state(7)
     resumed.load_state_dict(run(new_state(7), 3).state_dict())
-    run(resumed, 7)
-    for name, tensor in whole.network.state_dict().items():
-        assert torch.equal(tensor, resumed.network.state_dict()[name]), name
-    assert whole.state_dict()["progress"] == resumed.state_dict()["progress"]
-    assert whole.state_dict()["scheduler"] == resumed.state_dict()["scheduler"]
+    restored = run(resumed, 7).state_dict()
+    assert same_tensors(uninterrupted["state_dict"], restored["state_dict"])
+    assert uninterrupted["progress"] == restored["progress"]
+    assert uninterrupted["scheduler"] == restored["scheduler"]
 
 
-def test_saved_names_are_bare_when_the_network_is_wrapped_for_several_gpus() -> None:
-    state, bare = new_state(2), new_state(2)
-    for each, model in ((state, nn.DataParallel(state.network)), (bare, bare.network)):
-        with RunLog() as log:
-            train(
-                model, each, iter(batches(2)), nn.CrossEntropyLoss(), total_iters=2, seed=0, log=log, display_interval=9
-            )  # fmt: skip
-    assert state.state_dict()["state_dict"].keys() == bare.state_dict()["state_dict"].keys()
-    assert all(torch.equal(a, b) for a, b in zip(state.network.parameters(), bare.network.parameters(), strict=True))
+def test_fast_forward_leaves_the_weights_and_sets_the_schedule() -> None:
+    stepped, forwarded = new_state(300_000), new_state(300_000)
+    for _ in range(5):
+        stepped.scheduler.step()
+    forwarded.fast_forward(5)
+    assert forwarded.iteration == 5
+    assert forwarded.learning_rate == stepped.learning_rate
+    assert same_tensors(forwarded.network.state_dict(), stepped.network.state_dict())
+
+
+def test_saved_names_have_no_prefix_when_the_network_is_wrapped_for_several_gpus() -> None:
+    states = [new_state(2), new_state(2)]
+    for state, model in zip(states, (nn.DataParallel(states[0].network), states[1].network), strict=True):
+        train(model, state, iter(random_batches(2)), StepSettings(nn.CrossEntropyLoss()), until=2)
+    assert same_tensors(*(state.state_dict()["state_dict"] for state in states))
 
 
 def test_dropout_is_a_function_of_seed_and_iteration() -> None:
-    def dropped(seed: int, noise: int) -> Tensor:
+    def dropped(seed: int, draws: int) -> Tensor:
         network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3072, 10))
         optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
         state = TrainingState(network, optimizer, linear_decay(optimizer, 1))  # type: ignore[arg-type]
         kept: list[Tensor] = []
         network[1].register_forward_hook(lambda module, inputs, output: kept.append(output))
-        torch.rand(noise)  # whatever happened before
-        with RunLog() as log:
-            train(
-                network,
-                state,
-                iter(batches(1)),
-                nn.CrossEntropyLoss(),
-                total_iters=1,
-                seed=seed,
-                log=log,
-                display_interval=9,
-            )
+        torch.rand(draws)  # random numbers drawn elsewhere have no influence
+        train(network, state, iter(random_batches(1)), StepSettings(nn.CrossEntropyLoss(), seed=seed), until=1)
         return kept[0]
 
-    assert torch.equal(dropped(0, noise=1), dropped(0, noise=5))
-    assert not torch.equal(dropped(0, noise=1), dropped(1, noise=1))
+    assert torch.equal(dropped(0, draws=1), dropped(0, draws=5))
+    assert not torch.equal(dropped(0, draws=1), dropped(1, draws=1))
 
 
-class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every operation that would have to wait for a device, as what depends on a tensor's values does."""
+def test_a_non_finite_loss_is_reported_with_the_iteration_in_which_it_occurred() -> None:
+    state, data = new_state(6), random_batches(6)
+    data[1][0][0, 0, 0, 0] = float("nan")
+    with pytest.raises(NonFiniteLossError, match=r"the loss is not finite at iteration 2, where the learning rate was 0\.0666"):
+        train(state.network, state, iter(data), StepSettings(nn.CrossEntropyLoss()), until=6, display_interval=4)
+    assert state.iteration == 4  # the loop waits for the device only here
+
+
+class SynchronizingOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records every operation that waits for a device, because its result depends on values of a tensor."""
 
     NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found: list[str] = []
+        self.names: list[str] = []
 
     def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
         name = operation.overloadpacket.__name__
         if name in self.NAMES:
-            self.found.append(name)
+            self.names.append(name)
         return operation(*arguments, **(named or {}))
 
 
-def note_reads(monkeypatch: pytest.MonkeyPatch, found: list[str]) -> None:
-    """On a processor these are no operations of torch's."""
+def record_reads(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
+    """Record calls that read a tensor; for a tensor on the CPU these are no operations of the dispatcher."""
     for name in ("tolist", "numpy", "cpu"):
         original = getattr(Tensor, name)
 
         def read(tensor: Tensor, *arguments: Any, name: str = name, original: Any = original) -> Any:
-            found.append(name)
+            names.append(name)
             return original(tensor, *arguments)
 
         monkeypatch.setattr(Tensor, name, read)
@@ -210,33 +256,37 @@ def note_reads(monkeypatch: pytest.MonkeyPatch, found: list[str]) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif("not torch.cuda.is_available()"))])
 @pytest.mark.parametrize("everything", [False, True], ids=["as published", "with mixing, clipping and averaged weights"])
-def test_an_iteration_waits_for_the_device_only_where_it_is_shown(
+def test_an_iteration_waits_for_the_device_only_where_metrics_are_displayed(
     everything: bool, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = small_network().to(device)
     optimizer = torch.optim.SGD(parameter_groups(network, 4e-5), lr=0.01, momentum=0.9)
     averaged = AveragedWeights(network, 0.9) if everything else None
     state = TrainingState(network, optimizer, linear_decay(optimizer, 12), averaged)
-    train_until = partial(
-        train, network, state, loss_function=nn.CrossEntropyLoss(label_smoothing=0.1), seed=0, display_interval=4,
+    settings = StepSettings(
+        nn.CrossEntropyLoss(label_smoothing=0.1),
         mixing=Mixing(10, mixup=0.2, cutmix=1.0) if everything else None,
-        clip=partial(clip_gradients, list(network.parameters()), 1.0, "norm") if everything else None,
-    )  # fmt: skip
-    data = batches(8)
+        clip=(lambda: clip_gradients(list(network.parameters()), 1.0, "norm")) if everything else None,
+    )
+    data = random_batches(8)
     if device == "cuda":
         data = [(images.pin_memory(), targets.pin_memory()) for images, targets in data]
-    with RunLog() as log, Waits() as waits:
-        train_until(iter(data[:4]), total_iters=4, log=log)
-        assert waits.found  # by the line of the fourth
-        waits.found.clear()
-        note_reads(monkeypatch, waits.found)
+
+    def train_until(iteration: int) -> None:
+        train(network, state, iter(data[state.iteration : iteration]), settings, until=iteration, display_interval=4)
+
+    with SynchronizingOperations() as operations:
+        train_until(4)
+        assert operations.names  # by the metrics of iteration 4
+        operations.names.clear()
+        record_reads(monkeypatch, operations.names)
         if device == "cuda":
             torch.cuda.set_sync_debug_mode("error")
         try:
-            train_until(iter(data[4:7]), total_iters=7, log=log)
+            train_until(7)
         finally:
             if device == "cuda":
                 torch.cuda.set_sync_debug_mode("default")
-        assert waits.found == []
-        train_until(iter(data[7:]), total_iters=8, log=log)
-        assert {"tolist", "cpu", "_local_scalar_dense"} <= set(waits.found)
+        assert operations.names == []
+        train_until(8)
+        assert {"tolist", "cpu", "_local_scalar_dense"} <= set(operations.names)

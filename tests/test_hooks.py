@@ -25,7 +25,7 @@ class Recorder(Hook):
         self.told.append([self.name, *what])
 
     def before_run(self, run):
-        self.note("before_run", run.state.iteration, run.options.total_iters, len(run.train_set))
+        self.note("before_run", run.state.iteration, run.config.optimization.total_iters, len(run.train_set))
 
     def before_iteration(self, iteration, images, goals):
         self.note("before_iteration", iteration, list(images.shape), list(goals.shape))
@@ -44,8 +44,8 @@ class Recorder(Hook):
         self.note("after_save", iteration, path.rpartition("/")[2])
 
     def after_run(self, run):
-        run.writer.wait()
-        self.note("after_run", run.state.iteration, (run.folder / "model.pkl").exists())
+        run.checkpointer.wait()
+        self.note("after_run", run.state.iteration, (run.checkpointer.folder / "model.pkl").exists())
         with open(self.name + ".json", "w") as file:
             json.dump(self.told, file)
 
@@ -170,12 +170,12 @@ def test_old_checkpoints_go_and_the_newest_never(
     tmp_path: Path, hist: int | None, interval: int | None, kept: tuple[int, ...]
 ) -> None:
     others = ["best.pth.tar", "bnps-checkpoint-000004.pth.tar", "checkpoint-000004.pth.tar.damaged", "model.pkl"]
-    for name in [*map(checkpoint.name_of, ITERATIONS), *others]:
+    for name in [*map(checkpoint.checkpoint_name, ITERATIONS), *others]:
         (tmp_path / name).touch()
     for _ in range(2):
         checkpoint.prune(tmp_path, hist=hist, interval=interval)
         names = {path.name for path in tmp_path.iterdir()}
-        assert names == {*map(checkpoint.name_of, kept), *others}
+        assert names == {*map(checkpoint.checkpoint_name, kept), *others}
 
 
 def test_there_may_be_nothing_to_prune(tmp_path: Path) -> None:

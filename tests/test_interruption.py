@@ -18,7 +18,9 @@ from PIL import Image
 from shufflenetv2 import files
 from shufflenetv2.cli.command import parse
 from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
-from shufflenetv2.engine import GracefulShutdown, ShutdownRequested, checkpoint, every
+from shufflenetv2.engine import GracefulShutdown, ShutdownRequested, checkpoint
+from shufflenetv2.engine.background import BackgroundWriter
+from shufflenetv2.engine.trainer import every
 from shufflenetv2.errors import UserError
 from tests.support import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 
@@ -75,7 +77,7 @@ def test_a_stopped_run_saves_and_goes_on_to_the_same_bits(
     assert 4 <= torch.load(saved, weights_only=True)["iteration"] < 15
 
     again = start(tmp_path, "--workers", "3")
-    assert "going on from models/checkpoint-" in again.communicate(timeout=300)[0]
+    assert "continuing from models/checkpoint-" in again.communicate(timeout=300)[0]
     assert again.returncode == 0
     assert same_tensors(result(tmp_path / "models"), untouched)
 
@@ -101,7 +103,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, untouched: dict
 
 def test_wherever_a_checkpoint_is_cut_or_changed_the_one_before_is_used(tmp_path: Path, untouched_folder: Path) -> None:
     """What a run then does with that one, tests/test_command.py shows."""
-    before, newest = (checkpoint.name_of(iteration) for iteration in (15, 30))
+    before, newest = (checkpoint.checkpoint_name(iteration) for iteration in (15, 30))
     whole = (untouched_folder / newest).read_bytes()
     files.write(tmp_path / before, {"optimizer": {}, "iteration": 15})  # small: it is read 400 times
     chance = random.Random(5)
@@ -195,7 +197,7 @@ def test_a_bad_iteration_is_skipped(tmp_path: Path, train: Train, one_bad_image:
 
     done = train(*OVERFLOWING, "--on-nonfinite", "skip")  # goes on from what the first attempt has saved
     assert done.returncode == 0, done.stderr
-    told = re.findall(r"not finite at iteration (\d+), .*; going on from (.+) without iterations (\d+) to (\d+)", done.stdout)
+    told = re.findall(r"not finite at iteration (\d+), .*; continuing from (.+) without iterations (\d+) to (\d+)", done.stdout)
     assert [int(k) for k, *_ in told] == one_bad_image
     assert all(k == first == last for k, _, first, last in told)
     final = torch.load(tmp_path / "models/checkpoint-000020.pth.tar", weights_only=True)
@@ -242,7 +244,7 @@ def test_a_second_ctrl_c_stops_at_once_and_a_first_signal_waits() -> None:
 
 
 def test_what_is_written_is_the_state_at_the_time_of_the_call(tmp_path: Path) -> None:
-    writer, tensor = checkpoint.Writer(), torch.zeros(1_000_000)
+    writer, tensor = BackgroundWriter(), torch.zeros(1_000_000)
     for number in range(3):
         writer.write(tmp_path / f"{number}.pth", {"nested": [{"tensor": tensor}]})
         tensor += 1
@@ -252,7 +254,7 @@ def test_what_is_written_is_the_state_at_the_time_of_the_call(tmp_path: Path) ->
 
 
 def test_an_error_of_the_writer_is_an_error_of_the_run(tmp_path: Path) -> None:
-    writer = checkpoint.Writer()
+    writer = BackgroundWriter()
     writer.write(tmp_path / "absent" / "file.pth", {})
     with pytest.raises(UserError, match=r"file\.pth cannot be written: No such file"):
         writer.wait()

@@ -68,8 +68,8 @@ def test_the_newest_good_checkpoint_is_found_and_the_damaged_ones_are_named(
 ) -> None:
     caplog.set_level("WARNING")
     for iteration in (2, 10, 1_000_000):
-        files.write(tmp_path / checkpoint.name_of(iteration), {"iteration": iteration, "optimizer": {}})
-    files.write(tmp_path / checkpoint.name_of(10, "bnps-"), {"iteration": 99})
+        files.write(tmp_path / checkpoint.checkpoint_name(iteration), {"iteration": iteration, "optimizer": {}})
+    files.write(tmp_path / checkpoint.checkpoint_name(10, "bnps-"), {"iteration": 99})
     assert (tmp_path / "checkpoint-000010.pth.tar").exists()
     (tmp_path / "checkpoint-1000000.pth.tar").write_bytes(b"")
     torch.save({"iteration": 77}, tmp_path / "checkpoint-000500.pth.tar")  # somebody else's

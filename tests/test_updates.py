@@ -117,7 +117,7 @@ def step(
 def test_a_batch_in_parts_is_the_batch(kind: str) -> None:
     images, goals = images_and_goals(64)
     goal, loss_function = goals[kind]
-    whole, in_parts = step(goal, images, loss_function), step(goal, images, loss_function, parts=4)
+    whole, in_parts = step(goal, images, loss_function), step(goal, images, loss_function, accum_steps=4)
     assert whole[2].norm() > 0.01
     for one, other in zip(whole, in_parts, strict=True):
         assert one.shape == other.shape
@@ -130,19 +130,19 @@ def test_no_part_is_larger_than_its_share() -> None:
     network = small_network()
     network.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
     images, goals = images_and_goals(16)
-    train_step(network, images, *goals["classes"], torch.optim.SGD(network.parameters(), lr=0.1), parts=4)
+    train_step(network, images, *goals["classes"], torch.optim.SGD(network.parameters(), lr=0.1), accum_steps=4)
     assert sizes == [4] * 4
 
 
-@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("accum_steps", [1, 4])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_the_gradient_is_limited_after_the_backward_pass_and_before_the_update(parts: int, scaled: bool) -> None:
+def test_the_gradient_is_limited_after_the_backward_pass_and_before_the_update(accum_steps: int, scaled: bool) -> None:
     images, goals = images_and_goals(16)
     goal, loss_function = goals["classes"]
 
     def moved(**settings: Any) -> Tensor:
         scaler = GradScaler("cpu", init_scale=2.0**16) if scaled else None
-        return step(goal, images, loss_function, scaler=scaler, parts=parts, **settings)[2]
+        return step(goal, images, loss_function, scaler=scaler, accum_steps=accum_steps, **settings)[2]
 
     free = moved()
     assert free.norm() > 0.01
@@ -160,7 +160,7 @@ def test_clipping_happens_once_with_all_gradients_and_the_old_weights() -> None:
         untouched = all(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
         calls.append(untouched and all(parameter.grad is not None for parameter in network.parameters()))
 
-    train_step(network, images, *goals["classes"], torch.optim.SGD(network.parameters(), lr=0.1), parts=4, clip=clip)
+    train_step(network, images, *goals["classes"], torch.optim.SGD(network.parameters(), lr=0.1), accum_steps=4, clip=clip)
     assert calls == [True]
     assert not all(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
 
@@ -182,12 +182,12 @@ def test_a_step_whose_scaled_gradients_are_not_finite_is_left_out_and_the_scale_
     assert all(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("parts", [1, 4])
-def test_scaling_the_loss_changes_nothing_else(parts: int) -> None:
+@pytest.mark.parametrize("accum_steps", [1, 4])
+def test_scaling_the_loss_changes_nothing_else(accum_steps: int) -> None:
     images, goals = images_and_goals(16)
     goal, loss_function = goals["classes"]
-    scaled = step(goal, images, loss_function, parts=parts, scaler=GradScaler("cpu", init_scale=1024.0))
-    for one, other in zip(step(goal, images, loss_function, parts=parts), scaled, strict=True):
+    scaled = step(goal, images, loss_function, accum_steps=accum_steps, scaler=GradScaler("cpu", init_scale=1024.0))
+    for one, other in zip(step(goal, images, loss_function, accum_steps=accum_steps), scaled, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 
-import torch
 from torch import nn
 
 from ..config import Config
@@ -22,36 +21,18 @@ from ..data import (
     read_class_map,
     usable_cores,
 )  # fmt: skip
-from ..engine import Devices, Execution, TrainingState, distributed
+from ..engine import distributed
+from ..engine.devices import Devices
 from ..network import ShuffleNetV2
 from ..recipe import (
-    AveragedWeights,
     DistillationLoss,
     LossFunction,
     Mixing,
     build_loss,
-    build_optimizer,
-    build_schedule,
     clip_gradients,
-    fine_tuning_groups,
-    freeze,
     load_teacher,
-    parameter_groups,
-    start_from,
 )  # fmt: skip
 from ..weights import Preprocessing, Weights, pretrained_weights, read_weights
-
-BN_TF = (0.01, 1e-3)  # momentum and epsilon of TensorFlow's batch norm
-
-
-def execution(options: Config) -> Execution:
-    return Execution(
-        channels_last=options.channels_last,
-        amp_dtype=getattr(torch, options.amp_dtype) if options.amp else None,
-        backend=options.torchcompile,
-        torchscript=options.torchscript,
-        deterministic=options.deterministic,
-    )
 
 
 def workers(options: Config) -> int:
@@ -134,61 +115,6 @@ def initial_weights(options: Config) -> tuple[Config, Weights | None]:
             weights = pretrained_weights(options.model_size) if options.pretrained else read_weights(options.initial_checkpoint)
     own = (weights and weights.preprocessing) or Preprocessing()
     return options.with_normalization(own.mean, own.std), weights
-
-
-def training_state(
-    options: Config, devices: Devices, class_names: list[str], say: Callable[[str], object], weights: Weights | None = None
-) -> TrainingState:
-    """The network, its optimizer and what else changes, as they are before the first iteration.
-
-    Args:
-        say: told where the weights come from, and what is frozen.
-        weights: to start from.
-    """
-    momentum, eps = BN_TF if options.bn_tf else (options.bn_momentum or 0.1, options.bn_eps or 1e-5)
-    architecture = (
-        {name: weights.architecture[name] for name in ("layout", "head_bias") if name in weights.architecture}
-        if weights
-        else {}
-    )
-    network = ShuffleNetV2(
-        options.input_size, len(class_names), options.model_size, dropout=options.drop, mean=options.mean, std=options.std,
-        pooling=options.gp, drop_path=options.drop_path, drop_block=options.drop_block, bn_eps=eps, bn_momentum=momentum,
-        **architecture,
-    )  # fmt: skip
-    network.initialize_weights(torch.Generator().manual_seed(options.seed))
-    if weights:
-        say(start_from(network, weights, class_names))
-    if options.freeze:
-        say(freeze(network, options.freeze))
-    if options.split_bn:
-        from timm.layers import convert_splitbn_model  # here, since timm takes a second to load
-
-        network = convert_splitbn_model(network, options.aug_splits)  # type: ignore[no-untyped-call]
-    if options.sync_bn:
-        if devices.first.type == "cpu" or devices.count > 1:
-            raise OptionsError(f"--sync-bn needs a process for each GPU (torchrun), and this runs on {devices}")
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    # On its device from now on, so that whatever state there will be lands beside the weights.
-    devices.place(network)
-    if options.backbone_lr_scale == 1.0:
-        groups = parameter_groups(network, options.weight_decay)
-    else:
-        groups = fine_tuning_groups(network, options.weight_decay, options.learning_rate, options.backbone_lr_scale)
-    optimizer = build_optimizer(
-        options.opt, groups, learning_rate=options.learning_rate, momentum=options.momentum, eps=options.opt_eps,
-        betas=options.opt_betas,
-    )  # fmt: skip
-    averaged = None
-    if options.model_ema:
-        averaged = AveragedWeights(
-            network, options.model_ema_decay, warmup=options.model_ema_warmup,
-            device=torch.device("cpu") if options.model_ema_force_cpu else None,
-        )  # fmt: skip
-    scheduler = build_schedule(
-        optimizer, options.schedule, options.total_iters, seed=options.seed, val_interval=options.val_interval
-    )
-    return TrainingState(network, optimizer, scheduler, averaged, devices.scaler())
 
 
 def clip(options: Config, network: ShuffleNetV2) -> Callable[[], object] | None:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..data import Dataset
-from ..engine import choose_devices, distributed
-from ..engine.trainer import report_evaluation
+from ..engine import Evaluator, choose_devices, distributed
 from ..errors import UserError
 from ..report import RunLog
 from ..weights import Preprocessing, Weights, read_weights
@@ -19,7 +18,7 @@ def run_evaluation(config: Config) -> int:
     Returns:
         The exit status.
     """
-    devices = choose_devices(config.common.device, build.execution(config))
+    devices = choose_devices(config.common.device, config.execution)
     weights = read_weights(config.evaluation.eval_resume or Path(config.common.save) / "model.pkl")
     preprocessing = evaluation_preprocessing(config, weights)
     val_set = build.validation_set(config, weights.class_names)
@@ -28,7 +27,11 @@ def run_evaluation(config: Config) -> int:
     with distributed.init_process_group(devices.first):
         log_folder = Path(config.common.log_dir) / "eval"
         with RunLog(log_folder) if distributed.rank() == 0 else RunLog(silent=True) as log:
-            report_evaluation(log, model, val_set, preprocessing, config, devices, weights.iteration, final=True)
+            evaluator = Evaluator(
+                val_set, build.evaluation_transform(preprocessing, config.evaluation.tta), log,
+                batch_size=config.data.val_batch_size, workers=build.workers(config), pin_memory=devices.pin_memory,
+            )  # fmt: skip
+            evaluator(model, weights.iteration, final=True)
     return 0
 
 

@@ -7,7 +7,7 @@ import torch
 
 from ..config import Config
 from ..data import DataIterator
-from ..engine import choose_devices, train_step
+from ..engine import build_training_state, choose_devices, train_step
 from ..report import RunLog
 from . import build
 
@@ -17,7 +17,7 @@ BATCHES_LOADED_AHEAD = 3
 
 def run_throughput(config: Config) -> int:
     """Print the images per second of the network alone and of the loader alone. Return the exit status."""
-    devices = choose_devices(config.common.device, build.execution(config))
+    devices = choose_devices(config.common.device, config.execution)
     train_set, _ = build.data_sets(config)
     config, weights = build.initial_weights(config.with_length(len(train_set)))
     batch_size = config.optimization.batch_size
@@ -29,7 +29,7 @@ def run_throughput(config: Config) -> int:
         with closing(iterator):
             images, targets = next(iterator)
             loader_speed = BATCHES_MEASURED * batch_size / _loading_time(iterator)
-        state = build.training_state(config, devices, train_set.class_names, log.info, weights)
+        state = build_training_state(config, devices, train_set.class_names, weights, log.info)
         model = devices.place(state.network, training=True)
         loss_function = torch.nn.CrossEntropyLoss() if config.distillation.teacher else build.loss(config)
         images = images.to(devices.first)
@@ -38,7 +38,7 @@ def run_throughput(config: Config) -> int:
         for _ in range(BATCHES_MEASURED):
             started = time.perf_counter()
             loss, _ = train_step(
-                model, images, targets, loss_function, state.optimizer, parts=config.optimization.grad_accum_steps
+                model, images, targets, loss_function, state.optimizer, accum_steps=config.optimization.grad_accum_steps
             )
             float(loss)  # waits for the device
             seconds.append(time.perf_counter() - started)

@@ -9,9 +9,17 @@ import torchinfo
 from .. import files
 from ..config import Config
 from ..data import Dataset
-from ..engine import Devices, GracefulShutdown, ShutdownRequested, checkpoint, choose_devices, distributed
-from ..engine.identity import is_finished
-from ..engine.trainer import TrainingRun
+from ..engine import (
+    Checkpointer,
+    Devices,
+    GracefulShutdown,
+    RunIdentity,
+    ShutdownRequested,
+    Trainer,
+    checkpoint,
+    choose_devices,
+    distributed,
+)  # fmt: skip
 from ..errors import UserError
 from ..network import SMALLEST_INPUT, ShuffleNetV2
 from ..report import RunLog
@@ -24,35 +32,32 @@ def run_training(config: Config) -> int:
     Returns:
         The exit status: 0, or that of the signal which ended the run early, with a checkpoint saved.
     """
-    devices = choose_devices(config.common.device, build.execution(config))
+    devices = choose_devices(config.common.device, config.execution)
     with distributed.init_process_group(devices.first):
         check_batch_size(config, distributed.world_size())
         train_set, val_set = build.data_sets(config)
         if config.schedule.sched == "plateau" and val_set is None:
             raise UserError("`sched=plateau` needs validation results; give `val_dir` or `val_fraction`")
         config, weights = build.initial_weights(config.with_length(len(train_set)))
-        folder = Path(config.common.save)
+        checkpointer = Checkpointer(Path(config.common.save), RunIdentity.of(config.recipe(), train_set), config.run)
         with run_folder(config) as log:
-            if distributed.broadcast_from_rank0(
-                distributed.rank() == 0 and is_finished(config, train_set, folder / "model.pkl")
-            ):
-                log.info(f"this run is finished: {folder / 'model.pkl'} is its result; --no-auto-continue trains anew")
+            if distributed.broadcast_from_rank0(distributed.rank() == 0 and checkpointer.is_finished()):
+                result = checkpointer.folder / checkpoint.RESULT
+                log.info(f"this run is finished: {result} is its result; --no-auto-continue starts over")
                 return 0
             if log.folder:
                 (log.folder / "options.yaml").write_text(config.to_yaml(), encoding="utf-8")
             shutdown = GracefulShutdown()
-            run = TrainingRun(config, devices, train_set, val_set, weights, folder, log, shutdown)
+            trainer = Trainer(config, devices, (train_set, val_set), checkpointer, log, shutdown, weights)
             if log.folder:
-                log_description(log, config, devices, run.state.network, train_set, val_set)
+                log_description(log, config, devices, trainer.state.network, train_set, val_set)
             with shutdown:
                 try:
-                    run.train()
-                    run.finish()
+                    trainer.run()
                 except ShutdownRequested as signal:
                     hint = "" if config.run.auto_continue else " without --no-auto-continue"
-                    log.info(
-                        f"stopped by {signal} after iteration {run.state.iteration}; run the same command{hint} to continue"
-                    )
+                    iteration = trainer.state.iteration
+                    log.info(f"stopped by {signal} after iteration {iteration}; run the same command{hint} to continue")
                     return signal.status
     return 0
 

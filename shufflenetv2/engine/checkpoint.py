@@ -1,135 +1,245 @@
-"""Checkpoints: their names, and the newest good one."""
+"""Checkpoints of a run: names, writing in the background, the newest valid one, and whether it belongs to this run."""
 
+import hashlib
 import logging
 import re
-import threading
-from collections.abc import Callable, Mapping
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from .. import files
+from .. import __version__, files
+from ..config import DEFAULTS, RunConfig
+from ..data import Dataset
+from ..errors import UserError
+from ..network import published_name
+from . import distributed
+from .background import BackgroundWriter
 
 BEST = "best.pth.tar"
+RESULT, RESULT_EMA = "model.pkl", "model-ema.pkl"
+RESULTS_OF_A_RUN = ("*checkpoint-*.pth.tar", BEST, "model*.pkl")
 _NAME = re.compile(r"checkpoint-(\d+)\.pth\.tar")
 logger = logging.getLogger(__name__)
 
 
-class Writer:
-    """Writes files in a thread, one at a time, while training goes on with a state that changes."""
-
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-
-    def write(self, path: Path, content: Mapping[str, Any], then: Callable[[], object] = lambda: None) -> None:
-        """Copies the content to the host's memory and has it written; waits for the file before it.
-
-        Args:
-            then: called by the thread when the file is complete.
-        """
-        self.wait()
-        # Not a daemon: should the run end with an error, the file is finished all the same.
-        self._thread = threading.Thread(target=self._write, args=(path, on_host(content), then), name="writer")
-        self._thread.start()
-
-    def _write(self, path: Path, content: dict[str, Any], then: Callable[[], object]) -> None:
-        try:
-            files.write(path, content)
-            then()
-        except BaseException as error:  # raised where the run can see it
-            self._error = error
-
-    def check(self) -> None:
-        """Raises the error of a write that failed."""
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
-    def wait(self) -> None:
-        """Waits until everything is written, and raises what went wrong."""
-        if self._thread is not None:
-            self._thread.join()
-        self.check()
-
-
-def on_host(value: Any) -> Any:
-    """A copy of nested dicts and lists in which every tensor is a copy in the host's memory."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: on_host(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [on_host(item) for item in value]
-    return value
-
-
-def name_of(iteration: int, tag: str = "") -> str:
-    """What the checkpoint of an iteration is called; `tag` is 'bnps-' after recalibration."""
+def checkpoint_name(iteration: int, tag: str = "") -> str:
+    """Return the file name of a checkpoint; `tag` is 'bnps-' after batch-norm recalibration."""
     return f"{tag}checkpoint-{iteration:06}.pth.tar"
 
 
-def find(folder: Path, interval: int | None = None) -> list[Path]:
-    """The checkpoints in a folder, newest first; those with a tag are no place to go on from."""
-    found = [(int(match[1]), path) for path in folder.glob("*.pth.tar") if (match := _NAME.fullmatch(path.name))]
-    return [path for iteration, path in sorted(found, reverse=True) if iteration % (interval or 1) == 0]
+# ---- the files in a folder
+
+
+def list_checkpoints(folder: Path, interval: int | None = None) -> list[Path]:
+    """Return the checkpoints in a folder, newest first; with `interval` only those of its multiples."""
+    iterations = {path: int(match[1]) for path in folder.glob("*.pth.tar") if (match := _NAME.fullmatch(path.name))}
+    newest_first = sorted(iterations, key=lambda path: iterations[path], reverse=True)
+    return [path for path in newest_first if iterations[path] % (interval or 1) == 0]
 
 
 def prune(folder: Path, *, hist: int | None = None, interval: int | None = None) -> None:
-    """Removes checkpoints that are not wanted any more; never the newest.
+    """Delete old checkpoints, but never the newest.
 
     Args:
-        hist: how many of the newest to keep; None for all.
-        interval: only those of every so many iterations count; None for all.
+        hist: number of checkpoints to keep; None keeps all.
+        interval: keep only those whose iteration is a multiple of it; None keeps all.
     """
-    found = find(folder)
-    for path in {*found[1:]} - {*find(folder, interval)[:hist]}:
+    checkpoints = list_checkpoints(folder)
+    for path in {*checkpoints[1:]} - {*list_checkpoints(folder, interval)[:hist]}:
         path.unlink(missing_ok=True)
 
 
-def read_newest(folder: Path, interval: int | None = None) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that is whole, and its content; only of every so many iterations, if that is given.
-
-    A damaged or foreign one is named in a warning and renamed to '*.damaged', lest it be overwritten.
-    """
-    for path in find(folder, interval):
-        try:
-            return path, read(path)
-        except files.DamagedFileError as error:
-            logger.warning("%s; it is renamed, and the checkpoint before it is used, if there is one", error)
-            path.rename(path.with_name(path.name + ".damaged"))
-        except OSError as error:
-            logger.warning("%s cannot be read: %s; the checkpoint before it is used, if there is one", path, error.strerror)
-    return None
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint.
 
     Raises:
-        DamagedFileError: where it is damaged, or another kind of file.
-        OSError: where it cannot be read.
+        DamagedFileError: the file is damaged, or is not a checkpoint of this program.
+        OSError: the file cannot be read.
     """
     content: dict[str, Any] = files.read(path, require_checksum=True)
     if "optimizer" not in content:
-        raise files.DamagedFileError(f"{path} holds no state to go on from; --initial-checkpoint takes weights alone")
+        raise files.DamagedFileError(f"{path} holds no optimizer state; `initial_checkpoint` starts from weights alone")
     return content
 
 
+def read_newest(folder: Path, interval: int | None = None) -> tuple[Path, dict[str, Any]] | None:
+    """Read the newest valid checkpoint in a folder; with `interval` only those of its multiples count.
+
+    A damaged checkpoint is named in a warning and renamed to '*.damaged', so that it is not overwritten.
+    """
+    for path in list_checkpoints(folder, interval):
+        try:
+            return path, read_checkpoint(path)
+        except files.DamagedFileError as error:
+            logger.warning("%s; renamed to *.damaged, and the previous checkpoint is used, if there is one", error)
+            path.rename(path.with_name(path.name + ".damaged"))
+        except OSError as error:
+            logger.warning("%s cannot be read: %s; the previous checkpoint is used, if there is one", path, error.strerror)
+    return None
+
+
 def set_aside(folder: Path) -> Path | None:
-    """Moves the results of an earlier run into a folder of their own, so that a new one cannot be mistaken for it.
+    """Move the files of an earlier run to a subfolder 'previous-1', or the next free number.
 
     Returns:
-        That folder, 'previous-1' or the next free number; None where there was nothing to move.
+        The subfolder; None if there is nothing to move.
     """
-    results = [*folder.glob("*checkpoint-*.pth.tar"), *folder.glob(BEST), *folder.glob("model*.pkl")]
+    results = [path for pattern in RESULTS_OF_A_RUN for path in folder.glob(pattern)]
     if not results:
         return None
     number = 1
-    while (aside := folder / f"previous-{number}").exists():
+    while (subfolder := folder / f"previous-{number}").exists():
         number += 1
-    aside.mkdir()
+    subfolder.mkdir()
     for path in results:
-        path.rename(aside / path.name)
-    return aside
+        path.rename(subfolder / path.name)
+    return subfolder
+
+
+# ---- the checkpoints of a run
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What decides the result of a run. A checkpoint belongs to a run if these are equal.
+
+    Attributes:
+        recipe: options of the recipe by name; see `Config.recipe`.
+        class_names: class names in the order of their labels.
+        samples: digest of the names and labels of the training images, which decide their order.
+    """
+
+    recipe: dict[str, Any]
+    class_names: list[str]
+    samples: str
+
+    @classmethod
+    def of(cls, recipe: dict[str, Any], train_set: Dataset) -> "RunIdentity":
+        """Compute the digest of a training set; takes a second for a million images."""
+        digest = hashlib.sha256(train_set.targets.tobytes())
+        names = "".join([train_set.name(index) + "\0" for index in range(len(train_set))])
+        digest.update(names.encode(errors="surrogateescape"))
+        return cls(recipe, train_set.class_names, digest.hexdigest())
+
+    def require_same(self, content: Mapping[str, Any], path: str | Path, remedy: str) -> None:
+        """Check that a file was written by a run with the same recipe and classes.
+
+        Raises:
+            UserError: names the options that differ, and the remedy.
+        """
+        # A file of an older version lacks newer options, which had the effect of their defaults.
+        before, now = DEFAULTS | content.get("options", {}), dict(self.recipe)
+        for options in (before, now):
+            options["freeze"] = tuple(map(published_name, options["freeze"]))
+        differences = [
+            f"`{name}` was {_in_words(before[name])} and is {_in_words(value)}"
+            for name, value in now.items()
+            if before[name] != value
+        ]
+        if content.get("class_names") != self.class_names:
+            differences.append("the class names differ")
+        if differences:
+            raise UserError(f"{path} belongs to a different run: {'; '.join(differences)}. {remedy}")
+
+
+def _in_words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+class Checkpointer:
+    """Reads and writes the checkpoints and results of a run, in its folder. Only process 0 of a run touches files.
+
+    Args:
+        folder: folder of the run.
+        identity: identity of the run.
+        config: which checkpoints to keep, and where to resume from.
+    """
+
+    REMEDY = "Use `experiment` NAME or another `save` folder for a new run, or start over with `auto_continue=False`"
+    REMEDY_RESUME = "`resume_opt=False` takes only its weights and its iteration, `initial_checkpoint` only its weights"
+
+    def __init__(self, folder: Path, identity: RunIdentity, config: RunConfig) -> None:
+        self.folder, self.identity, self._config = folder, identity, config
+        self._writer = BackgroundWriter()
+
+    def is_finished(self) -> bool:
+        """Return whether the folder holds the result of this run.
+
+        Raises:
+            UserError: the folder holds the result of a different run.
+        """
+        path = self.folder / RESULT
+        if not path.exists():
+            return False
+        try:
+            content = files.read(path, require_checksum=True)
+        except files.DamagedFileError as error:
+            logger.warning("%s; it will be written again", error)
+            return False
+        self.identity.require_same(content, path, self.REMEDY)
+        if content.get("samples") != self.identity.samples:
+            raise UserError(f"{path} was trained on a different set of images than the present one. {self.REMEDY}")
+        return True
+
+    def load(self, interval: int | None = None) -> tuple[str, dict[str, Any]] | None:
+        """Return the name and the content of the checkpoint to continue from, in all processes.
+
+        This is the newest valid checkpoint in the folder, or the one that `resume` names, or None.
+
+        Args:
+            interval: consider only checkpoints whose iteration is a multiple of it.
+
+        Raises:
+            UserError: the checkpoint belongs to a different run.
+        """
+        checkpoint: tuple[str, dict[str, Any]] | None = None
+        if distributed.rank() == 0:
+            checkpoint = self._load(interval)
+        checkpoint = distributed.broadcast_from_rank0(checkpoint)
+        return checkpoint
+
+    def _load(self, interval: int | None) -> tuple[str, dict[str, Any]] | None:
+        resume = self._config.resume
+        if newest := read_newest(self.folder, interval):
+            path, content = newest
+            self.identity.require_same(content, path, self.REMEDY)
+        elif resume:
+            path, content = Path(resume), read_checkpoint(Path(resume))
+            if self._config.resume_opt:
+                self.identity.require_same(content, path, self.REMEDY_RESUME)
+        else:
+            return None
+        if content["samples"] != self.identity.samples:
+            logger.warning("the training images have changed since this run began, which changes its result")
+        return str(path) if newest else resume, content
+
+    def save(self, name: str, content: Mapping[str, Any]) -> Path:
+        """Write a file in the background, with the identity and origin of the run, and prune old checkpoints."""
+        path = self.folder / name
+        if distributed.rank() == 0:
+            origin = {
+                "options": self.identity.recipe,
+                "samples": self.identity.samples,
+                "version": __version__,
+                "host": socket.gethostname(),
+                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            }
+            self._writer.write(path, {**content, **origin}, self._prune)
+        return path
+
+    def _prune(self) -> None:
+        hist, save_interval = self._config.checkpoint_hist, self._config.save_interval
+        interval = save_interval if self._config.recovery_interval and isinstance(save_interval, int) else None
+        if hist or interval:
+            prune(self.folder, hist=hist, interval=interval)
+
+    def check(self) -> None:
+        """Raise the error of a write that failed."""
+        self._writer.check()
+
+    def wait(self) -> None:
+        """Wait until all files are complete, and raise the error of a write that failed."""
+        self._writer.wait()

@@ -1,4 +1,4 @@
-"""Where and how the network computes: devices, memory layout, precision, compiler."""
+"""Devices, and how the network runs on them: memory layout, precision, compiler."""
 
 import ctypes
 import os
@@ -10,78 +10,71 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..config import ExecutionConfig
 from ..errors import UserError
 from . import distributed
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-
-
-class DeviceError(UserError):
-    """A device that is not there, or that cannot do what is asked of it."""
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a network is run.
-
-    Args:
-        channels_last: whether tensors are interleaved in memory (NHWC) rather than planar.
-        amp_dtype: bfloat16 or float16 for torch.autocast, which uses it where that is safe; None for float32.
-        backend: of torch.compile, for training; none if empty.
-        torchscript: whether to train the network as a TorchScript program.
-        deterministic: whether operations that may add in another order every time are refused.
-    """
-
-    channels_last: bool = False
-    amp_dtype: torch.dtype | None = None
-    backend: str = ""
-    torchscript: bool = False
-    deterministic: bool = False
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt, from malloc.h
 
 
 @dataclass(frozen=True)
 class Devices:
-    """What the network of this process runs on, and how: `first`, and with several GPUs all of them through nn.DataParallel."""
+    """The devices of this process, and how the network runs on them.
+
+    Attributes:
+        first: the device of the parameters.
+        count: number of GPUs; several are used through nn.DataParallel.
+        execution: memory layout, precision and compiler.
+    """
 
     first: torch.device
     count: int = 1
-    execution: Execution = field(default_factory=Execution)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
 
     @property
     def pin_memory(self) -> bool:
+        """Whether batches are to be loaded into pinned memory."""
         return self.first.type == "cuda"
 
     def place(self, network: nn.Module, *, training: bool = False) -> nn.Module:
-        """The network, moved there, in a wrapper if one is needed; its own names stay as they are.
+        """Move the network to the device, in place, and wrap it as the execution options require.
 
-        With the CPU the process keeps what memory it frees, from then on.
+        On a CPU the process also stops returning freed memory to the operating system.
 
         Args:
-            training: compile or script it too, where that is wanted. (Not for the recalibration of batch
-                norm, where every batch would be compiled anew.)
+            network: its own parameter names do not change.
+            training: also apply `torchcompile` and `torchscript`. Evaluation and batch-norm recalibration use the model
+                without them, because every batch would be compiled anew there.
+
+        Returns:
+            The network, or a wrapper around it.
         """
         if self.first.type == "cpu":
             _keep_freed_memory()
         layout = torch.channels_last if self.execution.channels_last else torch.contiguous_format
         model = network.to(self.first).to(memory_format=layout)
         if training and self.execution.torchscript:
-            model = _scripted(model)
-        if self.execution.amp_dtype:
-            model = _Autocast(model, self.first.type, self.execution.amp_dtype)
-        if training and self.execution.backend:
-            model = cast(nn.Module, torch.compile(model, backend=self.execution.backend))
+            model = _to_torchscript(model)
+        if self.execution.amp:
+            model = _Autocast(model, self.first.type, getattr(torch, self.execution.amp_dtype))
+        if training and self.execution.torchcompile:
+            model = cast(nn.Module, torch.compile(model, backend=self.execution.torchcompile))
         return nn.DataParallel(model) if self.count > 1 else model
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Keeps float16 gradients from vanishing; does nothing for other types."""
-        return torch.amp.GradScaler(self.first.type, enabled=self.execution.amp_dtype == torch.float16)
+        """Return a gradient scaler, which is disabled unless gradients are float16."""
+        is_float16 = self.execution.amp and self.execution.amp_dtype == "float16"
+        return torch.amp.GradScaler(self.first.type, enabled=is_float16)
 
     def __str__(self) -> str:
-        each = f"{self.count} GPUs" if self.count > 1 else str(self.first)
-        return each if distributed.world_size() == 1 else f"{distributed.world_size()} processes ({self.first.type})"
+        if distributed.world_size() > 1:
+            return f"{distributed.world_size()} processes ({self.first.type})"
+        return f"{self.count} GPUs" if self.count > 1 else str(self.first)
 
 
 class _Autocast(nn.Module):
+    """Run a model under autocast, and return float32 logits."""
+
     def __init__(self, model: nn.Module, device_type: str, dtype: torch.dtype) -> None:
         super().__init__()
         self.model, self.device_type, self.dtype = model, device_type, dtype
@@ -92,65 +85,82 @@ class _Autocast(nn.Module):
         return logits.float()
 
 
-def _scripted(network: nn.Module) -> nn.Module:
-    with warnings.catch_warnings():  # torch recommends torch.compile and torch.export by now
+def _to_torchscript(network: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():  # torch recommends torch.compile and torch.export instead
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        # Otherwise the first two iterations after every start would be computed, and rounded, unlike the others.
+        # The profiling executor runs the first two iterations after every start differently, with different rounding.
         torch._C._jit_set_profiling_executor(False)
         torch._C._jit_set_profiling_mode(False)
         return cast(nn.Module, torch.jit.script(network))
 
 
 def _keep_freed_memory() -> None:
-    """Has the C library keep what is freed for what is allocated next, where that is glibc.
+    """Make the C library (glibc) keep freed memory for later allocations.
 
-    It returns large pieces to the system, and a step frees and allocates all its activations: the system
-    would fill every page of them with zeros again, at every step. What the process has at most grows by a tenth or a fifth.
+    By default glibc returns large blocks to the operating system. A training step frees and allocates all its activations, so
+    that the system would fill every page with zeros again in every step. Peak memory grows by 10 to 20 %.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)  # pieces of their own, which go back as soon as they are free: none
-        mallopt(M_TRIM_THRESHOLD, -1)  # bytes free at the end of the heap, of which it is made shorter: never
+        mallopt(M_MMAP_MAX, 0)  # allocate no block with mmap, since such a block is returned as soon as it is freed
+        mallopt(M_TRIM_THRESHOLD, -1)  # never shrink the heap
 
 
-def choose_devices(name: str, execution: Execution | None = None) -> Devices:
-    """'auto' and 'cuda' take all GPUs, or under torchrun the one of this process; 'cuda:N' takes one.
+def choose_devices(name: str, execution: ExecutionConfig | None = None) -> Devices:
+    """Choose the devices of this process.
+
+    Args:
+        name: 'auto' (the best device of this machine), 'cpu', 'mps', 'cuda' (all GPUs, or under torchrun the GPU of this
+            process), or 'cuda:N' (one GPU).
+        execution: memory layout, precision and compiler.
 
     Raises:
-        DeviceError: where there is none of that name, or not one for every process, or it cannot compute so.
+        UserError: there is no such device, or fewer GPUs than processes, or the device does not support the execution.
     """
-    execution = execution or Execution()
+    execution = execution or ExecutionConfig()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    devices = _placement(_existing_device(name), name, execution)
+    _check_execution(devices)
+    if execution.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by torch.use_deterministic_algorithms
+        torch.use_deterministic_algorithms(True)
+    return devices
+
+
+def _existing_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda", "mps"):
             raise RuntimeError
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
-        raise DeviceError(f"--device {name}: there is no such device here; auto finds one") from error
-    devices = Devices(device, execution=execution)
-    here = distributed.local_world_size()
-    if here > 1:
-        if device.type == "mps" or device.index is not None:
-            raise DeviceError(f"--device {name}: torchrun's processes take a GPU each, or the CPU; leave --device out")
-        if device.type == "cuda":
-            gpus = torch.cuda.device_count()
-            if here > gpus:
-                raise DeviceError(f"torchrun started {here} processes for {gpus} GPUs; say --nproc-per-node {gpus}")
-            devices = Devices(torch.device("cuda", int(os.environ["LOCAL_RANK"])), execution=execution)
-    elif device.type == "cuda" and device.index is None:
-        count = 1 if "LOCAL_RANK" in os.environ else torch.cuda.device_count()
-        devices = Devices(torch.device("cuda:0"), count, execution)
-    if devices.count > 1 and (execution.backend or execution.torchscript):
-        which = "--torchcompile" if execution.backend else "--torchscript"
-        raise DeviceError(f"{which} cannot be spread over {devices.count} GPUs in one process; start it with torchrun")
-    if execution.backend and execution.backend not in (known := torch.compiler.list_backends(exclude_tags=())):
-        raise DeviceError(f"--torchcompile {execution.backend}: torch knows {', '.join(known)}")
-    if execution.amp_dtype == torch.float16 and device.type == "cpu":
-        raise DeviceError("--amp-dtype float16 needs a GPU; the CPU has bfloat16")
-    if execution.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for
-        torch.use_deterministic_algorithms(True)
-    return devices
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
+        raise UserError(f"`device` {name}: this machine has no such device; `device` auto chooses one") from error
+    return device
+
+
+def _placement(device: torch.device, name: str, execution: ExecutionConfig) -> Devices:
+    """Return the GPUs of this process if `device` is 'cuda', else the device itself."""
+    processes = distributed.local_world_size()
+    if processes > 1 and (device.type == "mps" or device.index is not None):
+        raise UserError(f"`device` {name}: with torchrun each process uses its own GPU, or the CPU; leave `device` out")
+    if device.type != "cuda" or device.index is not None:
+        return Devices(device, execution=execution)
+    gpus = torch.cuda.device_count()
+    if processes > gpus:
+        raise UserError(f"torchrun started {processes} processes for {gpus} GPUs; use --nproc-per-node {gpus}")
+    if processes > 1:
+        return Devices(torch.device("cuda", int(os.environ["LOCAL_RANK"])), execution=execution)
+    return Devices(torch.device("cuda:0"), 1 if "LOCAL_RANK" in os.environ else gpus, execution)
+
+
+def _check_execution(devices: Devices) -> None:
+    execution = devices.execution
+    if devices.count > 1 and (execution.torchcompile or execution.torchscript):
+        option = "torchcompile" if execution.torchcompile else "torchscript"
+        raise UserError(f"`{option}` cannot use {devices.count} GPUs in one process; start one process per GPU with torchrun")
+    if execution.torchcompile and execution.torchcompile not in (backends := torch.compiler.list_backends(exclude_tags=())):
+        raise UserError(f"`torchcompile` {execution.torchcompile}: unknown backend; torch has {', '.join(backends)}")
+    if execution.amp and execution.amp_dtype == "float16" and devices.first.type == "cpu":
+        raise UserError("`amp_dtype` float16 needs a GPU; on a CPU use bfloat16")

@@ -1,22 +1,32 @@
-"""How good a model is."""
+"""Evaluation: loss and accuracy of a model, and their TEST line in the log."""
 
+import time
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .distributed import all_reduce_max, all_reduce_sum
+from ..data import Dataset, Transform, evaluation_batches
+from ..report import RunLog, write_confusion
+from .distributed import all_reduce_max, all_reduce_sum, rank, world_size
+from .signals import GracefulShutdown
+
+MAX_CONFUSION_CLASSES = 2_000  # their confusion matrix takes 32 MB
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Means over the images of a data set: cross-entropy, and the shares that the first (five) guesses missed.
+    """Means over the images of a dataset.
 
     Attributes:
-        confusion: int64 (n_class, n_class), how many of the class of the row were taken for that of the
-            column; None unless asked for.
+        loss: cross-entropy.
+        top1_error, top5_error: fraction of images whose class is not the first guess, not among the first five guesses.
+        images: number of images.
+        confusion: int64 (n_class, n_class), number of images by true class (row) and predicted class (column); None unless
+            requested.
     """
 
     loss: float
@@ -27,9 +37,10 @@ class EvaluationResult:
 
 
 def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
-    """int64 (2,), on the device: how many targets are the first guess, and how many are among the first five.
+    """Count the targets that are the first guess, and those among the first five guesses.
 
-    With fewer than five classes the second counts among all.
+    Returns:
+        int64 (2,), on the device. With fewer than five classes the second count is over all classes.
     """
     guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (N, 5), best first
     hits = guesses == targets[:, None]
@@ -38,48 +49,114 @@ def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, confusion: bool = False) -> EvaluationResult:
-    """Runs the model in eval mode over batches of (images, targets), each as in `train_step`, on any device.
+    """Evaluate a model in eval mode, and restore its mode.
 
-    Every image counts once, whatever the batch sizes, and those of all processes count together. Where
-    there are more images than targets they are views of the same, first views first, and the mean of the
-    probabilities counts. The model's mode is restored.
+    Every image counts once, whatever the batch size, and the images of all processes are counted together.
 
     Args:
-        confusion: whether to count which class is taken for which; that takes 8 bytes per pair of classes.
+        model: takes the images, gives logits (N, n_class).
+        batches: pairs (images, targets) as in `train_step`, on any device. A batch with V times as many images as targets
+            holds V views of each image, ordered by view; the probabilities are averaged over the views.
+        confusion: also count pairs of true and predicted class; takes 8 bytes per pair of classes.
 
     Raises:
-        ValueError: where there are no batches.
+        ValueError: there are no images.
     """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     losses, correct, count = [torch.zeros((), device=device)], [torch.zeros(2, dtype=torch.int64, device=device)], 0
-    pairs: Tensor | None = None
+    matrix: Tensor | None = None  # (n_class * n_class,)
     for images, targets in batches:
-        if not len(targets):  # the last batch, where there are more processes than images in it
+        if not len(targets):  # the last batch, if it has fewer images than there are processes
             continue
         images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
         logits = model(images).float()
         if len(images) > len(targets):
-            # Their sum does, as cross-entropy divides by it; its logarithm is finite however small they are.
-            logits = logits.view(-1, *targets.shape, logits.shape[1]).log_softmax(dim=2).logsumexp(dim=0)
+            logits = _sum_of_probabilities(logits, len(targets))
         losses.append(functional.cross_entropy(logits, targets, reduction="sum"))
         correct.append(count_correct(logits, targets))
         count += len(targets)
         if confusion:
             n_class = logits.shape[1]
-            pairs = torch.zeros(n_class * n_class, dtype=torch.int64, device=device) if pairs is None else pairs
-            pairs.scatter_add_(0, targets * n_class + logits.argmax(dim=1), torch.ones_like(targets))
+            matrix = torch.zeros(n_class * n_class, dtype=torch.int64, device=device) if matrix is None else matrix
+            matrix.scatter_add_(0, targets * n_class + logits.argmax(dim=1), torch.ones_like(targets))
     model.train(was_training)
-    # The first moment at which the device must have finished.
-    top1, top5 = torch.stack(correct).sum(dim=0).tolist()
+    top1, top5 = torch.stack(correct).sum(dim=0).tolist()  # the first operation that waits for the device
     loss = torch.stack(losses).cpu().double().sum().item()
     loss, top1, top5, count = all_reduce_sum(torch.tensor([loss, top1, top5, count], dtype=torch.float64)).tolist()
     if not count:
         raise ValueError("there are no images to evaluate on")
-    counted = None
-    if confusion:
-        n_class = all_reduce_max(0 if pairs is None else int(len(pairs) ** 0.5 + 0.5))  # a process may have had no images
-        counted = all_reduce_sum(torch.zeros(n_class * n_class, dtype=torch.int64) if pairs is None else pairs.cpu())
-        counted = counted.view(n_class, n_class)
-    return EvaluationResult(loss / count, 1 - top1 / count, 1 - top5 / count, int(count), counted)
+    summed = _sum_confusion(matrix) if confusion else None
+    return EvaluationResult(loss / count, 1 - top1 / count, 1 - top5 / count, int(count), summed)
+
+
+def _sum_of_probabilities(logits: Tensor, images: int) -> Tensor:
+    """Combine the views of each image: (views * images, n_class) -> logarithms (images, n_class).
+
+    The sum serves as well as the mean, since cross-entropy normalizes it; logsumexp is finite for tiny probabilities.
+    """
+    return logits.view(-1, images, logits.shape[1]).log_softmax(dim=2).logsumexp(dim=0)
+
+
+def _sum_confusion(matrix: Tensor | None) -> Tensor:
+    """Sum confusion matrices over all processes; that of a process without images is None."""
+    n_class = all_reduce_max(0 if matrix is None else int(len(matrix) ** 0.5 + 0.5))
+    counts = torch.zeros(n_class * n_class, dtype=torch.int64) if matrix is None else matrix.cpu()
+    return all_reduce_sum(counts).view(n_class, n_class)
+
+
+class Evaluator:
+    """Evaluates models on a dataset, and writes TEST lines.
+
+    Args:
+        dataset: images and labels.
+        transform: turns a decoded image into network input.
+        batch_size: images in a batch, per process.
+        workers: number of threads that load images.
+        pin_memory: load the batches into pinned memory.
+        log: receives the TEST line, and the confusion matrix.
+        shutdown: ends an evaluation when a signal arrives.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        transform: Transform,
+        log: RunLog,
+        *,
+        batch_size: int,
+        workers: int,
+        pin_memory: bool = False,
+        shutdown: GracefulShutdown | None = None,
+    ) -> None:
+        self._dataset, self._transform, self._log, self._shutdown = dataset, transform, log, shutdown
+        self._batch_size, self._workers, self._pin_memory = batch_size, workers, pin_memory
+
+    def __call__(self, model: nn.Module, iteration: int, *, prefix: str = "", final: bool = False) -> EvaluationResult:
+        """Evaluate a model, write the TEST line, and return the result.
+
+        Args:
+            iteration: after which the model is evaluated.
+            prefix: precedes TEST in the log, for instance 'EMA '.
+            final: also write the confusion matrix, unless there is a prefix, or too many classes.
+
+        Raises:
+            ShutdownRequested: a signal arrived.
+        """
+        started = time.perf_counter()
+        batches = evaluation_batches(
+            self._dataset, self._transform, self._batch_size * world_size(), workers=self._workers,
+            pin_memory=self._pin_memory, rank=rank(), world_size=world_size(),
+        )  # fmt: skip
+        with closing(batches):
+            confusion = final and not prefix and len(self._dataset.class_names) <= MAX_CONFUSION_CLASSES
+            source = self._shutdown.interruptible(batches) if self._shutdown else batches
+            result = evaluate(model, source, confusion=confusion)
+        self._log.test(
+            iteration, loss=result.loss, top1_error=result.top1_error, top5_error=result.top5_error,
+            val_time=time.perf_counter() - started, prefix=prefix, final=final,
+        )  # fmt: skip
+        if result.confusion is not None and self._log.folder:
+            write_confusion(self._log.folder, result.confusion.numpy(), self._dataset.class_names)
+        return result

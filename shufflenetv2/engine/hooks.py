@@ -4,11 +4,14 @@ import importlib
 import inspect
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..report import write_grid
 from .evaluation import EvaluationResult
 
 
@@ -65,3 +68,26 @@ def load_hook(name: str) -> Hook:
     except TypeError as error:
         raise UserError(f"`hook` {name}: {error}; a hook is instantiated without arguments") from error
     return hook_class()
+
+
+class SaveImages(Hook):
+    """Write a picture of the network's input every `interval` iterations (`save_images`)."""
+
+    def __init__(self, folder: Path, interval: int, class_names: list[str]) -> None:
+        self._folder, self._interval, self._class_names = folder, interval, class_names
+
+    def before_iteration(self, iteration: int, images: Tensor, targets: Tensor) -> None:
+        if iteration % self._interval:
+            return
+        if targets.ndim == 1:
+            captions = [self._class_names[label] for label in targets[: len(images)].tolist()]
+        else:
+            captions = [self._mixed_caption(weights) for weights in targets]
+        pixels = images.clamp(0, 255).to("cpu", dtype=torch.uint8).contiguous().numpy()
+        write_grid(self._folder / f"{iteration:06}.png", pixels, captions)
+
+    def _mixed_caption(self, weights: Tensor) -> str:
+        """Name the two classes of a mixed image, with their weights."""
+        top_weights, labels = weights.topk(min(2, len(weights)))
+        pairs = zip(top_weights.tolist(), labels.tolist(), strict=True)
+        return " / ".join(f"{self._class_names[label]} {weight:.2f}" for weight, label in pairs if weight)

@@ -1,0 +1,231 @@
+"""The state of a training run: everything the next iteration depends on, apart from the options."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from ..config import Config
+from ..errors import UserError
+from ..network import ShuffleNetV2
+from ..recipe import (
+    AveragedWeights,
+    Schedule,
+    build_optimizer,
+    build_schedule,
+    fast_forward,
+    fine_tuning_groups,
+    freeze,
+    parameter_groups,
+    start_from,
+)
+from ..weights import Weights
+from . import distributed
+from .devices import Devices
+from .evaluation import count_correct
+from .nonfinite import LossMonitor
+
+BN_TF = (0.01, 1e-3)  # momentum and epsilon of TensorFlow's batch norm
+
+
+class RunningAccuracy:
+    """Accuracy since the last TRAIN line, counted on the device so that no iteration waits for it."""
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._correct: Tensor | None = None  # int64 (2,): top-1, top-5
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Count a batch: logits (N, n_class), targets (N,)."""
+        correct = count_correct(logits, targets)
+        self._correct = correct if self._correct is None else self._correct + correct
+        self._images += len(targets)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the counts of all processes: 'images', 'top1', 'top5'. Waits for the device."""
+        correct = [0, 0] if self._correct is None else self._correct.tolist()
+        images, top1, top5 = distributed.all_reduce_sum(torch.tensor([self._images, *correct])).tolist()
+        return {"images": images, "top1": top1, "top5": top5}
+
+    def load_state_dict(self, counts: dict[str, int], device: torch.device) -> None:
+        """Restore the counts, which are those of all processes, in process 0."""
+        if distributed.rank() == 0:
+            self._images = counts["images"]
+            self._correct = torch.tensor([counts["top1"], counts["top5"]], device=device)
+
+
+class TrainingState:
+    """Everything the next iteration depends on, apart from the options; the content of a checkpoint.
+
+    Args:
+        network: the bare network, without a wrapper for several GPUs, so that its state dict has the published names.
+        optimizer: over the parameters of the network.
+        scheduler: learning rates of the optimizer.
+        averaged: exponential moving average of the weights (EMA), if wanted.
+        scaler: scales the loss, where gradients are float16.
+
+    Attributes:
+        iteration: number of completed iterations.
+        validated: the last iteration after which a validation was completed.
+        best: the best value of `eval_metric` so far, higher is better; None before the first validation.
+        skipped: ranges (first, last) of iterations without an update, because their loss was not finite.
+    """
+
+    def __init__(
+        self,
+        network: ShuffleNetV2,
+        optimizer: Optimizer,
+        scheduler: Schedule,
+        averaged: AveragedWeights | None = None,
+        scaler: GradScaler | None = None,
+    ) -> None:
+        self.network, self.optimizer, self.scheduler = network, optimizer, scheduler
+        self.averaged, self.scaler = averaged, scaler
+        self.iteration = 0
+        self.validated = 0
+        self.best: float | None = None
+        self.skipped: list[tuple[int, int]] = []
+        self.accuracy = RunningAccuracy()
+        self._loss_monitor = LossMonitor()
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the first parameter group in the last iteration."""
+        return float(self.scheduler.get_last_lr()[0])
+
+    def complete_iteration(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Account for an update: count the iteration and its accuracy, average the weights, examine the loss."""
+        self.iteration += 1
+        self.accuracy.update(logits, targets)
+        if self.averaged:
+            self.averaged.update(self.network, self.iteration)
+        self._loss_monitor.record(self.iteration, loss, self.learning_rate)
+
+    def require_finite(self) -> None:
+        """Check all losses since the last call, the weights and the batch-norm statistics. Waits for the device.
+
+        Raises:
+            NonFiniteLossError: one of them is infinite or NaN.
+        """
+        self._loss_monitor.check(self.network, self.iteration, self.learning_rate)
+
+    def fast_forward(self, iteration: int) -> None:
+        """Advance the iteration count and the schedule to `iteration`, without updates."""
+        if iteration > self.iteration:
+            fast_forward(self.scheduler, iteration)
+            self.iteration = iteration
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors on the device, not copies, and plain values."""
+        averaged = {"state_dict_ema": self.averaged.network.state_dict()} if self.averaged else {}
+        return {
+            **averaged,
+            "iteration": self.iteration,
+            "validated": self.validated,
+            "best": self.best,
+            "skipped": list(self.skipped),
+            "state_dict": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler else {},
+            "progress": self.accuracy.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.iteration = state["iteration"]
+        self.validated = state["validated"]
+        self.best = state.get("best")
+        self.skipped = list(state["skipped"])
+        self.network.load_state_dict(state["state_dict"])
+        if self.averaged:
+            self.averaged.network.load_state_dict(state["state_dict_ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.scaler and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.accuracy = RunningAccuracy()
+        self.accuracy.load_state_dict(state["progress"], next(self.network.parameters()).device)
+        self._loss_monitor = LossMonitor()
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Take over only the weights and the iteration of a checkpoint; the optimizer starts afresh."""
+        self.network.load_state_dict(state["state_dict"])
+        if self.averaged:
+            self.averaged.network.load_state_dict(state.get("state_dict_ema", state["state_dict"]))
+        self.fast_forward(state["iteration"])
+        self.validated = self.iteration
+
+
+def build_training_state(
+    config: Config,
+    devices: Devices,
+    class_names: list[str],
+    weights: Weights | None = None,
+    log: Callable[[str], object] = lambda line: None,
+) -> TrainingState:
+    """Build the network, its optimizer, schedule and averaged weights as they are before the first iteration.
+
+    Args:
+        class_names: class names in the order of their labels.
+        weights: weights to start from; None for random weights.
+        log: receives one line about the initial weights, and one about frozen modules.
+
+    Raises:
+        UserError: an option does not fit the network, the weights or the devices.
+    """
+    optimization = config.optimization
+    network = _build_network(config, len(class_names), weights)
+    if weights:
+        log(start_from(network, weights, class_names))
+    if config.fine_tuning.freeze:
+        log(freeze(network, config.fine_tuning.freeze))
+    network = _convert_batch_norm(network, config, devices)
+    devices.place(network)  # first of all: the state of the optimizer is allocated beside the weights
+    scale = config.fine_tuning.backbone_lr_scale
+    if scale == 1.0:
+        groups = parameter_groups(network, optimization.weight_decay)
+    else:
+        groups = fine_tuning_groups(network, optimization.weight_decay, optimization.learning_rate, scale)
+    optimizer = build_optimizer(
+        optimization.opt, groups, learning_rate=optimization.learning_rate, momentum=optimization.momentum,
+        eps=optimization.opt_eps, betas=optimization.opt_betas,
+    )  # fmt: skip
+    averaged = None
+    if optimization.model_ema:
+        device = torch.device("cpu") if optimization.model_ema_force_cpu else None
+        averaged = AveragedWeights(network, optimization.model_ema_decay, warmup=optimization.model_ema_warmup, device=device)
+    schedule = build_schedule(
+        optimizer, config.schedule, optimization.total_iters, seed=optimization.seed, val_interval=config.run.val_interval
+    )
+    return TrainingState(network, optimizer, schedule, averaged, devices.scaler())
+
+
+def _build_network(config: Config, n_class: int, weights: Weights | None) -> ShuffleNetV2:
+    """Return the network with random weights, and the layout of `weights` (original or torchvision)."""
+    model, data = config.model, config.data
+    momentum, eps = BN_TF if model.bn_tf else (model.bn_momentum or 0.1, model.bn_eps or 1e-5)
+    architecture = weights.architecture if weights else {}
+    network = ShuffleNetV2(
+        data.input_size, n_class, model.model_size, dropout=model.drop, mean=data.mean, std=data.std, pooling=model.gp,
+        drop_path=model.drop_path, drop_block=model.drop_block, bn_eps=eps, bn_momentum=momentum,
+        **{name: architecture[name] for name in ("layout", "head_bias") if name in architecture},
+    )  # fmt: skip
+    network.initialize_weights(torch.Generator().manual_seed(config.optimization.seed))
+    return network
+
+
+def _convert_batch_norm(network: ShuffleNetV2, config: Config, devices: Devices) -> ShuffleNetV2:
+    """Replace the batch-norm layers as `split_bn` and `sync_bn` require."""
+    if config.model.split_bn:
+        from timm.layers import convert_splitbn_model  # deferred: importing timm takes a second
+
+        network = convert_splitbn_model(network, config.augmentation.aug_splits)  # type: ignore[no-untyped-call]
+    if config.model.sync_bn:
+        if devices.first.type == "cpu" or devices.count > 1:
+            raise UserError(f"`sync_bn` needs one process per GPU (torchrun), and this run uses {devices}")
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return network
