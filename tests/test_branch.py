@@ -1,6 +1,7 @@
 """Channels-last on a processor the branches of the units are trained by compiled code: torch's results, to rounding."""
 
 import copy
+import itertools
 import logging
 import platform
 import shutil
@@ -63,15 +64,61 @@ def test_where_there_is_a_compiler_the_branches_are_compiled() -> None:
         assert branch.library() is not None, "pip install -e . compiles it"
 
 
+def move_values_off_relu_kinks(trained: nn.Module, x: Tensor) -> None:
+    """Shift the biases of norms followed by a ReLU, so that no value of this batch lies near the ReLU's kink.
+
+    Rounding decides the sign of a value near 0, and with the sign whether its gradient is 0: implementations
+    which are equally exact would differ there. Each channel's zero is moved into the widest gap between the
+    channel's values, among the middle half of the values: several times wider than the rounding.
+    """
+    exact = copy.deepcopy(trained).double()
+
+    def shift_into_gap(norm: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        ascending = output.transpose(0, 1).flatten(1).sort().values  # (C, N H W)
+        quarter = (ascending.shape[1] - 1) // 4
+        gaps = ascending.diff()
+        widest = gaps[:, quarter : gaps.shape[1] - quarter].argmax(1, keepdim=True) + quarter
+        shift = (ascending.gather(1, widest) + ascending.gather(1, widest + 1)) / 2
+        assert isinstance(norm.bias, Tensor)
+        norm.bias -= shift.flatten()
+        return output - shift[:, :, None]
+
+    for module in exact.modules():
+        if isinstance(module, Branch):
+            for layer, following in itertools.pairwise(module):
+                if isinstance(following, nn.ReLU):
+                    layer.register_forward_hook(shift_into_gap)
+    with torch.no_grad():
+        exact(x.double())
+        for parameter, shifted in zip(trained.parameters(), exact.parameters(), strict=True):
+            parameter.copy_(shifted)
+
+
 def check(trained: nn.Module, x: Tensor) -> None:
-    """That a step is about as near to the one in double precision as torch's own is."""
+    """Check that a step is about as close as torch's own steps to the step in float64.
+
+    Torch's error is the larger of those in the two memory formats. Errors of small tensors depend on chance, and
+    a gradient's allowance is therefore four times torch's largest relative error in any gradient of the step.
+    """
+    move_values_off_relu_kinks(trained, x)
     exact = step(copy.deepcopy(trained).double(), x.double())
-    torchs = step(copy.deepcopy(trained), x.contiguous())
-    found = step(trained, x)
-    assert found.keys() == exact.keys()
-    for name, value in exact.items():
-        wrong, torchs_wrong = ((each[name].double() - value).norm() for each in (found, torchs))
-        assert wrong <= 4 * torchs_wrong + 3e-6 * value.double().norm() + 1e-6, name
+
+    def relative_errors(results: dict[str, Tensor]) -> dict[str, float]:
+        norms = {name: value.double().norm().clamp(min=1) for name, value in exact.items()}
+        return {name: ((results[name].double() - exact[name]).norm() / norms[name]).item() for name in exact}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(branch, "library", lambda: None)
+        planar, channels_last = (relative_errors(step(copy.deepcopy(trained), each)) for each in (x.contiguous(), x))
+    torch_errors = {name: max(planar[name], channels_last[name]) for name in exact}
+    gradients = exact.keys() - {"output", *(name for name, _ in trained.named_buffers())}
+    results = step(trained, x)
+    assert results.keys() == exact.keys()
+    for name, error in relative_errors(results).items():
+        if name in gradients:
+            assert error <= 4 * max(torch_errors[gradient] for gradient in gradients) + 1e-5, name
+        else:
+            assert error <= 4 * torch_errors[name] + 3e-6, name
 
 
 @compiled
@@ -139,28 +186,17 @@ def test_the_units_branches_are_the_compiled_ones(monkeypatch: pytest.MonkeyPatc
 
 
 @compiled
-@pytest.mark.parametrize("form", ["stem", "projection"])  # whose products of matrices are torch's, or none
-def test_the_number_of_threads_changes_no_bit_of_the_sums(form: str) -> None:
-    found = []
-    threads = torch.get_num_threads()
-    try:
-        for count in (1, 3):
-            torch.set_num_threads(count)
-            trained = make(form)
-            if form == "stem":  # the convolution is torch's
-                with torch.no_grad():
-                    x = trained[0](images(form, (5, 17, 19)))
-                norm = trained[1]
-                x.requires_grad_()
-                made = branch._NormReLU.apply(x, None, norm.weight, norm.bias, norm)
-                made.square().sum().backward()
-                found.append([made, x.grad, norm.weight.grad, norm.running_var])
-            else:
-                found.append(list(step(trained, images(form, (5, 17, 19))).values()))
-    finally:
-        torch.set_num_threads(threads)
-    for one, three in zip(*found, strict=True):
-        assert torch.equal(one, three)
+@pytest.mark.parametrize("form", FORMS)
+def test_the_number_of_threads_changes_no_bit_of_the_sums(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sums of the compiled code: torch's matrix products stay on one thread, as their bits may depend on it."""
+    assert torch.get_num_threads() == 1
+    results = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        results.append(step(make(form), images(form, (5, 17, 19))))
+    one, three = results
+    for name, value in one.items():
+        assert torch.equal(value, three[name]), name
 
 
 @compiled
