@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shufflenetv2 import ShuffleNetV2
+from shufflenetv2.config import AugmentationConfig
 from shufflenetv2.data import Digits, EvaluationTransform, evaluation_batches
 from shufflenetv2.engine import (
     Callbacks,
@@ -265,7 +266,7 @@ def test_an_iteration_waits_for_the_device_only_where_metrics_are_displayed(
     state = TrainingState(network, optimizer, linear_decay(optimizer, 12), averaged)
     settings = StepSettings(
         nn.CrossEntropyLoss(label_smoothing=0.1),
-        mixing=Mixing(10, mixup=0.2, cutmix=1.0) if everything else None,
+        mixing=Mixing(AugmentationConfig(mixup=0.2, cutmix=1.0), 10) if everything else None,
         clip=(lambda: clip_gradients(list(network.parameters()), 1.0, "norm")) if everything else None,
     )
     data = random_batches(8)

@@ -1,7 +1,6 @@
-"""Training from weights: what is taken over, what is frozen, and how fast the rest learns."""
+"""Training that starts from weights: which weights are loaded, and which are frozen."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from torch import Tensor, nn
 from shufflenetv2 import ShuffleNetV2, files
 from shufflenetv2.engine import recalibrate_batch_norm, train_step
 from shufflenetv2.errors import UserError
-from shufflenetv2.recipe import parameter_groups
-from shufflenetv2.recipe.finetuning import FreezeError, fine_tuning_groups, freeze, start_from
+from shufflenetv2.recipe import freeze, parameter_groups, start_from
 from shufflenetv2.weights import Preprocessing, Weights, model_record, read_weights
 from tests.models import randomize_batch_norms
 from tests.support import same_tensors
@@ -23,14 +21,14 @@ NAMES = ["cat", "dog", "owl"]
 
 
 def network(n_class: int = 3, seed: int = 0, **arguments: Any) -> ShuffleNetV2:
-    made = ShuffleNetV2(32, n_class, "0.5x", **arguments)
-    made.initialize_weights(torch.Generator().manual_seed(seed))
-    randomize_batch_norms(made, seed)
-    return made
+    model = ShuffleNetV2(32, n_class, "0.5x", **arguments)
+    model.initialize_weights(torch.Generator().manual_seed(seed))
+    randomize_batch_norms(model, seed)
+    return model
 
 
 def saved(folder: Path, model: ShuffleNetV2, class_names: list[str] | None = None) -> Weights:
-    """What is in a file with this model, read back."""
+    """Write a model file and read it."""
     preprocessing = Preprocessing(32, 32, model.mean, model.std)  # type: ignore[arg-type]
     record = model_record(model, class_names=class_names or [], preprocessing=preprocessing, iteration=7)
     files.write(folder / "model.pkl", record)
@@ -42,7 +40,7 @@ def clone(model: nn.Module) -> dict[str, Tensor]:
 
 
 def part(state: dict[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
-    """What is called so, apart from the counts of batches, which a frozen network has not."""
+    """Return the tensors with these prefixes, without the counts of batches, which frozen parts do not have."""
     return {name: tensor for name, tensor in state.items() if name.startswith(prefixes) and "num_batches" not in name}
 
 
@@ -50,67 +48,65 @@ def images(seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def test_everything_is_taken_over_where_the_classes_are_the_same(tmp_path: Path) -> None:
+def test_all_weights_are_loaded_where_the_classes_are_the_same(tmp_path: Path) -> None:
     trained, fresh = network(seed=1), network(seed=2)
-    kept = dict(fresh.named_parameters())
+    parameters = dict(fresh.named_parameters())
     line = start_from(fresh, saved(tmp_path, trained, NAMES), NAMES)
     assert same_tensors(fresh.state_dict(), trained.state_dict())
-    assert all(kept[name] is parameter for name, parameter in fresh.named_parameters())  # in place
+    assert all(parameters[name] is parameter for name, parameter in fresh.named_parameters())  # in place
     assert line == f"started from {tmp_path / 'model.pkl'} (0.5x, 3 classes)"
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_a_head_of_another_size_stays_fresh_and_nothing_else_does(tmp_path: Path, known: bool) -> None:
+@pytest.mark.parametrize("with_names", [True, False])
+def test_only_a_classifier_of_another_size_keeps_its_initial_weights(tmp_path: Path, with_names: bool) -> None:
     trained, fresh = network(4, seed=1), network(seed=2)
     head = clone(fresh.classifier)
-    line = start_from(fresh, saved(tmp_path, trained, [*NAMES, "yak"] if known else None), NAMES)
+    line = start_from(fresh, saved(tmp_path, trained, [*NAMES, "yak"] if with_names else None), NAMES)
     assert same_tensors(clone(fresh.classifier), head)
-    for state in (expected := clone(trained), found := clone(fresh)):
+    for state in (expected := clone(trained), loaded := clone(fresh)):
         del state["classifier.0.weight"]
-    assert same_tensors(found, expected)
-    assert line == f"started from {tmp_path / 'model.pkl'} (0.5x, 4 classes); the head is new, for 3 classes"
+    assert same_tensors(loaded, expected)
+    assert line == f"started from {tmp_path / 'model.pkl'} (0.5x, 4 classes); the classifier is new, for 3 classes"
 
 
-def test_a_head_with_other_parameters_stays_fresh(tmp_path: Path) -> None:
+def test_a_classifier_with_other_parameters_keeps_its_initial_weights(tmp_path: Path) -> None:
     trained, fresh = network(seed=1), network(seed=2, head_bias=True, pooling="catavgmax")
     head = clone(fresh.classifier)
     line = start_from(fresh, saved(tmp_path, trained))
     assert same_tensors(clone(fresh.classifier), head)
     assert same_tensors(clone(fresh.features), clone(trained.features))
-    assert line.endswith("; the head is new, for 3 classes")
+    assert line.endswith("; the classifier is new, for 3 classes")
 
 
-def test_a_head_for_other_classes_stays_fresh(tmp_path: Path) -> None:
+def test_a_classifier_for_other_classes_keeps_its_initial_weights(tmp_path: Path) -> None:
     trained, fresh = network(seed=1), network(seed=2)
     head = clone(fresh.classifier)
     line = start_from(fresh, saved(tmp_path, trained, ["ant", "bee", "cat"]), NAMES)
     assert same_tensors(clone(fresh.classifier), head)
     assert same_tensors(clone(fresh.features), clone(trained.features))
-    assert line.endswith("; the head is new, for 3 other classes")
+    assert line.endswith("; the classifier is new, for 3 other classes")
 
 
 @pytest.mark.parametrize(("in_file", "here"), [(None, NAMES), (NAMES, None)])
-def test_a_head_is_taken_over_where_its_classes_are_not_known(
-    tmp_path: Path, in_file: list[str] | None, here: list[str] | None
-) -> None:
+def test_a_classifier_of_unknown_classes_is_loaded(tmp_path: Path, in_file: list[str] | None, here: list[str] | None) -> None:
     trained, fresh = network(seed=1), network(seed=2)
     start_from(fresh, saved(tmp_path, trained, in_file), here)
     assert same_tensors(fresh.state_dict(), trained.state_dict())
 
 
-def test_the_same_classes_in_another_order_keep_their_rows(tmp_path: Path) -> None:
+def test_the_rows_of_the_classifier_follow_the_order_of_the_classes(tmp_path: Path) -> None:
     trained, fresh = network(seed=1, head_bias=True).eval(), network(seed=2, head_bias=True).eval()
     nn.init.normal_(trained.classifier[0].bias, generator=torch.Generator().manual_seed(3))  # type: ignore[arg-type]
     line = start_from(fresh, saved(tmp_path, trained, ["owl", "cat", "dog"]), NAMES)
     with torch.no_grad():
         assert torch.equal(fresh(images()), trained(images())[:, [1, 2, 0]])
-    assert line.endswith("; the rows of the head are put in the order of the classes here")
+    assert line.endswith("; the rows of the classifier were put in the order of the classes of the training images")
 
 
-def test_another_normalisation_is_told(tmp_path: Path) -> None:
+def test_another_normalisation_is_logged(tmp_path: Path) -> None:
     trained = network(mean=(1.0, 2.5, 3.0), std=(4.0, 5.0, 6.0))
-    assert start_from(network(), saved(tmp_path, trained)).endswith("; these weights are used to --mean 1 2.5 3 --std 4 5 6")
-    assert "--mean" not in start_from(trained, saved(tmp_path, trained))
+    assert start_from(network(), saved(tmp_path, trained)).endswith("; they were trained with mean 1 2.5 3 and std 4 5 6")
+    assert "mean" not in start_from(trained, saved(tmp_path, trained))
 
 
 def without_counts(weights: Weights) -> Weights:
@@ -118,28 +114,28 @@ def without_counts(weights: Weights) -> Weights:
     return dataclasses.replace(weights, state_dict=state)
 
 
-def test_weights_that_do_not_count_batches_are_taken(tmp_path: Path) -> None:
+def test_weights_without_counts_of_batches_are_loaded(tmp_path: Path) -> None:
     trained, fresh = network(seed=1), network(seed=2)
     start_from(fresh, without_counts(saved(tmp_path, trained)))
     assert same_tensors(fresh.state_dict(), trained.state_dict())
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda weights: weights.state_dict.pop("features.3.branch_main.0.weight"), "features.3.branch_main.0.weight first"),
         (lambda weights: weights.state_dict.update(extra=torch.zeros(1)), "1 tensors are missing, .*, extra first"),
         (lambda weights: weights.state_dict.update({"first_conv.1.bias": torch.zeros(7)}), "first_conv.1.bias first"),
-        (lambda weights: setattr(weights, "model_size", "2.0x"), "a 2.0x model, and --model-size says 0.5x"),
+        (lambda weights: setattr(weights, "model_size", "2.0x"), "a 2.0x model, and `model_size` is 0.5x"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_and_change_nothing(
-    tmp_path: Path, change: Callable[[Weights], object], said: str
+    tmp_path: Path, change: Callable[[Weights], object], message: str
 ) -> None:
     weights, fresh = saved(tmp_path, network(seed=1)), network(seed=2)
     before = clone(fresh)
     change(weights)
-    with pytest.raises(UserError, match=f"^--initial-checkpoint .*model.pkl .*{said}$") as refusal:
+    with pytest.raises(UserError, match=f"^`initial_checkpoint` .*model.pkl .*{message}$") as refusal:
         start_from(fresh, weights)
     assert "\n" not in str(refusal.value)
     assert same_tensors(fresh.state_dict(), before)
@@ -160,7 +156,7 @@ PARTS = {
 
 @pytest.mark.parametrize("names", [[name] for name in PARTS] + [["stem", "stage2", "stem"]], ids="-".join)
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-def test_what_is_frozen_stays_and_the_rest_learns(names: list[str]) -> None:
+def test_frozen_parts_keep_their_values_and_the_others_learn(names: list[str]) -> None:
     model = network()
     before = clone(model)
     line = freeze(model, names)
@@ -176,7 +172,7 @@ def test_what_is_frozen_stays_and_the_rest_learns(names: list[str]) -> None:
     assert frozen
     assert same_tensors(part(after, *prefixes), frozen)
     learning = part(before, "").keys() - frozen.keys()
-    # What these add is taken off again by the batch norm behind the next convolution, so their gradient is 0.
+    # The batch norm after the next convolution subtracts what these biases add, so their gradient is 0.
     for name in [name for name in learning if not name.endswith(("branch_main.4.bias", "branch_proj.1.bias"))]:
         assert not torch.equal(after[name], before[name]), name
     count = sum(tensor.numel() for name, tensor in frozen.items() if "running" not in name)
@@ -194,14 +190,14 @@ def test_freezing_does_not_change_what_the_network_computes() -> None:
         torch.testing.assert_close(model(images()), expected, rtol=1e-5, atol=1e-5)  # no batch statistics
 
 
-def test_what_is_frozen_keeps_its_precision() -> None:
+def test_frozen_parts_keep_their_precision() -> None:
     model = network().double()
     dtypes = {name: tensor.dtype for name, tensor in part(model.state_dict(), "").items()}
     freeze(model, ["backbone"])
     assert {name: tensor.dtype for name, tensor in model.state_dict().items()} == dtypes
 
 
-def test_a_frozen_networks_file_is_an_ordinary_ones(tmp_path: Path) -> None:
+def test_a_file_of_a_frozen_network_is_like_any_other(tmp_path: Path) -> None:
     model = network().eval()
     with torch.no_grad():
         expected = model(images())
@@ -210,43 +206,24 @@ def test_a_frozen_networks_file_is_an_ordinary_ones(tmp_path: Path) -> None:
     assert {type(module) for module in loaded.modules()} == {type(module) for module in network().modules()}
     with torch.no_grad():
         assert torch.equal(loaded(images()), expected)
-    model.load_state_dict(loaded.state_dict())  # as a checkpoint is: and back, strictly
+    model.load_state_dict(loaded.state_dict())  # strictly, as a checkpoint is loaded
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
-        (["stem", "stage5"], "--freeze stage5: .*; the nearest is stage[234]"),
-        (["feature.3"], "--freeze feature.3: .*; the nearest is features.3"),
-        (["maxpool"], "--freeze maxpool: no part of the network with weights"),
-        ([""], "--freeze : no part"),
-        (["backbone", "classifier"], "--freeze backbone classifier: nothing would be left to train"),
+        (["stem", "stage5"], "`freeze` stage5: .*; did you mean stage[234]\\?"),
+        (["feature.3"], "`freeze` feature.3: .*; did you mean features.3\\?"),
+        (["maxpool"], "`freeze` maxpool: no part of the network with weights"),
+        ([""], "`freeze` : no part"),
+        (["backbone", "classifier"], "`freeze` backbone classifier: nothing would be left to train"),
         (["stem", "features", "conv_last", "classifier.0"], "nothing would be left to train"),
     ],
 )
-def test_what_cannot_be_frozen_is_refused(names: list[str], said: str) -> None:
+def test_parts_that_cannot_be_frozen_are_refused(names: list[str], message: str) -> None:
     model = network()
-    with pytest.raises(FreezeError, match=said) as refusal:
+    with pytest.raises(UserError, match=message) as refusal:
         freeze(model, names)
     assert "\n" not in str(refusal.value)
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert model.state_dict().keys() == network().state_dict().keys()
-
-
-def test_the_head_learns_at_the_base_rate_and_the_rest_at_its_share() -> None:
-    model = network(head_bias=True)
-    freeze(model, ["stem"])
-    groups = fine_tuning_groups(model, 4e-5, 0.5, 0.1)
-    assert [(group["lr"], group["weight_decay"]) for group in groups] == [(0.5, 4e-5), (0.5, 0.0), (0.05, 4e-5), (0.05, 0.0)]
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    named = [[names[id(parameter)] for parameter in group["params"]] for group in groups]
-    assert named[:2] == [["classifier.0.weight"], ["classifier.0.bias"]]
-    assert sorted(itertools.chain(*named)) == sorted(name for name, each in model.named_parameters() if each.requires_grad)
-    assert [group["lr"] for group in torch.optim.SGD(groups, lr=9.0).param_groups] == [0.5, 0.5, 0.05, 0.05]
-
-
-def test_groups_without_parameters_are_left_out() -> None:
-    model = network()
-    assert [group["lr"] for group in fine_tuning_groups(model, 4e-5, 0.5, 0.1)] == [0.5, 0.05, 0.05]  # a head without bias
-    freeze(model, ["backbone"])
-    assert [group["lr"] for group in fine_tuning_groups(model, 4e-5, 0.5, 0.1)] == [0.5]

@@ -1,4 +1,4 @@
-"""Mixed images and targets are timm's for the same draws; and the draws are distributed as its are, but a function."""
+"""For the same draws, mixed images and targets are timm's; the draws have timm's distribution, and are a function."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ import timm.data.mixup
 import torch
 from torch import Tensor
 
-from shufflenetv2.recipe import Mixing
+from shufflenetv2.config import AugmentationConfig
+from shufflenetv2.recipe import Mixing, build_mixing
 
 timm_mixup: Any = timm.data.mixup
 
@@ -19,9 +20,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "cutmix_minmax": {"cutmix_minmax": (0.3, 0.8)},
     "both": {"mixup": 0.8, "cutmix": 1.0},
     "minmax and mixup": {"mixup": 0.8, "cutmix_minmax": (0.3, 0.8)},
-    "at times": {"mixup": 0.8, "cutmix": 1.0, "probability": 0.6},
+    "sometimes": {"mixup": 0.8, "cutmix": 1.0, "mixup_prob": 0.6},
 }
 HEIGHT, WIDTH, CLASSES = 17, 24, 5
+
+
+def make_mixing(n_class: int = CLASSES, seed: int = 0, **options: Any) -> Mixing:
+    return Mixing(AugmentationConfig(**options), n_class, seed)
 
 
 def batch(count: int) -> tuple[Tensor, Tensor]:
@@ -30,102 +35,102 @@ def batch(count: int) -> tuple[Tensor, Tensor]:
     return images, torch.randint(0, CLASSES, (count,), generator=generator)
 
 
-def many_draws(count: int = 20_000, height: int = 200, width: int = 100, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
-    return Mixing(10, mode="elem", **settings).draw(count, height, width, 1)
+def many_draws(count: int = 20_000, height: int = 200, width: int = 100, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    return make_mixing(10, mixup_mode="elem", **options).draw(count, height, width, 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("count", [8, 7, 1])
-def test_every_image_is_its_share_of_itself_and_the_rest_of_the_one_as_far_from_the_end(
-    kind: str, mode: str, count: int
-) -> None:
-    mixing = Mixing(CLASSES, seed=3, mode=mode, **KINDS[kind])
+def test_image_i_is_mixed_with_image_n_minus_1_minus_i(kind: str, mode: str, count: int) -> None:
+    mixing = make_mixing(seed=3, mixup_mode=mode, **KINDS[kind])
     images, targets = batch(count)
     for iteration in range(1, 9):
-        mixed, goals = mixing(images, targets, iteration)
-        shares, boxes = mixing.draw(count, HEIGHT, WIDTH, iteration)
-        assert (mixed.dtype, goals.dtype, goals.shape) == (torch.float32, torch.float32, (count, CLASSES))
+        mixed, mixed_targets = mixing(images, targets, iteration)
+        lams, boxes = mixing.draw(count, HEIGHT, WIDTH, iteration)
+        assert (mixed.dtype, mixed_targets.dtype, mixed_targets.shape) == (torch.float32, torch.float32, (count, CLASSES))
         for i in range(count):
-            other, share = count - 1 - i, float(shares[i])
+            other, lam = count - 1 - i, float(lams[i])
             top, bottom, left, right = boxes[:, i]
             expected = images[i].double()
             if boxes[:, i].any():
                 expected[:, top:bottom, left:right] = images[other, :, top:bottom, left:right].double()
-                assert share == pytest.approx(1 - (bottom - top) * (right - left) / (HEIGHT * WIDTH))
+                assert lam == pytest.approx(1 - (bottom - top) * (right - left) / (HEIGHT * WIDTH))
             else:
-                expected = share * expected + (1 - share) * images[other].double()
+                expected = lam * expected + (1 - lam) * images[other].double()
             torch.testing.assert_close(mixed[i].double(), expected, rtol=0, atol=1e-4)
-            goal = [share * (targets[i] == n).item() + (1 - share) * (targets[other] == n).item() for n in range(CLASSES)]
-            assert goals[i].tolist() == pytest.approx(goal, abs=1e-6)
-        torch.testing.assert_close(goals.sum(dim=1), torch.ones(count))
+            target = [lam * (targets[i] == n).item() + (1 - lam) * (targets[other] == n).item() for n in range(CLASSES)]
+            assert mixed_targets[i].tolist() == pytest.approx(target, abs=1e-6)
+        torch.testing.assert_close(mixed_targets.sum(dim=1), torch.ones(count))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", MODES)
-def test_timm_makes_the_same_of_the_same_draws(kind: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mixing = Mixing(CLASSES, seed=5, mode=mode, **KINDS[kind])
+def test_timm_gives_the_same_for_the_same_draws(kind: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixing = make_mixing(seed=5, mixup_mode=mode, **KINDS[kind])
     images, targets = batch(8)
     for iteration in range(1, 9):
-        shares, boxes = mixing.draw(8, HEIGHT, WIDTH, iteration)
+        lams, boxes = mixing.draw(8, HEIGHT, WIDTH, iteration)
         draws = {"batch": 1, "pair": 4, "elem": 8}[mode]
-        cut: np.ndarray = (boxes[1] > boxes[0]) & (boxes[3] > boxes[2])
-        queue = [(tuple(boxes[:, i]), shares[i]) for i in range(draws) if cut[i]]
-        theirs = timm_mixup.Mixup(mode=mode, label_smoothing=0.0, num_classes=CLASSES)
+        has_box: np.ndarray = (boxes[1] > boxes[0]) & (boxes[3] > boxes[2])
+        queue = [(tuple(boxes[:, i]), lams[i]) for i in range(draws) if has_box[i]]
+        reference = timm_mixup.Mixup(mode=mode, label_smoothing=0.0, num_classes=CLASSES)
         monkeypatch.setattr(timm_mixup, "cutmix_bbox_and_lam", lambda *_, queue=queue, **__: queue.pop(0))
-        monkeypatch.setattr(theirs, "_params_per_batch", lambda shares=shares, cut=cut: (float(shares[0]), bool(cut[0])))
-        monkeypatch.setattr(theirs, "_params_per_elem", lambda n, shares=shares, cut=cut: (shares[:n].copy(), cut[:n]))
-        expected_images, expected_goals = theirs(images.float(), targets)
+        monkeypatch.setattr(
+            reference, "_params_per_batch", lambda lams=lams, has_box=has_box: (float(lams[0]), bool(has_box[0]))
+        )
+        monkeypatch.setattr(reference, "_params_per_elem", lambda n, lams=lams, has_box=has_box: (lams[:n].copy(), has_box[:n]))
+        expected_images, expected_targets = reference(images.float(), targets)
         assert not queue
-        mixed, goals = mixing(images, targets, iteration)
+        mixed, mixed_targets = mixing(images, targets, iteration)
         torch.testing.assert_close(mixed, expected_images, rtol=0, atol=1e-4)
-        torch.testing.assert_close(goals, expected_goals, rtol=0, atol=1e-6)
+        torch.testing.assert_close(mixed_targets, expected_targets, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_draw_is_shared_by_the_batch_by_pairs_or_by_none(mode: str) -> None:
-    shares, _ = Mixing(CLASSES, mixup=1.0, mode=mode).draw(9, HEIGHT, WIDTH, 4)
-    assert len(set(shares.tolist())) == {"batch": 1, "pair": 5, "elem": 9}[mode]
+def test_draws_are_per_batch_per_pair_or_per_image(mode: str) -> None:
+    lams, _ = make_mixing(mixup=1.0, mixup_mode=mode).draw(9, HEIGHT, WIDTH, 4)
+    assert len(set(lams.tolist())) == {"batch": 1, "pair": 5, "elem": 9}[mode]
     if mode == "pair":
-        assert np.array_equal(shares, shares[::-1])
+        assert np.array_equal(lams, lams[::-1])
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
-def test_mixups_shares_have_the_beta_distribution(alpha: float) -> None:
-    shares, boxes = many_draws(mixup=alpha)
+def test_the_lam_of_mixup_has_the_beta_distribution(alpha: float) -> None:
+    lams, boxes = many_draws(mixup=alpha)
     percent = (5, 25, 50, 75, 95)
     expected = np.percentile(np.random.default_rng(0).beta(alpha, alpha, 100_000), percent)
-    assert np.percentile(shares, percent) == pytest.approx(expected, abs=0.02)
+    assert np.percentile(lams, percent) == pytest.approx(expected, abs=0.02)
     assert not boxes.any()
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
 @pytest.mark.parametrize("shape", [(12, 21), (200, 100)])
-def test_boxes_are_as_large_and_where_timms_are(alpha: float, shape: tuple[int, int]) -> None:
-    shares, boxes = many_draws(10_000, cutmix=alpha, height=shape[0], width=shape[1])
+def test_boxes_have_timms_distribution_of_sizes_and_places(alpha: float, shape: tuple[int, int]) -> None:
+    lams, boxes = many_draws(10_000, cutmix=alpha, height=shape[0], width=shape[1])
     np.random.seed(0)  # timm's source of randomness
     drawn = [timm_mixup.cutmix_bbox_and_lam((3, *shape), np.random.beta(alpha, alpha)) for _ in range(10_000)]
-    theirs, their_shares = np.array([box for box, _ in drawn]).T, np.array([share for _, share in drawn])
-    assert shares.mean() == pytest.approx(their_shares.mean(), abs=0.01)
-    assert np.quantile(shares, (0.1, 0.5, 0.9)) == pytest.approx(np.quantile(their_shares, (0.1, 0.5, 0.9)), abs=0.025)
+    timm_boxes, timm_lams = np.array([box for box, _ in drawn]).T, np.array([lam for _, lam in drawn])
+    assert lams.mean() == pytest.approx(timm_lams.mean(), abs=0.01)
+    assert np.quantile(lams, (0.1, 0.5, 0.9)) == pytest.approx(np.quantile(timm_lams, (0.1, 0.5, 0.9)), abs=0.025)
     for axis, side in enumerate(shape):
-        mine, timms = boxes[2 * axis : 2 * axis + 2], theirs[2 * axis : 2 * axis + 2]
-        assert mine.min() >= 0
-        assert mine.max() == side
-        lengths, their_lengths = ((each[1] - each[0]) / side for each in (mine, timms))
+        edges, timm_edges = boxes[2 * axis : 2 * axis + 2], timm_boxes[2 * axis : 2 * axis + 2]
+        assert edges.min() >= 0
+        assert edges.max() == side
+        lengths, timm_lengths = ((each[1] - each[0]) / side for each in (edges, timm_edges))
         assert np.histogram(lengths, 8, (0, 1))[0] / len(drawn) == pytest.approx(
-            np.histogram(their_lengths, 8, (0, 1))[0] / len(drawn), abs=0.02
+            np.histogram(timm_lengths, 8, (0, 1))[0] / len(drawn), abs=0.02
         )
-        if side < 50:  # each length, and so also odd and even ones
-            assert np.bincount(mine[1] - mine[0]) / len(drawn) == pytest.approx(
-                np.bincount(timms[1] - timms[0]) / len(drawn), abs=0.015
+        if side < 50:  # also length by length, since odd and even ones could differ
+            assert np.bincount(edges[1] - edges[0]) / len(drawn) == pytest.approx(
+                np.bincount(timm_edges[1] - timm_edges[0]) / len(drawn), abs=0.015
             )
 
 
-def test_sides_between_smallest_and_largest_are_drawn_evenly_and_the_box_lies_anywhere() -> None:
-    shares, boxes = many_draws(cutmix_minmax=(0.25, 0.5))
+def test_cutmix_minmax_draws_sides_and_places_of_boxes_uniformly() -> None:
+    lams, boxes = many_draws(cutmix_minmax=(0.25, 0.5))
     top, bottom, left, right = boxes
-    assert shares == pytest.approx(1 - (bottom - top) * (right - left) / (200 * 100), abs=1e-6)
+    assert lams == pytest.approx(1 - (bottom - top) * (right - left) / (200 * 100), abs=1e-6)
     for low, high, side in ((top, bottom, 200), (left, right, 100)):
         lengths = high - low
         assert (lengths.min(), lengths.max()) == (side // 4, side // 2 - 1)
@@ -134,27 +139,27 @@ def test_sides_between_smallest_and_largest_are_drawn_evenly_and_the_box_lies_an
         assert high.max() == side
         assert (low + high).mean() / 2 == pytest.approx(side / 2, rel=0.02)
     assert abs(np.corrcoef(bottom - top, right - left)[0, 1]) < 0.03
-    _, whole = many_draws(10, cutmix_minmax=(1.0, 1.0))
-    assert (whole.T == (0, 200, 0, 100)).all()
+    _, boxes = many_draws(10, cutmix_minmax=(1.0, 1.0))
+    assert (boxes.T == (0, 200, 0, 100)).all()
 
 
-def test_probabilities_are_those_given() -> None:
+def test_mixing_and_switching_have_the_given_probabilities() -> None:
     for probability in (0.0, 0.3, 1.0):
-        shares, _ = many_draws(mixup=1.0, probability=probability)
-        assert np.mean(shares != 1) == pytest.approx(probability, abs=0.015)
+        lams, _ = many_draws(mixup=1.0, mixup_prob=probability)
+        assert np.mean(lams != 1) == pytest.approx(probability, abs=0.015)
     for switch in (0.0, 0.2, 1.0):
-        _, boxes = many_draws(mixup=1.0, cutmix_minmax=(0.3, 0.4), switch_probability=switch)
+        _, boxes = many_draws(mixup=1.0, cutmix_minmax=(0.3, 0.4), mixup_switch_prob=switch)
         assert np.mean(boxes.any(axis=0)) == pytest.approx(switch, abs=0.015)
-    _, boxes = many_draws(cutmix_minmax=(0.3, 0.4), switch_probability=0.0)  # which is for where there are both
+    _, boxes = many_draws(cutmix_minmax=(0.3, 0.4), mixup_switch_prob=0.0)  # without mixup nothing is switched
     assert boxes.any(axis=0).all()
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_drawn_follows_from_seed_iteration_and_process_alone(mode: str) -> None:
+def test_draws_are_a_function_of_seed_iteration_and_rank(mode: str) -> None:
     images, targets = batch(8)
 
-    def mixed(seed: int = 1, iteration: int = 10, process: int = 0) -> bytes:
-        result = Mixing(CLASSES, seed, mixup=0.8, cutmix=1.0, mode=mode)(images, targets, iteration, process)
+    def mixed(seed: int = 1, iteration: int = 10, rank: int = 0) -> bytes:
+        result = make_mixing(CLASSES, seed, mixup=0.8, cutmix=1.0, mixup_mode=mode)(images, targets, iteration, rank)
         return result[0].numpy().tobytes() + result[1].numpy().tobytes()
 
     expected = mixed()
@@ -163,28 +168,34 @@ def test_what_is_drawn_follows_from_seed_iteration_and_process_alone(mode: str) 
     states = str(np.random.get_state()), torch.get_rng_state().tolist()
     assert mixed() == expected
     assert states == (str(np.random.get_state()), torch.get_rng_state().tolist())
-    others = {mixed(seed=2), mixed(iteration=11), mixed(process=1), mixed(2, 11), mixed(2, 10, 1)}
+    others = {mixed(seed=2), mixed(iteration=11), mixed(rank=1), mixed(2, 11), mixed(2, 10, 1)}
     assert len(others | {expected}) == 6
 
 
-def test_from_one_iteration_on_nothing_is_mixed() -> None:
+def test_mixing_stops_at_mixup_off_iter() -> None:
     images, targets = batch(8)
-    mixing = Mixing(CLASSES, mixup=1.0, cutmix=1.0, off_iter=5)
+    mixing = make_mixing(mixup=1.0, cutmix=1.0, mixup_off_iter=5)
     for iteration in range(1, 12):
-        mixed, goals = mixing(images, targets, iteration)
+        mixed, mixed_targets = mixing(images, targets, iteration)
         assert torch.equal(mixed, images.float()) == (iteration >= 5)
-        assert torch.equal(goals, torch.nn.functional.one_hot(targets, CLASSES).float()) == (iteration >= 5)
+        assert torch.equal(mixed_targets, torch.nn.functional.one_hot(targets, CLASSES).float()) == (iteration >= 5)
 
 
-def test_bytes_floats_and_interleaved_images_give_the_same() -> None:
+def test_image_type_and_memory_format_do_not_matter() -> None:
     images, targets = batch(8)
     before = images.clone()
     interleaved = images.contiguous(memory_format=torch.channels_last)  # as the loader hands them over
-    for settings in KINDS.values():
-        mixing = Mixing(CLASSES, mode="elem", **settings)
+    for options in KINDS.values():
+        mixing = make_mixing(mixup_mode="elem", **options)
         expected = mixing(images, targets, 1)
         for other in (images.float(), images.half(), interleaved, interleaved.float()):
-            got = mixing(other, targets, 1)
-            assert got[0].dtype == torch.float32
-            assert all(torch.equal(mine, wanted) for mine, wanted in zip(got, expected, strict=True))
+            result = mixing(other, targets, 1)
+            assert result[0].dtype == torch.float32
+            assert all(torch.equal(tensor, wanted) for tensor, wanted in zip(result, expected, strict=True))
     assert torch.equal(images, before)
+
+
+def test_without_mixup_and_cutmix_nothing_is_mixed() -> None:
+    assert build_mixing(AugmentationConfig(mixup_prob=0.5), CLASSES, 0) is None
+    for options in KINDS.values():
+        assert build_mixing(AugmentationConfig(**options), CLASSES, 7) == make_mixing(seed=7, **options)

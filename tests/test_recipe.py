@@ -16,20 +16,6 @@ from tests.reference import ReferenceNetwork, reference_training, smoothed_cross
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 
 
-def test_weights_decay_and_everything_else_does_not() -> None:
-    network = ShuffleNetV2(n_class=10, model_size="0.5x")
-    decayed, free = parameter_groups(network, 4e-5)
-    assert (decayed["weight_decay"], free["weight_decay"]) == (4e-5, 0)
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
-    assert {names[id(p)] for p in free["params"]} == {
-        f"{name}.{kind}"
-        for name, module in network.named_modules()
-        if isinstance(module, nn.BatchNorm2d)
-        for kind in ("weight", "bias")
-    }
-    assert len(decayed["params"]) + len(free["params"]) == len(names)
-
-
 def test_label_smoothing_is_the_originals() -> None:
     logits, targets = torch.randn(9, 10), torch.randint(0, 10, (9,))
     expected = smoothed_cross_entropy(logits, targets, 0.1)

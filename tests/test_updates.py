@@ -14,6 +14,7 @@ from torch.amp import GradScaler
 from torch.nn import functional
 
 from shufflenetv2 import ShuffleNetV2
+from shufflenetv2.config import AugmentationConfig, DistillationConfig, OptimizationConfig
 from shufflenetv2.engine import train_step
 from shufflenetv2.recipe import AveragedWeights, DistillationLoss, LossFunction, Mixing, build_loss, clip_gradients
 
@@ -23,12 +24,18 @@ timm_mixup: Any = timm.data.mixup
 CLASSES = 10
 
 
+def make_loss(label_smooth: float = 0.1, **options: Any) -> LossFunction:
+    """Build a loss without a teacher; with `jsd` for three views."""
+    optimization = OptimizationConfig(label_smooth=label_smooth, **options)
+    return build_loss(optimization, AugmentationConfig(aug_splits=3), DistillationConfig())
+
+
 def logits_and_goals() -> tuple[Tensor, Tensor, Tensor]:
     """Logits, classes, and shares of classes."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(12, CLASSES, generator=generator)
     targets = torch.randint(0, CLASSES, (12,), generator=generator)
-    _, shares = Mixing(CLASSES, mixup=1.0, mode="elem")(torch.zeros(12, 3, 8, 8), targets, 1)
+    _, shares = Mixing(AugmentationConfig(mixup=1.0, mixup_mode="elem"), CLASSES)(torch.zeros(12, 3, 8, 8), targets, 1)
     return logits, targets, shares
 
 
@@ -40,12 +47,12 @@ def test_the_losses_are_timms_of_classes_and_of_mixtures(smoothing: float) -> No
     mixed = timm_mixup.mixup_target(targets, CLASSES, 0.7, smoothing)
     unsmoothed = timm_mixup.mixup_target(targets, CLASSES, 0.7, 0.0)
 
-    cross_entropy, theirs = build_loss(smoothing), timm_loss.SoftTargetCrossEntropy()
+    cross_entropy, theirs = make_loss(smoothing), timm_loss.SoftTargetCrossEntropy()
     torch.testing.assert_close(cross_entropy(logits, targets), timm_loss.LabelSmoothingCrossEntropy(smoothing)(logits, targets))
     torch.testing.assert_close(cross_entropy(logits, shares), theirs(logits, smoothed))
     torch.testing.assert_close(cross_entropy(logits, unsmoothed), theirs(logits, mixed))
 
-    binary, theirs = build_loss(smoothing, bce=True), timm_loss.BinaryCrossEntropy(smoothing)
+    binary, theirs = make_loss(smoothing, bce_loss=True), timm_loss.BinaryCrossEntropy(smoothing)
     torch.testing.assert_close(binary(logits, targets), theirs(logits, targets))
     torch.testing.assert_close(binary(logits, shares), theirs(logits, smoothed))
     torch.testing.assert_close(binary(logits, unsmoothed), theirs(logits, mixed))
@@ -55,10 +62,10 @@ def test_the_losses_are_timms_of_classes_and_of_mixtures(smoothing: float) -> No
 def test_the_divergence_of_views_is_added_to_the_cross_entropy_of_the_first(smoothing: float) -> None:
     logits, targets, _ = logits_and_goals()
     targets = targets[:4].repeat(3)  # as the loop gives them
-    got = build_loss(smoothing, jsd_splits=3)(logits, targets)
+    got = make_loss(smoothing, jsd=True)(logits, targets)
     torch.testing.assert_close(got, timm_loss.JsdCrossEntropy(3, smoothing=smoothing)(logits, targets))
     ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
-    torch.autograd.backward(build_loss(smoothing, jsd_splits=3)(ours, targets))
+    torch.autograd.backward(make_loss(smoothing, jsd=True)(ours, targets))
     torch.autograd.backward(timm_loss.JsdCrossEntropy(3, smoothing=smoothing)(theirs, targets))
     torch.testing.assert_close(ours.grad, theirs.grad)
     views = logits.view(3, 4, CLASSES).softmax(dim=2)
@@ -70,7 +77,7 @@ def test_the_divergence_of_views_is_added_to_the_cross_entropy_of_the_first(smoo
 
 def test_views_that_are_certain_have_gradients_too() -> None:
     logits = torch.tensor([[90.0, -90.0], [0.0, 1.0], [0.5, 0.0]], requires_grad=True)  # the first's shares are 1 and 0
-    torch.autograd.backward(build_loss(jsd_splits=3)(logits, torch.tensor([0, 0, 0])))
+    torch.autograd.backward(make_loss(jsd=True)(logits, torch.tensor([0, 0, 0])))
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
 
@@ -87,13 +94,13 @@ def images_and_goals(count: int) -> tuple[Tensor, dict[str, tuple[Any, LossFunct
     generator = torch.Generator().manual_seed(2)
     images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
     targets = torch.randint(0, CLASSES, (count,), generator=generator)
-    _, shares = Mixing(CLASSES, mixup=1.0, mode="elem")(images, targets, 1)
+    _, shares = Mixing(AugmentationConfig(mixup=1.0, mixup_mode="elem"), CLASSES)(images, targets, 1)
     teachers = torch.randn(count, CLASSES, generator=generator)
-    loss = build_loss()
+    loss = make_loss()
     return images, {
         "classes": (targets, loss),
         "shares": (shares.double(), loss),
-        "binary": (shares.double(), build_loss(bce=True)),
+        "binary": (shares.double(), make_loss(bce_loss=True)),
         "teacher": ((targets, teachers.double()), DistillationLoss(loss, 0.5, 4.0)),
         "teacher and shares": ((shares.double(), teachers.double()), DistillationLoss(loss, 0.5, 4.0)),
     }

@@ -1,10 +1,6 @@
 """The parts of a run, each built from its options: what an option does begins here, and mostly ends here."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
-
-from torch import nn
 
 from ..config import Config
 from ..config.declaration import OptionsError
@@ -22,17 +18,8 @@ from ..data import (
     usable_cores,
 )  # fmt: skip
 from ..engine import distributed
-from ..engine.devices import Devices
-from ..network import ShuffleNetV2
-from ..recipe import (
-    DistillationLoss,
-    LossFunction,
-    Mixing,
-    build_loss,
-    clip_gradients,
-    load_teacher,
-)  # fmt: skip
-from ..weights import Preprocessing, Weights, pretrained_weights, read_weights
+from ..recipe import read_initial_weights
+from ..weights import Preprocessing, Weights
 
 
 def workers(options: Config) -> int:
@@ -109,47 +96,7 @@ def train_transform(options: Config) -> Transform:
 
 def initial_weights(options: Config) -> tuple[Config, Weights | None]:
     """The weights to start from, if there are any; and the options, normalising the input as those are used to."""
-    weights = None
-    if options.initial_checkpoint or options.pretrained:
-        with distributed.local_rank0_first() if options.pretrained else nullcontext():  # which downloads them
-            weights = pretrained_weights(options.model_size) if options.pretrained else read_weights(options.initial_checkpoint)
+    with distributed.local_rank0_first() if options.pretrained else nullcontext():  # which downloads them
+        weights = read_initial_weights(options.fine_tuning, options.model)
     own = (weights and weights.preprocessing) or Preprocessing()
     return options.with_normalization(own.mean, own.std), weights
-
-
-def clip(options: Config, network: ShuffleNetV2) -> Callable[[], object] | None:
-    """Limits the network's gradients, if that is wanted."""
-    if not options.clip_grad:
-        return None
-    spared = {id(parameter) for parameter in network.classifier.parameters()} if options.clip_mode == "agc" else set()
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in spared]
-    return partial(clip_gradients, parameters, options.clip_grad, options.clip_mode)
-
-
-def mixing(options: Config, n_class: int) -> Mixing | None:
-    if not (options.mixup or options.cutmix or options.cutmix_minmax):
-        return None
-    return Mixing(
-        n_class,
-        options.seed,
-        options.mixup,
-        options.cutmix,
-        options.cutmix_minmax,
-        options.mixup_prob,
-        options.mixup_switch_prob,
-        options.mixup_mode,
-        options.mixup_off_iter,
-    )
-
-
-def teacher(options: Config, devices: Devices, class_names: list[str]) -> nn.Module | None:
-    if not options.teacher:
-        return None
-    found = load_teacher(options.teacher, len(class_names), checkpoint=options.teacher_checkpoint, class_names=class_names)
-    return devices.place(found)
-
-
-def loss(options: Config) -> LossFunction:
-    """Of (logits, targets), or with a teacher of (logits, (targets, teacher's logits))."""
-    hard = build_loss(options.label_smooth, bce=options.bce_loss, jsd_splits=options.aug_splits if options.jsd else 0)
-    return DistillationLoss(hard, options.distill_alpha, options.distill_temperature) if options.teacher else hard

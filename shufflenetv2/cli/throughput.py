@@ -3,11 +3,10 @@
 import time
 from contextlib import closing
 
-import torch
-
-from ..config import Config
+from ..config import Config, DistillationConfig
 from ..data import DataIterator
 from ..engine import build_training_state, choose_devices, train_step
+from ..recipe import build_loss
 from ..report import RunLog
 from . import build
 
@@ -31,7 +30,7 @@ def run_throughput(config: Config) -> int:
             loader_speed = BATCHES_MEASURED * batch_size / _loading_time(iterator)
         state = build_training_state(config, devices, train_set.class_names, weights, log.info)
         model = devices.place(state.network, training=True)
-        loss_function = torch.nn.CrossEntropyLoss() if config.distillation.teacher else build.loss(config)
+        loss_function = build_loss(config.optimization, config.augmentation, DistillationConfig())
         images = images.to(devices.first)
         targets = targets.to(devices.first).repeat(len(images) // len(targets))
         seconds = []

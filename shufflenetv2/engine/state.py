@@ -14,12 +14,11 @@ from ..network import ShuffleNetV2
 from ..recipe import (
     AveragedWeights,
     Schedule,
+    build_averaging,
     build_optimizer,
     build_schedule,
     fast_forward,
-    fine_tuning_groups,
     freeze,
-    parameter_groups,
     start_from,
 )
 from ..weights import Weights
@@ -185,19 +184,8 @@ def build_training_state(
         log(freeze(network, config.fine_tuning.freeze))
     network = _convert_batch_norm(network, config, devices)
     devices.place(network)  # first of all: the state of the optimizer is allocated beside the weights
-    scale = config.fine_tuning.backbone_lr_scale
-    if scale == 1.0:
-        groups = parameter_groups(network, optimization.weight_decay)
-    else:
-        groups = fine_tuning_groups(network, optimization.weight_decay, optimization.learning_rate, scale)
-    optimizer = build_optimizer(
-        optimization.opt, groups, learning_rate=optimization.learning_rate, momentum=optimization.momentum,
-        eps=optimization.opt_eps, betas=optimization.opt_betas,
-    )  # fmt: skip
-    averaged = None
-    if optimization.model_ema:
-        device = torch.device("cpu") if optimization.model_ema_force_cpu else None
-        averaged = AveragedWeights(network, optimization.model_ema_decay, warmup=optimization.model_ema_warmup, device=device)
+    optimizer = build_optimizer(network, optimization, config.fine_tuning)
+    averaged = build_averaging(network, optimization)
     schedule = build_schedule(
         optimizer, config.schedule, optimization.total_iters, seed=optimization.seed, val_interval=config.run.val_interval
     )

@@ -12,7 +12,7 @@ from ..cli import build
 from ..config import Config
 from ..data import DataIterator, Dataset, ImageError
 from ..network import ShuffleNetV2
-from ..recipe import PlateauSchedule
+from ..recipe import PlateauSchedule, build_clipping, build_loss, build_mixing, load_teacher
 from ..report import RunLog
 from ..weights import Weights, model_record
 from . import checkpoint, distributed
@@ -65,13 +65,14 @@ class Trainer(Callbacks):
         self.state = build_training_state(config, devices, self.class_names, initial_weights, log.info)
         self.placed = devices.place(self.state.network)  # for evaluation
         self.model = distributed.wrap_ddp(devices.place(self.state.network, training=True), devices.first)
+        teacher = load_teacher(config.distillation, len(self.class_names), self.class_names)
         self.settings = StepSettings(
-            build.loss(config),
+            build_loss(config.optimization, config.augmentation, config.distillation),
             seed=config.optimization.seed,
-            mixing=build.mixing(config, len(self.class_names)),
-            teacher=build.teacher(config, devices, self.class_names),
+            mixing=build_mixing(config.augmentation, len(self.class_names), config.optimization.seed),
+            teacher=teacher and devices.place(teacher),
             accum_steps=config.optimization.grad_accum_steps,
-            clip=build.clip(config, self.state.network),
+            clip=build_clipping(self.state.network, config.optimization),
             dist_bn=config.model.dist_bn,
         )
         self.hooks = [load_hook(name) for name in config.run.hook]

@@ -4,7 +4,16 @@ import copy
 
 import torch
 
+from ..config import OptimizationConfig
 from ..network import ShuffleNetV2
+
+
+def build_averaging(network: ShuffleNetV2, config: OptimizationConfig) -> "AveragedWeights | None":
+    """Build the average of a network's weights, or return None where `model_ema` is off."""
+    if not config.model_ema:
+        return None
+    device = torch.device("cpu") if config.model_ema_force_cpu else None
+    return AveragedWeights(network, config.model_ema_decay, warmup=config.model_ema_warmup, device=device)
 
 
 class AveragedWeights:

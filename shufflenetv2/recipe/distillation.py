@@ -1,42 +1,35 @@
-"""Knowledge distillation: a larger network's logits as part of the goal (Hinton et al. 2015, https://arxiv.org/abs/1503.02531)."""
+"""Teachers for knowledge distillation (Hinton et al. 2015, https://arxiv.org/abs/1503.02531); the loss is in losses.py."""
 
 import argparse
 import contextlib
-import difflib
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .. import files
-from ..errors import UserError
+from ..config import DistillationConfig
+from ..errors import UserError, nearest
 from ..weights import describe_mismatch, read_weights
 
 FILE_ENDINGS = (".pkl", ".pt", ".pth", ".tar")
-# Where trainers put a state dict, the average of the weights first: it is the better teacher.
-STATE_DICTS = ("state_dict_ema", "model_ema", "state_dict", "model")
-PATIENCE = 10.0  # seconds that a server may take to answer
-
-
-class TeacherError(UserError):
-    """A teacher that cannot be had, or cannot teach these classes."""
+# Keys under which trainers store a state dict; averaged weights first, since they make the better teacher.
+STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
+SERVER_TIMEOUT = 10.0  # seconds
 
 
 class Teacher(nn.Module):
-    """A trained network that only answers: frozen, and in eval mode whatever it is told.
-
-    It prepares the images as the network inside wants them.
+    """A trained network with frozen weights that is always in eval mode and prepares the images for itself.
 
     Args:
-        network: images to logits; from here on frozen.
-        input_size: (height, width) in pixels that images of another size are brought to; None takes any.
-        mean, std: three numbers each, in RGB order on 0..1, for a network that takes RGB images
-            normalised with them; None for one that takes BGR 0..255, as ours.
+        network: network from images to logits; its parameters are frozen.
+        input_size: (height, width) to which images are resized; None to use any size as it is.
+        mean, std: normalisation in RGB order on 0..1, for a network that takes normalised RGB images; None for a network
+            that takes BGR images on 0..255, as those of this project do.
 
     Shape:
         images (N, 3, H, W), BGR, 0..255, uint8 or floating point -> logits (N, n_class), float32, without gradients
@@ -60,49 +53,50 @@ class Teacher(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stays in eval mode."""
+        """Stay in eval mode, also when a module that contains this one is switched to train mode."""
         super().train(False)
         return self
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         if self.input_size and tuple(images.shape[-2:]) != self.input_size:
-            images = F.interpolate(images.float(), self.input_size, mode="bilinear", antialias=True)
+            images = functional.interpolate(images.float(), self.input_size, mode="bilinear", antialias=True)
         if self.mean is not None and self.std is not None:
             images = (images.flip(1).float() - self.mean) / self.std
         logits: Tensor = self.network(images)
         return logits.float()
 
 
-def load_teacher(name: str, n_class: int, *, checkpoint: str = "", class_names: list[str] | None = None) -> Teacher:
-    """The teacher of that name, on the CPU.
+def load_teacher(config: DistillationConfig, n_class: int, class_names: list[str] | None = None) -> Teacher | None:
+    """Load the teacher, on the CPU; None where no teacher is asked for.
 
     Args:
-        name: a file of ours (a checkpoint or model.pkl); or a model with its published weights:
-            'torchvision/NAME', 'timm/NAME', 'hf-hub:...', or a bare name that torchvision or else timm knows.
-        n_class: how many classes the training images have.
-        checkpoint: a file with a state dict that fits the named model with `n_class` classes, in place
-            of the published weights. (What it was trained with is not in there: the images are prepared
-            as for the published weights.)
-        class_names: those of the training images; compared with the teacher's where its file tells them.
+        config: `teacher` is a checkpoint or model file of this project, or a model with its published weights:
+            'torchvision/NAME', 'timm/NAME', 'hf-hub:...', or NAME alone for the first of torchvision and timm that has it.
+            `teacher_checkpoint` is a state dict for that model with `n_class` classes, used instead of the published
+            weights. (Images are prepared as for the published weights; the file does not say otherwise.)
+        n_class: number of classes of the training images.
+        class_names: names of the classes, compared with those of the teacher where its file holds them.
 
     Raises:
-        TeacherError: where there is no such teacher, its weights cannot be had or do not fit, or it knows
-            other classes.
+        UserError: for an unknown teacher, weights that are unavailable or do not fit, or a teacher of other classes.
     """
+    name, checkpoint = config.teacher, config.teacher_checkpoint
+    if not name:
+        return None
     if Path(name).is_file() or name.endswith(FILE_ENDINGS):
         if checkpoint:
-            raise TeacherError(f"--teacher {name} is a file with weights; leave --teacher-checkpoint {checkpoint} out")
+            raise UserError(f"`teacher` {name} is a file with weights; leave `teacher_checkpoint` {checkpoint} out")
         return _teacher_from_file(name, n_class, class_names)
-    create, model_name = _find(name)
+    create, model_name = _find_model(name)
     try:
         teacher = create(model_name, n_class if checkpoint else None)
-    except Exception as error:  # each library, and whatever it downloads with, has errors of its own
+    except Exception as error:  # the libraries, and what they download with, raise errors of many kinds
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         if checkpoint:
-            raise TeacherError(f"--teacher {name} cannot be made: {reason}") from error
-        raise TeacherError(
-            f"--teacher {name}: its published weights cannot be had ({reason}); --teacher-checkpoint FILE reads others"
+            raise UserError(f"`teacher` {name} cannot be created: {reason}") from error
+        raise UserError(
+            f"`teacher` {name}: its published weights are not available ({reason}); give other weights as `teacher_checkpoint`"
         ) from error
     if checkpoint:
         _load_checkpoint(teacher.network, checkpoint, f"{name} with {n_class} classes")
@@ -111,87 +105,51 @@ def load_teacher(name: str, n_class: int, *, checkpoint: str = "", class_names: 
     return teacher
 
 
-def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """The Kullback-Leibler divergence of the student from the teacher, both softened by the temperature T.
-
-    Multiplied by T squared, which keeps the size of the gradients when T changes (section 2 of the
-    paper); the mean over the batch.
-
-    Args:
-        logits, teacher_logits: (N, n_class), any floating point.
-
-    Returns:
-        A scalar, float32.
-    """
-    student = F.log_softmax(logits.float() / temperature, dim=1)
-    teacher = F.log_softmax(teacher_logits.float() / temperature, dim=1)
-    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-
-
-@dataclass(frozen=True)
-class DistillationLoss:
-    """(1 - alpha) times the loss of the targets, plus alpha times the distance from the teacher.
-
-    Args:
-        hard_loss: (logits, targets) -> scalar.
-        alpha: 0 to 1.
-        temperature: above 0.
-    """
-
-    hard_loss: Callable[[Tensor, Any], Tensor]
-    alpha: float
-    temperature: float
-
-    def __call__(self, logits: Tensor, goal: tuple[Any, Tensor]) -> Tensor:
-        """Of logits (N, n_class) and a goal (whatever `hard_loss` takes, the teacher's logits (N, n_class))."""
-        targets, teacher_logits = goal
-        soft = distillation_loss(logits, teacher_logits, self.temperature)
-        return (1 - self.alpha) * self.hard_loss(logits, targets) + self.alpha * soft
-
-
 def _teacher_from_file(name: str, n_class: int, class_names: list[str] | None) -> Teacher:
     try:
         weights = read_weights(name)
         network = weights.network()
     except UserError as error:
-        remedy = "; another model's weights go with its name: --teacher NAME --teacher-checkpoint FILE"
-        raise TeacherError(f"--teacher: {error}{remedy if Path(name).is_file() else ''}") from error
+        remedy = "; for weights of another model give its name as `teacher` and the file as `teacher_checkpoint`"
+        raise UserError(f"`teacher`: {error}{remedy if Path(name).is_file() else ''}") from error
     _require_classes(name, weights.n_class, n_class)
-    for theirs, ours in zip(weights.class_names or (), class_names or (), strict=False):
-        if theirs != ours:
-            raise TeacherError(f"--teacher {name} has the class {theirs!r} where the training images have {ours!r}")
+    for teacher_class, train_class in zip(weights.class_names or (), class_names or (), strict=False):
+        if teacher_class != train_class:
+            raise UserError(f"`teacher` {name} has the class {teacher_class!r} where the training images have {train_class!r}")
     side = weights.preprocessing.input_size if weights.preprocessing else None
     return Teacher(network, (side, side) if side else None)
 
 
-def _require_classes(name: str, known: int, n_class: int) -> None:
-    if known != n_class:
-        raise TeacherError(
-            f"--teacher {name}: the teacher knows {known} classes and the training images have {n_class}; "
-            "take one that was trained on these"
+def _require_classes(name: str, teacher_classes: int, n_class: int) -> None:
+    if teacher_classes != n_class:
+        raise UserError(
+            f"`teacher` {name} has {teacher_classes} classes and the training images have {n_class}; "
+            "choose a teacher that was trained on the same classes"
         )
 
 
-_Create = Callable[[str, int | None], Teacher]  # (name, classes); without a number, with the published weights and classes
+# (model name, number of classes) -> teacher; None for the published weights and their classes
+_Create = Callable[[str, int | None], Teacher]
 
 
-def _find(name: str) -> tuple[_Create, str]:
-    """What makes the teacher of that name, and what the library that has it calls it."""
+def _find_model(name: str) -> tuple[_Create, str]:
+    """Return the function that creates the teacher, and the name of the model in its library."""
     import torchvision
 
-    names = torchvision.models.list_models(module=torchvision.models)  # classification alone
-    library, _, rest = name.partition("/") if name.startswith(("torchvision/", "timm/")) else ("", "", name)
-    if library != "timm" and rest in names:
-        return _create_with_torchvision, rest
+    names = torchvision.models.list_models(module=torchvision.models)  # of classifiers
+    library, _, model_name = name.partition("/") if name.startswith(("torchvision/", "timm/")) else ("", "", name)
+    if library != "timm" and model_name in names:
+        return _create_with_torchvision, model_name
     if library != "torchvision":
         import timm
 
-        if rest.startswith("hf-hub:") or timm.is_model(rest):
-            return _create_with_timm, rest
+        if model_name.startswith("hf-hub:") or timm.is_model(model_name):
+            return _create_with_timm, model_name
         names = timm.list_models() + (names if not library else [])
-    near = difflib.get_close_matches(rest, names, 1, cutoff=0)
-    where = library or "torchvision or timm"
-    raise TeacherError(f"--teacher {name}: there is no such file, nor a model of {where}; the nearest is {near[0]}")
+    raise UserError(
+        f"`teacher` {name} is neither a file nor a model of {library or 'torchvision or timm'}; "
+        f"did you mean {nearest(model_name, names, cutoff=0)}?"
+    )
 
 
 def _create_with_torchvision(name: str, n_class: int | None) -> Teacher:
@@ -199,7 +157,7 @@ def _create_with_torchvision(name: str, n_class: int | None) -> Teacher:
 
     published = get_model_weights(name).DEFAULT
     if n_class is None:
-        with _impatient():
+        with _socket_timeout():
             network = get_model(name, weights=published)
     else:
         network = get_model(name, num_classes=n_class)
@@ -211,18 +169,18 @@ def _create_with_torchvision(name: str, n_class: int | None) -> Teacher:
 def _create_with_timm(name: str, n_class: int | None) -> Teacher:
     import timm
 
-    asks_the_hub = n_class is None or name.startswith("hf-hub:")  # which has the description of such a model, too
-    with _impatient(), _hub_that_answers() if asks_the_hub else contextlib.nullcontext():
+    asks_hub = n_class is None or name.startswith("hf-hub:")  # the hub also has the architecture of a hub model
+    with _socket_timeout(), _cache_if_unreachable() if asks_hub else contextlib.nullcontext():
         network = timm.create_model(name, pretrained=n_class is None, num_classes=n_class)
     config: dict[str, Any] = timm.data.resolve_model_data_config(network)  # type: ignore[no-untyped-call, unused-ignore]
     return Teacher(network, tuple(config["input_size"][1:]), config["mean"], config["std"])
 
 
 @contextlib.contextmanager
-def _impatient() -> Iterator[None]:
-    """Where packets are dropped rather than refused, urllib would wait for minutes."""
+def _socket_timeout() -> Iterator[None]:
+    """Limit the time for which urllib waits for a server: minutes, where a firewall drops packets."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
+    socket.setdefaulttimeout(SERVER_TIMEOUT)
     try:
         yield
     finally:
@@ -230,14 +188,14 @@ def _impatient() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _hub_that_answers() -> Iterator[None]:
-    """Without a network huggingface_hub tries again for most of a minute; so it is asked once, and else looks in its cache."""
+def _cache_if_unreachable() -> Iterator[None]:
+    """Make huggingface_hub use its cache at once where the hub cannot be reached, instead of retrying for a minute."""
     from huggingface_hub import constants, get_session
 
     before = constants.HF_HUB_OFFLINE
     try:
-        get_session().head(constants.ENDPOINT, timeout=PATIENCE)
-    except Exception:  # which, depends on the library it asks with
+        get_session().head(constants.ENDPOINT, timeout=SERVER_TIMEOUT)
+    except Exception:  # its kind depends on the HTTP library
         constants.HF_HUB_OFFLINE = True
     try:
         yield
@@ -245,19 +203,19 @@ def _hub_that_answers() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _load_checkpoint(network: nn.Module, checkpoint: str, what: str) -> None:
+def _load_checkpoint(network: nn.Module, checkpoint: str, model: str) -> None:
     try:
-        # Both timm and torchvision's references save their options beside the weights.
+        # timm and torchvision's references store their options, a Namespace, beside the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = files.read(Path(checkpoint))
     except files.DamagedFileError as error:
-        raise TeacherError(f"--teacher-checkpoint: {error}") from error
+        raise UserError(f"`teacher_checkpoint`: {error}") from error
     except OSError as error:
-        raise TeacherError(f"--teacher-checkpoint {checkpoint} cannot be read: {error.strerror}") from error
+        raise UserError(f"`teacher_checkpoint` {checkpoint} cannot be read: {error.strerror}") from error
     if not isinstance(content, Mapping):
-        raise TeacherError(f"--teacher-checkpoint {checkpoint} holds a {type(content).__name__}, not a state dict")
-    content = next((content[key] for key in STATE_DICTS if isinstance(content.get(key), Mapping)), content)
-    found = {str(name).removeprefix("module."): tensor for name, tensor in content.items() if name != "n_averaged"}
-    if wrong := describe_mismatch(network.state_dict(), found):
-        raise TeacherError(f"--teacher-checkpoint {checkpoint} does not fit {what}: {wrong}")
-    network.load_state_dict(found, strict=False)
+        raise UserError(f"`teacher_checkpoint` {checkpoint} holds a {type(content).__name__}, not a state dict")
+    content = next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)), content)
+    state_dict = {str(name).removeprefix("module."): tensor for name, tensor in content.items() if name != "n_averaged"}
+    if difference := describe_mismatch(network.state_dict(), state_dict):
+        raise UserError(f"`teacher_checkpoint` {checkpoint} does not fit {model}: {difference}")
+    network.load_state_dict(state_dict, strict=False)

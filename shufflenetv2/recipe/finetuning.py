@@ -1,138 +1,123 @@
-"""Training that starts from weights: what is taken over, what stays as it is, and what learns more slowly."""
+"""Training that starts from weights: loading them, and freezing parts of the network."""
 
-import difflib
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import UserError
+from ..config import FineTuningConfig, ModelConfig
+from ..errors import UserError, nearest
 from ..network import STAGE_UNITS, ShuffleNetV2, published_name
-from ..weights import Weights, describe_mismatch
-from .optimizers import parameter_groups
+from ..weights import Weights, describe_mismatch, pretrained_weights, read_weights
 
-HEAD = "classifier."
+CLASSIFIER = "classifier."
 
 
-class FreezeError(UserError):
-    """A part of the network that cannot be frozen."""
+def read_initial_weights(fine_tuning: FineTuningConfig, model: ModelConfig) -> Weights | None:
+    """Read the weights to start from, which torchvision's published ones may have to be downloaded for; None for new ones.
+
+    Raises:
+        UserError: for a file that cannot be read or does not hold weights of a ShuffleNetV2, or a failed download.
+    """
+    if fine_tuning.pretrained:
+        return pretrained_weights(model.model_size)
+    return read_weights(fine_tuning.initial_checkpoint) if fine_tuning.initial_checkpoint else None
 
 
 def start_from(network: ShuffleNetV2, weights: Weights, class_names: list[str] | None = None) -> str:
-    """Loads weights into a network, in place, all but a head that does not fit.
+    """Load weights into a network, in place; a classifier that does not fit keeps its initial weights.
 
-    A head fits that has the same shape and, where both are known, the same classes; its rows are
-    put in the order of the network's classes. One that does not fit is left as it is initialised.
+    A classifier fits if it has the same shape and, where both are known, the same classes. Its rows are put in the order
+    of the network's classes.
 
     Args:
-        class_names: what the network's logits stand for.
+        class_names: names of the network's classes.
 
     Returns:
         A line for the log.
 
     Raises:
-        UserError: where the weights are of another model size, or a tensor outside the head is
-            missing, superfluous or of another shape. The network is as it was before.
+        UserError: for weights of another model size, or with a tensor outside the classifier that is missing, superfluous or
+            of another shape. The network is unchanged then.
     """
     if weights.model_size != network.model_size:
         raise UserError(
-            f"--initial-checkpoint {weights.path} holds a {weights.model_size} model, "
-            f"and --model-size says {network.model_size}"
+            f"`initial_checkpoint` {weights.path} holds a {weights.model_size} model, and `model_size` is {network.model_size}"
         )
-    expected, found = network.state_dict(), dict(weights.state_dict)
+    expected, state_dict = network.state_dict(), dict(weights.state_dict)
     line = f"started from {weights.path} ({weights.model_size}, {weights.n_class} classes)"
-    head, new_head = ({name: each[name].shape for name in each if name.startswith(HEAD)} for each in (found, expected))
-    theirs, ours = weights.class_names or [], class_names or []
-    others = bool(theirs and ours) and set(theirs) != set(ours)
-    if head != new_head or others:
-        line += f"; the head is new, for {network.n_class}{' other' if head == new_head else ''} classes"
-        found = {name: tensor for name, tensor in found.items() if name not in head}
-        expected = {name: tensor for name, tensor in expected.items() if name not in new_head}
-    elif theirs and ours and theirs != ours:
-        line += "; the rows of the head are put in the order of the classes here"
-        rows = [theirs.index(name) for name in ours]
-        found.update({name: found[name][rows] for name in head})
+    shapes, network_shapes = (
+        {name: state[name].shape for name in state if name.startswith(CLASSIFIER)} for state in (state_dict, expected)
+    )
+    file_classes, classes = weights.class_names or [], class_names or []
+    has_other_classes = bool(file_classes and classes) and set(file_classes) != set(classes)
+    if shapes != network_shapes or has_other_classes:
+        line += f"; the classifier is new, for {network.n_class}{' other' if shapes == network_shapes else ''} classes"
+        state_dict = {name: tensor for name, tensor in state_dict.items() if name not in shapes}
+        expected = {name: tensor for name, tensor in expected.items() if name not in network_shapes}
+    elif file_classes and classes and file_classes != classes:
+        line += "; the rows of the classifier were put in the order of the classes of the training images"
+        rows = [file_classes.index(name) for name in classes]
+        state_dict.update({name: state_dict[name][rows] for name in shapes})
 
-    if wrong := describe_mismatch(expected, found):
-        raise UserError(f"--initial-checkpoint {weights.path} does not fit this ShuffleNetV2 {network.model_size}: {wrong}")
-    network.load_state_dict(found, strict=False)
+    if difference := describe_mismatch(expected, state_dict):
+        raise UserError(
+            f"`initial_checkpoint` {weights.path} does not fit this ShuffleNetV2 {network.model_size}: {difference}"
+        )
+    network.load_state_dict(state_dict, strict=False)
     if weights.preprocessing:
         mean, std = tuple(weights.preprocessing.mean), tuple(weights.preprocessing.std)
         if (mean, std) != (network.mean, network.std):
-            line += f"; these weights are used to --mean {_numbers(mean)} --std {_numbers(std)}"
+            line += f"; they were trained with mean {_in_words(mean)} and std {_in_words(std)}"
     return line
 
 
 def freeze(network: ShuffleNetV2, names: Sequence[str]) -> str:
-    """Makes parts of a network learn nothing any more, in place: neither weights nor batch-norm statistics.
+    """Exclude parts of a network from training, in place: weights and batch-norm statistics keep their values.
 
-    Their batch norm becomes torchvision's FrozenBatchNorm2d, which computes what batch norm does in
-    eval mode, also in train mode and when the statistics are recalibrated. The names in the state dict stay,
-    except that nothing counts batches there. Call it before the optimizer is made, and before batch
-    norm is converted otherwise.
+    Batch norm in these parts becomes torchvision's FrozenBatchNorm2d, which always computes what batch norm computes in
+    eval mode, also in train mode and during recalibration. State-dict names stay, except for the counts of batches. Call
+    this before the optimizer is built, and before batch norm is converted otherwise.
 
     Args:
-        names: 'stem', 'stage2', 'stage3', 'stage4', 'conv_last', 'head', 'backbone' (all but the head), or
-            modules by their path, such as 'features.3'.
+        names: 'stem', 'stage2', 'stage3', 'stage4', 'conv_last', 'head' (the classifier), 'backbone' (all but the
+            classifier), or paths of modules such as 'features.3'.
 
     Returns:
         A line for the log.
 
     Raises:
-        FreezeError: for a name that stands for no weights, or where nothing would be left to train.
-            The network is as it was before.
+        UserError: for an unknown name, or where nothing would be left to train. The network is unchanged then.
     """
     from torchvision.ops import FrozenBatchNorm2d
 
     paths = {name: [name] for name, module in network.named_modules() if name and list(module.parameters())}
-    paths |= _parts()
+    paths |= _paths_of_parts()
     names = [published_name(name) for name in names]
     for name in names:
         if name not in paths:
-            near = difflib.get_close_matches(name, paths, 1, cutoff=0)[0]
-            raise FreezeError(f"--freeze {name}: no part of the network with weights is called that; the nearest is {near}")
+            near = nearest(name, paths, cutoff=0)
+            raise UserError(f"`freeze` {name}: no part of the network with weights has this name; did you mean {near}?")
     prefixes = tuple(f"{path}." for name in names for path in paths[name])
 
     frozen = [parameter for name, parameter in network.named_parameters() if name.startswith(prefixes)]
-    everything = list(network.parameters())
-    if len(frozen) == len(everything):
-        raise FreezeError(f"--freeze {' '.join(names)}: nothing would be left to train; leave a part out")
-    count, total = (sum(parameter.numel() for parameter in each) for each in (frozen, everything))
+    parameters = list(network.parameters())
+    if len(frozen) == len(parameters):
+        raise UserError(f"`freeze` {' '.join(names)}: nothing would be left to train; leave a part out")
+    count, total = (sum(parameter.numel() for parameter in each) for each in (frozen, parameters))
     for parameter in frozen:
         parameter.requires_grad_(False)
     for name, module in list(network.named_modules()):
         if isinstance(module, _BatchNorm) and f"{name}.".startswith(prefixes):
-            fixed = FrozenBatchNorm2d(module.num_features, module.eps).to(module.weight)
-            fixed.load_state_dict(module.state_dict())
+            frozen_norm = FrozenBatchNorm2d(module.num_features, module.eps).to(module.weight)
+            frozen_norm.load_state_dict(module.state_dict())
             parent, _, own_name = name.rpartition(".")
-            setattr(network.get_submodule(parent), own_name, fixed.train(module.training))
+            setattr(network.get_submodule(parent), own_name, frozen_norm.train(module.training))
     return f"frozen: {', '.join(names)} ({count:,} of {total:,} parameters)"
 
 
-def fine_tuning_groups(
-    network: ShuffleNetV2, weight_decay: float, learning_rate: float, backbone_lr_scale: float
-) -> list[dict[str, Any]]:
-    """Groups for an optimizer, each with its learning rate: the base for the classifier, and that times a scale for the rest.
-
-    Within both, what decays is as in `parameter_groups`. The classifier's come first, so that the
-    first group's rate is the base; a group without parameters is left out.
-
-    Args:
-        backbone_lr_scale: 0 or more.
-    """
-    head = {id(parameter) for parameter in network.classifier.parameters()}
-    groups = []
-    for of_head, scale in ((True, 1.0), (False, backbone_lr_scale)):
-        for group in parameter_groups(network, weight_decay):
-            parameters = [parameter for parameter in group["params"] if (id(parameter) in head) is of_head]
-            if parameters:
-                groups.append({**group, "params": parameters, "lr": learning_rate * scale})
-    return groups
-
-
-def _parts() -> dict[str, list[str]]:
-    """The paths of the modules that make up what the paper names."""
+def _paths_of_parts() -> dict[str, list[str]]:
+    """Return the paths of the modules that make up each part named in the paper."""
     ends = list(accumulate(STAGE_UNITS))
     stages = {
         f"stage{number}": [f"features.{unit}" for unit in range(end - units, end)]
@@ -141,5 +126,5 @@ def _parts() -> dict[str, list[str]]:
     return {"stem": ["first_conv"], **stages, "head": ["classifier"], "backbone": ["first_conv", "features", "conv_last"]}
 
 
-def _numbers(values: tuple[float, ...]) -> str:
+def _in_words(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:g}" for value in values)

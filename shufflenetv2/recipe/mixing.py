@@ -1,4 +1,4 @@
-"""Mixup and cutmix: images that are two at once, and targets to match."""
+"""Mixup and cutmix: training on mixtures of two images and of their targets."""
 
 from dataclasses import dataclass
 
@@ -6,85 +6,94 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config import AugmentationConfig
 from ..rng import MIXING, generator
+
+
+def build_mixing(config: AugmentationConfig, n_class: int, seed: int) -> "Mixing | None":
+    """Build the mixing of batches, or return None where neither mixup nor cutmix is asked for."""
+    return Mixing(config, n_class, seed) if config.mixup or config.cutmix or config.cutmix_minmax else None
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixes every image of a batch with the one as far from its end, with timm's meaning of each number.
+    """Mix image i of a batch of N with image N - 1 - i, by mixup or cutmix; the options mean what they mean in timm.
 
-    What is drawn follows from the seed, the iteration and the process. (Zhang et al. 2018,
-    https://arxiv.org/abs/1710.09412; Yun et al. 2019, https://arxiv.org/abs/1905.04899)
+    Mixup (https://arxiv.org/abs/1710.09412) is a weighted sum of two images. Cutmix (https://arxiv.org/abs/1905.04899)
+    replaces a rectangle of an image, the box, by that of the other. All draws are a function of (seed, iteration, rank).
 
     Args:
-        n_class: length of the targets to come.
-        seed: of the draws.
-        mixup, cutmix: alpha of the Beta distribution of the shares; 0 for none. With both, one is drawn.
-        cutmix_minmax: smallest and largest side of the rectangle, as a share of the image's; instead of cutmix's alpha.
-        probability: that a mixture is drawn at all.
-        switch_probability: of cutmix, where there are both.
-        mode: 'batch', 'pair' or 'elem': what shares a draw.
-        off_iter: the iteration from which on nothing is mixed any more; 0 for never.
+        config: `mixup`, `cutmix`, `cutmix_minmax` and the options whose names begin with `mixup_`.
+        n_class: number of classes.
     """
 
+    config: AugmentationConfig
     n_class: int
     seed: int = 0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    cutmix_minmax: tuple[float, float] | None = None
-    probability: float = 1.0
-    switch_probability: float = 0.5
-    mode: str = "batch"
-    off_iter: int = 0
 
-    def __call__(self, images: Tensor, targets: Tensor, iteration: int, process: int = 0) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) of any type and (N,) int64 -> float32 of the same shape and float32 (N, n_class), on the same device."""
-        shares, boxes = self.draw(len(images), images.shape[2], images.shape[3], iteration, process)
-        share = torch.from_numpy(shares).to(images.device, non_blocking=True)
+    def __call__(self, images: Tensor, targets: Tensor, iteration: int, rank: int = 0) -> tuple[Tensor, Tensor]:
+        """Mix a batch.
+
+        Args:
+            images: (N, 3, H, W), any type.
+            targets: classes, int64 (N,).
+            iteration: from 1.
+            rank: number of this process.
+
+        Returns:
+            Images, float32 (N, 3, H, W), and probabilities of the classes, float32 (N, n_class), on the device of `images`.
+        """
+        lams, boxes = self.draw(len(images), images.shape[2], images.shape[3], iteration, rank)
+        lam = torch.from_numpy(lams).to(images.device, non_blocking=True)
         top, bottom, left, right = torch.from_numpy(boxes).to(images.device, non_blocking=True).view(4, -1, 1, 1, 1)
         rows = torch.arange(images.shape[2], device=images.device).view(1, 1, -1, 1)
         columns = torch.arange(images.shape[3], device=images.device)
-        inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)  # (N, 1, H, W)
-        # Within a box the other image is all there is. Without one, both are everywhere.
-        boxed = (bottom > top) & (right > left)
-        weight = torch.where(boxed, (~inside).float(), share.view(-1, 1, 1, 1))
+        in_box = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)  # (N, 1, H, W)
+        has_box = (bottom > top) & (right > left)  # (N, 1, 1, 1)
+        weight = torch.where(has_box, (~in_box).float(), lam.view(-1, 1, 1, 1))  # of the image itself
         images = images.float()
-        # Not torch's one_hot, which looks at the values and so may wait for the device.
-        classes = (targets[:, None] == torch.arange(self.n_class, device=targets.device)).float()
-        share = share[:, None]
-        return images * weight + images.flip(0) * (1 - weight), classes * share + classes.flip(0) * (1 - share)
+        # torch's one_hot would look at the values, and so wait for the device.
+        one_hot = (targets[:, None] == torch.arange(self.n_class, device=targets.device)).float()
+        lam = lam[:, None]
+        return images * weight + images.flip(0) * (1 - weight), one_hot * lam + one_hot.flip(0) * (1 - lam)
 
-    def draw(self, count: int, height: int, width: int, iteration: int, process: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Each image's own share of the result, float32 (N,), and its box, int64 (4, N): top, bottom, left, right, or zeros."""
-        rng = generator(self.seed, MIXING, iteration, process)
-        draws = {"batch": 1, "pair": (count + 1) // 2, "elem": count}[self.mode]
-        shares, boxes = np.ones(draws, np.float32), np.zeros((4, draws), np.int64)
-        cuts = bool(self.cutmix or self.cutmix_minmax)
-        if self.off_iter and iteration >= self.off_iter:
+    def draw(self, count: int, height: int, width: int, iteration: int, rank: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Draw the mixture of each image.
+
+        Returns:
+            lam, the fraction that remains of the image itself, float32 (N,); and its box, int64 (4, N): top, bottom, left,
+            right, or zeros for mixup.
+        """
+        config = self.config
+        rng = generator(self.seed, MIXING, iteration, rank)
+        draws = {"batch": 1, "pair": (count + 1) // 2, "elem": count}[config.mixup_mode]
+        lam, boxes = np.ones(draws, np.float32), np.zeros((4, draws), np.int64)
+        has_cutmix = bool(config.cutmix or config.cutmix_minmax)
+        if config.mixup_off_iter and iteration >= config.mixup_off_iter:
             draws = 0
         for i in range(draws):
-            if rng.random() >= self.probability:
+            if rng.random() >= config.mixup_prob:
                 continue
-            if cuts and (not self.mixup or rng.random() < self.switch_probability):
+            if has_cutmix and (not config.mixup or rng.random() < config.mixup_switch_prob):
                 boxes[:, i] = self._draw_box(rng, height, width)
                 top, bottom, left, right = boxes[:, i]
-                shares[i] = 1 - (bottom - top) * (right - left) / (height * width)
+                lam[i] = 1 - (bottom - top) * (right - left) / (height * width)
             else:
-                shares[i] = rng.beta(self.mixup, self.mixup)
-        positions = np.arange(count)
-        which = {"batch": positions * 0, "pair": np.minimum(positions, count - 1 - positions), "elem": positions}[self.mode]
-        return shares[which], boxes[:, which]
+                lam[i] = rng.beta(config.mixup, config.mixup)
+        images = np.arange(count)
+        draw_of_image = {"batch": images * 0, "pair": np.minimum(images, count - 1 - images), "elem": images}[config.mixup_mode]
+        return lam[draw_of_image], boxes[:, draw_of_image]
 
     def _draw_box(self, rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
-        if self.cutmix_minmax:
-            low, high = self.cutmix_minmax
-            tall, wide = (int(side * (low + (high - low) * rng.random())) for side in (height, width))
-            top, left = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
-            return top, top + tall, left, left + wide
-        ratio = (1 - rng.beta(self.cutmix, self.cutmix)) ** 0.5
-        tall, wide = int(height * ratio), int(width * ratio)
-        middle, centre = int(rng.integers(height)), int(rng.integers(width))
-        # A box that reaches over the edge is cut off there.
-        top, bottom = max(0, middle - tall // 2), min(height, middle + (tall + 1) // 2)
-        left, right = max(0, centre - wide // 2), min(width, centre + (wide + 1) // 2)
+        if self.config.cutmix_minmax:
+            low, high = self.config.cutmix_minmax
+            box_height, box_width = (int(side * (low + (high - low) * rng.random())) for side in (height, width))
+            top, left = int(rng.integers(height - box_height + 1)), int(rng.integers(width - box_width + 1))
+            return top, top + box_height, left, left + box_width
+        ratio = (1 - rng.beta(self.config.cutmix, self.config.cutmix)) ** 0.5
+        box_height, box_width = int(height * ratio), int(width * ratio)
+        centre_y, centre_x = int(rng.integers(height)), int(rng.integers(width))
+        # A box that extends beyond the edge of the image is cut off there.
+        top, bottom = max(0, centre_y - box_height // 2), min(height, centre_y + (box_height + 1) // 2)
+        left, right = max(0, centre_x - box_width // 2), min(width, centre_x + (box_width + 1) // 2)
         return top, bottom, left, right

@@ -1,21 +1,19 @@
-"""Optimizers by name, and the clipping of gradients."""
+"""Optimizers: parameter groups, construction by name, and clipping of gradients."""
 
-import difflib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from ..errors import UserError
+from ..config import FineTuningConfig, OptimizationConfig
+from ..errors import UserError, nearest
+from ..network import ShuffleNetV2
 
 LOOKAHEAD = "lookahead_"
 KRON = ("kron", "kronc", "kronw")
-
-
-class OptimizerError(UserError):
-    """An optimizer, or a way to clip, that cannot be used as asked; the text is one line that says why."""
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -31,89 +29,125 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def build_optimizer(
-    name: str,
-    groups: list[dict[str, Any]],
-    *,
-    learning_rate: float,
-    momentum: float = 0.9,
-    eps: float | None = None,
-    betas: tuple[float, ...] | None = None,
-) -> Optimizer:
-    """The original's optimizer, 'sgd', or one of those that timm knows by name.
+def fine_tuning_groups(
+    network: ShuffleNetV2, weight_decay: float, learning_rate: float, backbone_lr_scale: float
+) -> list[dict[str, Any]]:
+    """Divide the trainable parameters into groups in which the backbone has a learning rate of its own.
 
-    'sgd' is plain SGD with momentum, and needs no timm. Beware: what *timm* calls 'sgd' has Nesterov's
-    momentum, and is 'nesterov' here. 'lookahead_' before a name wraps timm's Lookahead around it.
+    The weight decay is that of `parameter_groups`. The groups of the classifier come first, so that the first group has
+    the base rate. Groups without parameters are left out.
 
     Args:
-        name: 'sgd' or any of `timm.optim.list_optimizers()`, in small letters or not.
-        groups: parameter groups with their `weight_decay`, and `lr` where it is a group's own; kept as they are.
-        learning_rate: of the groups without one.
-        momentum: 0 to below 1; optimizers that have none do not look at it.
-        eps, betas: the optimizer's own where None. Two betas, or three for adan and its like.
+        learning_rate: base rate, that of the classifier.
+        backbone_lr_scale: learning rate of all other parameters as a multiple of the base rate.
+    """
+    classifier = {id(parameter) for parameter in network.classifier.parameters()}
+    groups = []
+    for is_classifier, scale in ((True, 1.0), (False, backbone_lr_scale)):
+        for group in parameter_groups(network, weight_decay):
+            parameters = [parameter for parameter in group["params"] if (id(parameter) in classifier) is is_classifier]
+            if parameters:
+                groups.append({**group, "params": parameters, "lr": learning_rate * scale})
+    return groups
+
+
+def build_optimizer(network: ShuffleNetV2, optimization: OptimizationConfig, fine_tuning: FineTuningConfig) -> Optimizer:
+    """Build the optimizer of a network's trainable parameters.
 
     Raises:
-        OptimizerError: where there is no such optimizer, its package is missing, it has no eps or betas
-            or does not accept these, or it could not go on exactly after an interruption.
+        UserError: see `create_optimizer`.
     """
-    name = name.lower()
-    if name == "sgd":
-        for option, value in (("eps", eps), ("betas", betas)):
-            if value is not None:
-                raise OptimizerError(f"--opt-{option}: sgd has none; leave it out, or choose another --opt")
-        return SGD(groups, lr=learning_rate, momentum=momentum)
+    scale = fine_tuning.backbone_lr_scale
+    if scale == 1.0:
+        groups = parameter_groups(network, optimization.weight_decay)
+    else:
+        groups = fine_tuning_groups(network, optimization.weight_decay, optimization.learning_rate, scale)
+    return create_optimizer(groups, optimization)
 
-    from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+
+def create_optimizer(groups: list[dict[str, Any]], config: OptimizationConfig) -> Optimizer:
+    """Create an optimizer by name: the original's, 'sgd', or one of timm's.
+
+    'sgd' is plain SGD with momentum, and does not load timm. What *timm* calls 'sgd' uses Nesterov momentum; its name here
+    is 'nesterov'. The prefix 'lookahead_' wraps timm's Lookahead around any of them.
+
+    Args:
+        groups: parameter groups with a `weight_decay`, and an `lr` where it differs from `learning_rate`; used as they are.
+        config: `opt` (upper or lower case), `learning_rate`, `momentum` (for optimizers that have it), `opt_eps`,
+            `opt_betas`.
+
+    Raises:
+        UserError: for an unknown optimizer, a missing package, `opt_eps` or `opt_betas` that the optimizer does not have or
+            accept, or an optimizer that could not be resumed exactly.
+    """
+    name, eps, betas = config.opt.lower(), config.opt_eps, config.opt_betas
+    if name == "sgd":
+        for option, value in (("opt_eps", eps), ("opt_betas", betas)):
+            if value is not None:
+                raise UserError(f"`{option}` has no effect on sgd; leave it out, or choose another `opt`")
+        return SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+
+    from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers  # imported here: timm takes a second
 
     wrapper = LOOKAHEAD if name.startswith(LOOKAHEAD) else ""
     inner = name.removeprefix(LOOKAHEAD)
-    known = list_optimizers()
-    if inner not in known:
-        near = difflib.get_close_matches(inner, known, 1)
-        raise OptimizerError(f"--opt {name} is unknown; {f'do you mean {wrapper}{near[0]}?' if near else 'try sgd or adamw'}")
+    names = [str(name) for name in list_optimizers()]
+    if inner not in names:
+        near = nearest(inner, names)
+        raise UserError(f"`opt` {name} is unknown; {f'did you mean {wrapper}{near}?' if near else 'try sgd or adamw'}")
     info = get_optimizer_info(inner)
     if info.second_order:
-        raise OptimizerError(f"--opt {name} needs second derivatives, which training does not compute; try adamw")
-    if inner in KRON:  # timm's; and the random numbers of torch are another process's own
-        raise OptimizerError(
-            f"--opt {name} cannot be used: it draws from torch's random numbers, which no checkpoint holds, and needs "
-            "150 GB for the last convolution; muon is another that preconditions whole matrices"
+        raise UserError(f"`opt` {name} needs second derivatives, which training does not compute; try adamw")
+    if inner in KRON:
+        raise UserError(
+            f"`opt` {name} cannot be used: it draws from torch's global random numbers, which no checkpoint holds, and needs "
+            "150 GB for the last convolution; muon preconditions whole matrices as well"
         )
     package = info.opt_class.split(".")[0] if isinstance(info.opt_class, str) else ""
     if package and importlib.util.find_spec(package) is None:
-        raise OptimizerError(f"--opt {name} needs the package {package}, which is not installed")
+        raise UserError(f"`opt` {name} needs the package {package}, which is not installed")
 
     arguments: dict[str, Any] = {}
     if eps is not None:
         if not info.has_eps:
-            raise OptimizerError(f"--opt-eps: {name} has none; leave it out")
+            raise UserError(f"`opt_eps` has no effect on {name}; leave it out")
         arguments["eps"] = eps
     if betas is not None:
         if not info.has_betas:
-            raise OptimizerError(f"--opt-betas: {name} has none; leave them out")
+            raise UserError(f"`opt_betas` has no effect on {name}; leave it out")
         if len(betas) != info.num_betas:
-            raise OptimizerError(f"--opt-betas: {name} has {info.num_betas}, not {len(betas)}")
+            raise UserError(f"`opt_betas` of {name} are {info.num_betas} numbers, not {len(betas)}")
         arguments["betas"] = betas
-    called = wrapper + ("momentum" if inner == "sgd" else inner)  # lookahead_sgd goes around the same sgd as above
+    timm_name = wrapper + ("momentum" if inner == "sgd" else inner)  # lookahead_sgd wraps plain SGD, too
     try:
-        optimizer: Optimizer = create_optimizer_v2(groups, called, lr=learning_rate, momentum=momentum, **arguments)
-    except (AssertionError, ImportError, TypeError, ValueError) as error:  # what timm's and torch's constructors raise
-        raise OptimizerError(f"--opt {name} cannot be used: {error}") from error
+        optimizer: Optimizer = create_optimizer_v2(
+            groups, timm_name, lr=config.learning_rate, momentum=config.momentum, **arguments
+        )
+    except (AssertionError, ImportError, TypeError, ValueError) as error:  # raised by the constructors of timm and torch
+        raise UserError(f"`opt` {name} cannot be used: {error}") from error
     return optimizer
 
 
+def build_clipping(network: ShuffleNetV2, config: OptimizationConfig) -> Callable[[], None] | None:
+    """Build the function that clips the gradients before an update, or return None where `clip_grad` is not set.
+
+    Adaptive clipping ('agc') leaves the classifier out, as recommended in https://arxiv.org/abs/2102.06171.
+    """
+    if not config.clip_grad:
+        return None
+    excluded = {id(parameter) for parameter in network.classifier.parameters()} if config.clip_mode == "agc" else set()
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in excluded]
+    return partial(clip_gradients, parameters, config.clip_grad, config.clip_mode)
+
+
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, mode: str) -> None:
-    """Makes gradients smaller where they are too large, in place, without waiting for the device.
+    """Reduce gradients that exceed a limit, in place and without waiting for the device.
 
     Args:
-        parameters: with gradients, which are not scaled (with a GradScaler: after `unscale_`). For 'agc'
-            by convention (https://arxiv.org/abs/2102.06171) all but those of the classifier.
-        limit: above 0. 'norm': of the norm of all gradients together. 'value': of each number's size.
-            'agc': of the ratio of a gradient's norm to its weight's, output channel by output channel.
-        mode: 'norm', 'value' or 'agc'.
-
-    Raises:
-        OptimizerError: for another mode.
+        parameters: parameters whose gradients are not scaled (with a GradScaler: after `unscale_`).
+        limit: above 0; what it limits depends on `mode`.
+        mode: 'norm', the norm of all gradients together; 'value', the absolute value of each number; 'agc', the ratio of
+            the norm of a gradient to that of its weight, per output channel.
     """
     tensors: list[Tensor] = list(parameters)
     if mode == "norm":
@@ -121,8 +155,8 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, mode: str) 
     elif mode == "value":
         nn.utils.clip_grad_value_(tensors, limit)
     elif mode == "agc":
-        from timm.utils import dispatch_clip_grad
+        from timm.utils import dispatch_clip_grad  # imported here: timm takes a second
 
         dispatch_clip_grad(tensors, limit, mode="agc")
     else:
-        raise OptimizerError(f"--clip-mode {mode} is unknown; choose norm, value or agc")
+        raise ValueError(f"clip mode {mode!r} is unknown; choose norm, value or agc")
