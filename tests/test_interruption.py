@@ -20,7 +20,7 @@ from shufflenetv2.cli.command import parse
 from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
 from shufflenetv2.engine import GracefulShutdown, ShutdownRequested, checkpoint
 from shufflenetv2.engine.background import BackgroundWriter
-from shufflenetv2.engine.trainer import every
+from shufflenetv2.engine.checkpoint import every
 from shufflenetv2.errors import UserError
 from tests.support import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 

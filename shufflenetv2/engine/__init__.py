@@ -12,10 +12,10 @@ from .hooks import Hook as Hook
 from .hooks import load_hook as load_hook
 from .loop import Callbacks as Callbacks
 from .loop import StepSettings as StepSettings
-from .loop import TrainMetrics as TrainMetrics
 from .loop import recalibrate_batch_norm as recalibrate_batch_norm
 from .loop import train as train
 from .loop import train_step as train_step
+from .metrics import TrainMetrics as TrainMetrics
 from .nonfinite import NonFiniteLossError as NonFiniteLossError
 from .signals import GracefulShutdown as GracefulShutdown
 from .signals import ShutdownRequested as ShutdownRequested

@@ -5,7 +5,7 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,28 @@ def set_aside(folder: Path) -> Path | None:
     return subfolder
 
 
+def every(interval: int | str) -> Callable[[int], bool]:
+    """Return a function (iteration) -> whether something is due after that iteration.
+
+    Args:
+        interval: number of iterations (int), or time ('90s', '10m', '2h'). With time, every process of the run must call
+            the function after every iteration; all processes get the same answer.
+    """
+    if isinstance(interval, int):
+        return lambda iteration: iteration % interval == 0
+    seconds = float(interval[:-1]) * {"s": 1, "m": 60, "h": 3600}[interval[-1]]
+    last_due, all_reduce = time.monotonic(), distributed.DelayedAllReduceMax()
+
+    def is_due(iteration: int) -> bool:
+        nonlocal last_due
+        if not all_reduce(time.monotonic() - last_due >= seconds):
+            return False
+        last_due = time.monotonic()
+        return True
+
+    return is_due
+
+
 # ---- the checkpoints of a run
 
 
@@ -164,6 +186,12 @@ class Checkpointer:
     def __init__(self, folder: Path, identity: RunIdentity, config: RunConfig) -> None:
         self.folder, self.identity, self._config = folder, identity, config
         self._writer = BackgroundWriter()
+        self._is_save_due = every(config.save_interval)
+        self._is_recovery_due = every(config.recovery_interval) if config.recovery_interval else lambda iteration: False
+
+    def is_due(self, iteration: int) -> bool:
+        """Return whether a checkpoint is due after an iteration; call this after every iteration, in all processes."""
+        return self._is_save_due(iteration) or self._is_recovery_due(iteration)
 
     def is_finished(self) -> bool:
         """Return whether the folder holds the result of this run.

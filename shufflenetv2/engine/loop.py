@@ -1,7 +1,5 @@
 """The training loop, driven by iterations."""
 
-import contextlib
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,7 +14,8 @@ from torch.optim import Optimizer
 from ..recipe import LossFunction, Mixing
 from ..rng import DEVICE, generator
 from . import distributed
-from .state import RunningAccuracy, TrainingState
+from .metrics import Stopwatch, TrainMetrics
+from .state import TrainingState
 
 
 @dataclass(frozen=True)
@@ -40,27 +39,6 @@ class StepSettings:
     accum_steps: int = 1
     clip: Callable[[], object] | None = None
     dist_bn: str = "broadcast"
-
-
-@dataclass(frozen=True)
-class TrainMetrics:
-    """The figures of a TRAIN line.
-
-    Attributes:
-        learning_rate, loss: of this iteration.
-        top1_error, top5_error: over the images since the last TRAIN line.
-        data_time, train_time: seconds per iteration since then; data_time is the part spent waiting for images.
-        images_per_second: of all processes.
-    """
-
-    iteration: int
-    learning_rate: float
-    loss: float
-    top1_error: float
-    top5_error: float
-    data_time: float
-    train_time: float
-    images_per_second: float
 
 
 class Callbacks:
@@ -156,14 +134,13 @@ def train(
     """
     callbacks = callbacks or Callbacks()
     device = next(model.parameters()).device
-    window = _Window()
+    stopwatch = Stopwatch()
     model.train()
     while state.iteration < until:
         iteration = state.iteration + 1
-        with window.waiting_for_data():
+        with stopwatch.waiting_for_data():
             images, targets = next(batches)
             images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        window.images += len(images)
 
         seed_device(settings.seed, iteration)
         state.scheduler.step()
@@ -176,14 +153,13 @@ def train(
         )  # fmt: skip
         distributed.synchronize_batch_norm(state.network, settings.dist_bn)
         state.complete_iteration(loss, logits, targets)
-        window.iterations += 1
+        stopwatch.count(len(images))
         callbacks.after_iteration(iteration, loss, logits)
 
         if iteration % display_interval == 0:
-            state.require_finite()
-            callbacks.on_metrics(_metrics(state, loss, window))
-            state.accuracy, window = RunningAccuracy(), _Window()
-        with window.paused():
+            callbacks.on_metrics(state.display_metrics(loss, stopwatch))
+            stopwatch = Stopwatch()
+        with stopwatch.paused():
             callbacks.between_iterations(iteration)
 
 
@@ -200,44 +176,6 @@ def _prepare(images: Tensor, targets: Tensor, mixing: Mixing | None, iteration: 
         return images, targets, targets
     images, mixed_targets = mixing(images, targets, iteration, distributed.rank())
     return images, mixed_targets, mixed_targets.argmax(dim=1)  # the class with the larger weight
-
-
-class _Window:
-    """Time and counts since the last TRAIN line."""
-
-    def __init__(self) -> None:
-        self.iterations, self.images, self.data_time = 0, 0, 0.0
-        self._started = time.perf_counter()
-
-    @property
-    def elapsed(self) -> float:
-        return time.perf_counter() - self._started
-
-    @contextlib.contextmanager
-    def waiting_for_data(self) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.data_time += time.perf_counter() - started
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self._started += time.perf_counter() - started
-
-
-def _metrics(state: TrainingState, loss: Tensor, window: _Window) -> TrainMetrics:
-    counts, elapsed = state.accuracy.state_dict(), window.elapsed
-    return TrainMetrics(
-        iteration=state.iteration,
-        learning_rate=state.learning_rate,
-        loss=float(distributed.all_reduce_sum(loss.cpu().double())) / distributed.world_size(),
-        top1_error=1 - counts["top1"] / counts["images"],
-        top5_error=1 - counts["top5"] / counts["images"],
-        data_time=window.data_time / window.iterations,
-        train_time=elapsed / window.iterations,
-        images_per_second=window.images * distributed.world_size() / elapsed,
-    )
 
 
 @torch.no_grad()

@@ -24,36 +24,10 @@ from ..recipe import (
 from ..weights import Weights
 from . import distributed
 from .devices import Devices
-from .evaluation import count_correct
+from .metrics import RunningAccuracy, Stopwatch, TrainMetrics
 from .nonfinite import LossMonitor
 
 BN_TF = (0.01, 1e-3)  # momentum and epsilon of TensorFlow's batch norm
-
-
-class RunningAccuracy:
-    """Accuracy since the last TRAIN line, counted on the device so that no iteration waits for it."""
-
-    def __init__(self) -> None:
-        self._images = 0
-        self._correct: Tensor | None = None  # int64 (2,): top-1, top-5
-
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Count a batch: logits (N, n_class), targets (N,)."""
-        correct = count_correct(logits, targets)
-        self._correct = correct if self._correct is None else self._correct + correct
-        self._images += len(targets)
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the counts of all processes: 'images', 'top1', 'top5'. Waits for the device."""
-        correct = [0, 0] if self._correct is None else self._correct.tolist()
-        images, top1, top5 = distributed.all_reduce_sum(torch.tensor([self._images, *correct])).tolist()
-        return {"images": images, "top1": top1, "top5": top5}
-
-    def load_state_dict(self, counts: dict[str, int], device: torch.device) -> None:
-        """Restore the counts, which are those of all processes, in process 0."""
-        if distributed.rank() == 0:
-            self._images = counts["images"]
-            self._correct = torch.tensor([counts["top1"], counts["top5"]], device=device)
 
 
 class TrainingState:
@@ -110,6 +84,24 @@ class TrainingState:
             NonFiniteLossError: one of them is infinite or NaN.
         """
         self._loss_monitor.check(self.network, self.iteration, self.learning_rate)
+
+    def display_metrics(self, loss: Tensor, stopwatch: Stopwatch) -> TrainMetrics:
+        """Return the metrics since the last call, and start counting anew. Waits for the device.
+
+        Raises:
+            NonFiniteLossError: a loss since the last call, a weight or a statistic is infinite or NaN.
+        """
+        self.require_finite()
+        counts = self.accuracy.state_dict()
+        self.accuracy = RunningAccuracy()
+        return TrainMetrics(
+            iteration=self.iteration,
+            learning_rate=self.learning_rate,
+            loss=float(distributed.all_reduce_sum(loss.cpu().double())) / distributed.world_size(),
+            top1_error=1 - counts["top1"] / counts["images"],
+            top5_error=1 - counts["top5"] / counts["images"],
+            **stopwatch.rates(),
+        )
 
     def fast_forward(self, iteration: int) -> None:
         """Advance the iteration count and the schedule to `iteration`, without updates."""

@@ -1,7 +1,6 @@
 """A training run: from the newest checkpoint, or from the beginning, to the results."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from typing import Any
@@ -20,7 +19,8 @@ from .checkpoint import Checkpointer, checkpoint_name
 from .devices import Devices
 from .evaluation import EvaluationResult, Evaluator
 from .hooks import SaveImages, load_hook
-from .loop import Callbacks, StepSettings, TrainMetrics, recalibrate_batch_norm, train
+from .loop import Callbacks, StepSettings, recalibrate_batch_norm, train
+from .metrics import TrainMetrics
 from .nonfinite import NonFiniteLossError, next_gap, recover_from_nonfinite
 from .signals import GracefulShutdown, ShutdownRequested
 from .state import build_training_state
@@ -78,8 +78,6 @@ class Trainer(Callbacks):
         self.hooks = [load_hook(name) for name in config.run.hook]
         if config.run.save_images and log.folder:
             self.hooks.append(SaveImages(log.folder / "images", config.run.display_interval, self.class_names))
-        self._is_save_due = every(config.run.save_interval)
-        self._is_recovery_due = every(config.run.recovery_interval or config.optimization.total_iters + 1)
         if newest:
             log.info(f"continuing from {self._load(*newest)}")
 
@@ -176,7 +174,7 @@ class Trainer(Callbacks):
         self.checkpointer.check()
         if iteration % self.config.run.val_interval == 0:
             self.validate()
-        if self._is_save_due(iteration) or self._is_recovery_due(iteration):
+        if self.checkpointer.is_due(iteration):
             self.save()
 
     # ---- checkpoints
@@ -299,25 +297,3 @@ class Trainer(Callbacks):
         # `split_bn` keeps additional statistics for augmented images, which inference does not use.
         state_dict = {name: tensor for name, tensor in record["state_dict"].items() if ".aux_bn." not in name}
         return record | {"accuracy": accuracy, "state_dict": state_dict}
-
-
-def every(interval: int | str) -> Callable[[int], bool]:
-    """Return a function (iteration) -> whether something is due after that iteration.
-
-    Args:
-        interval: number of iterations (int), or time ('90s', '10m', '2h'). With time, every process of the run must call
-            the function after every iteration; all processes get the same answer.
-    """
-    if isinstance(interval, int):
-        return lambda iteration: iteration % interval == 0
-    seconds = float(interval[:-1]) * {"s": 1, "m": 60, "h": 3600}[interval[-1]]
-    last_due, all_reduce = time.monotonic(), distributed.DelayedAllReduceMax()
-
-    def is_due(iteration: int) -> bool:
-        nonlocal last_due
-        if not all_reduce(time.monotonic() - last_due >= seconds):
-            return False
-        last_due = time.monotonic()
-        return True
-
-    return is_due
