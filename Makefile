@@ -22,10 +22,12 @@ check:
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror shufflenetv2/kernels/*.[ch]
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i shufflenetv2/kernels/*.[ch]
 
 types: install
 	$(BIN)/mypy

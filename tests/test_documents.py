@@ -1,36 +1,74 @@
-"""The README says what is so."""
+"""The documents name files, options and functions that exist, and their tables show the measured results."""
 
+import importlib
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import torch.distributed.run
 
+import shufflenetv2
+from shufflenetv2.cli import convert, export, info, predict, prepare, recalibrate
+from shufflenetv2.config import OPTIONS
+from tests.models import random_images, write_model
 from tests.support import ROOT
 
-
-def test_the_tables_are_those_of_the_results() -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks/tables.py", "--check"], capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 0, done.stdout
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/features.md", "benchmarks/README.md"]
+OPTION = r"--[a-z][a-z0-9-]+"
 
 
-def test_every_file_and_option_that_the_readme_names_exists() -> None:
-    from shufflenetv2.cli import convert, export, info, predict, prepare, recalibrate
-    from shufflenetv2.config import OPTIONS
+def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=100)
 
-    text = (ROOT / "README.md").read_text()
-    for name in re.findall(r"(?:shufflenetv2|configs|benchmarks|tests)/[\w./{},-]*[\w}]", text):
-        variants = [name.replace("{0.5x,1.0x,1.5x,2.0x}", size) for size in ("0.5x", "1.0x", "1.5x", "2.0x")]
-        assert all((ROOT / variant).exists() for variant in variants), name
-    option = r"--[a-z][a-z0-9-]+"
-    known = {"--" + option.key for option in OPTIONS} | {"--no-auto-continue", "--help"}
-    known |= {"--nodes", "--gpus-per-node"}  # sbatch's
-    others = (
+
+def test_the_tables_show_the_results() -> None:
+    check = run_script("benchmarks/tables.py", "--check")
+    assert check.returncode == 0, check.stdout
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_that_a_document_names_exists(document: str) -> None:
+    text = (ROOT / document).read_text()
+    paths = re.findall(r"\b(?:shufflenetv2|configs|benchmarks|tests|docs|scripts)/[\w./-]*\w", text)
+    links = [link for link in re.findall(r"\]\(([^)#:]+)\)", text) if link]
+    assert [path for path in paths if not (ROOT / path).exists() and f"~/.cache/{path}" not in text] == []
+    assert [link for link in links if not (ROOT / document).parent.joinpath(link).exists()] == []
+
+
+def test_every_option_that_the_readme_names_exists() -> None:
+    text = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text())
+    helps = [
         *(command.parser("").format_help() for command in (convert, export, info, predict, prepare, recalibrate)),
         torch.distributed.run.get_args_parser().format_help(),
-        (ROOT / "benchmarks/kill_test.py").read_text(),
+        run_script("benchmarks/kill_test.py", "--help").stdout,
+    ]
+    existing = (
+        {"--" + option.key for option in OPTIONS} | {"--no-auto-continue", "--help"} | set(re.findall(OPTION, str(helps)))
     )
-    known |= set(re.findall(option, " ".join(others)))
-    assert set(re.findall(option, re.sub(r"<!--.*?-->", "", text))) <= known
+    options_of_sbatch = {"--nodes", "--gpus-per-node"}
+    assert set(re.findall(OPTION, text)) - existing - options_of_sbatch == set()
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    model = write_model(Path("models/model.pkl"), n_class=3)
+    shufflenetv2.convert(model, "original.pth", "original")
+    for folder in ("D", "V"):
+        Path(folder).mkdir()
+        for label, class_folder in enumerate(sorted(photographs.iterdir())):
+            Path(folder, f"Käfer {label}").symlink_to(class_folder)  # the classes of write_model
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", (ROOT / "README.md").read_text(), re.MULTILINE)
+    (example,) = (block for block in blocks if "from shufflenetv2 import" in block)
+    code = "\n".join(line[4:] for line in example.splitlines())
+    names = {"images": random_images(2)}
+    exec(code, names)
+    assert names["logits"].shape == (2, 3)
+
+
+def test_the_public_function_export_can_be_called_after_its_package_was_imported(tmp_path: Path) -> None:
+    importlib.import_module("shufflenetv2.export.formats")
+    weights = shufflenetv2.read_weights(write_model(tmp_path / "model.pkl"))
+    assert shufflenetv2.export(weights, "torchscript")[:2] == b"PK"  # the magic number of a zip archive
