@@ -1,4 +1,4 @@
-"""The command as its users run it: processes, files, exit statuses."""
+"""The training command as users run it: processes, files, exit statuses."""
 
 import contextlib
 import fcntl
@@ -18,6 +18,7 @@ from PIL import Image
 
 from shufflenetv2 import ShuffleNetV2, __version__, files, load_model
 from shufflenetv2.__main__ import main as package_main
+from shufflenetv2.cli.command import main
 from shufflenetv2.data import DataIterator, Digits, TrainTransform
 from tests.support import ONE_THREAD, ROOT, SHORT, Train, photograph, same_tensors
 from tests.test_recipe import our_training
@@ -47,7 +48,8 @@ def test_a_run_trains_validates_recalibrates_and_saves(train: Train, tmp_path: P
     assert TRAIN_LINE.findall(done.stdout) == ["3", "6", "9", "12"]
     assert [line[0] for line in TEST_LINE.findall(done.stdout)] == ["6", "12", "12"]
     assert "Total params: 352,032" in done.stdout
-    assert "it/s" not in done.stdout + done.stderr  # no bar where there is no terminal
+    assert re.search(r"learning rate 0.0125 for batch size 16: \S*digits.yaml gives 0.05 for batch size 64", done.stdout)
+    assert "it/s" not in done.stdout + done.stderr  # no progress bar without a terminal
     assert sorted(path.name for path in (tmp_path / "models").glob("[!.]*")) == [
         "best.pth.tar", "bnps-checkpoint-000012.pth.tar", "checkpoint-000004.pth.tar", "checkpoint-000008.pth.tar",
         "checkpoint-000012.pth.tar", "model.pkl",
@@ -56,7 +58,7 @@ def test_a_run_trains_validates_recalibrates_and_saves(train: Train, tmp_path: P
     assert TRAIN_LINE.findall(log) == ["3", "6", "9", "12"]
     assert (tmp_path / "logs/models/options.yaml").exists()
 
-    # Recalibration changed the statistics and nothing else, and its result is the model.
+    # Recalibration changes the batch-norm statistics and nothing else, and its result is the model.
     raw, recalibrated = (read(tmp_path / f"models/{tag}checkpoint-000012.pth.tar") for tag in ("", "bnps-"))
     changed = {name for name in raw if not torch.equal(raw[name], recalibrated[name])}
     assert changed == {name for name in raw if "running" in name or "num_batches" in name}
@@ -70,7 +72,7 @@ def test_a_run_trains_validates_recalibrates_and_saves(train: Train, tmp_path: P
     assert content["accuracy"]["top1"] == pytest.approx(1 - float(TEST_LINE.findall(done.stdout)[-1][2]), abs=1e-6)
     assert load_model(tmp_path / "models/model.pkl")(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
-    # Evaluating prints the same figures.
+    # An evaluation prints the same figures.
     evaluated = train(*SHORT[:2], "--eval", "--eval-resume", "models/model.pkl", "--device", "cpu")
     assert evaluated.returncode == 0, evaluated.stderr
     assert [line[:4] for line in TEST_LINE.findall(evaluated.stdout)] == [TEST_LINE.findall(done.stdout)[-1][:4]]
@@ -81,24 +83,24 @@ def test_a_run_trains_validates_recalibrates_and_saves(train: Train, tmp_path: P
     assert (again.returncode, "this run is finished" in again.stdout) == (0, True)
     assert tree(tmp_path / "models") == before
 
-    # Another recipe in the same folder is refused.
+    # A different recipe in the same folder is refused.
     other = train(*SHORT, "--total-iters", "14", "--momentum", "0.8")
     assert other.returncode == 2
     assert "--total-iters was 12 and is 14; --momentum was 0.9 and is 0.8" in other.stderr
     assert other.stderr.count("\n") == 1
     assert tree(tmp_path / "models") == before
 
-    # Unless the user wants to start over; nothing is lost then either.
-    anew = train(*SHORT, "--total-iters", "2", "--no-auto-continue")
-    assert anew.returncode == 0, anew.stderr
+    # --no-auto-continue starts over, and keeps the earlier results.
+    restarted = train(*SHORT, "--total-iters", "2", "--no-auto-continue")
+    assert restarted.returncode == 0, restarted.stderr
     assert tree(tmp_path / "models/previous-1") == before
     assert (tmp_path / "models/checkpoint-000002.pth.tar").exists()
     assert not (tmp_path / "models/checkpoint-000012.pth.tar").exists()
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-def test_every_option_of_the_recipe_reaches_its_place(train: Train) -> None:
-    """The losses are those of the parts put together by hand; each part is held against the literal recipe elsewhere."""
+def test_the_losses_of_the_command_are_those_of_its_parts(train: Train) -> None:
+    """Options of the recipe reach the parts; other tests compare each part with the published recipe."""
     done = train(*SHORT, "--total-iters", "4", "--display-interval", "1", "--seed", "3", "--learning-rate", "0.02",
                  "--weight-decay", "0.01", "--hflip", "0.5", "--color-jitter", "0.3", "--scale", "0.5", "0.9")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -119,37 +121,37 @@ def test_the_same_command_gives_the_same_bits_with_one_worker_or_three(train: Tr
     assert same_tensors(one, three)
 
 
-def test_a_run_goes_on_from_its_newest_good_checkpoint_to_the_same_bits(train: Train, tmp_path: Path) -> None:
-    whole = train(*SHORT, "--save", "whole")
-    assert whole.returncode == 0, whole.stderr
-    # What a kill at iteration 9 and a bad disk leave behind: checkpoints 4 and 8, the second one damaged.
-    (tmp_path / "cut").mkdir()
+def test_a_run_continues_from_its_newest_undamaged_checkpoint_to_the_same_bits(train: Train, tmp_path: Path) -> None:
+    uninterrupted = train(*SHORT, "--save", "uninterrupted")
+    assert uninterrupted.returncode == 0, uninterrupted.stderr
+    # State of the folder after a kill at iteration 9 and a disk error: checkpoints 4 and 8, the second one damaged.
+    (tmp_path / "interrupted").mkdir()
     for iteration in (4, 8):
         name = f"checkpoint-{iteration:06}.pth.tar"
-        content = (tmp_path / "whole" / name).read_bytes()
-        (tmp_path / "cut" / name).write_bytes(content if iteration == 4 else content[:5000] + b"?" + content[5001:])
-    resumed = train(*SHORT, "--save", "cut", "--workers", "3")
+        content = (tmp_path / "uninterrupted" / name).read_bytes()
+        (tmp_path / "interrupted" / name).write_bytes(content if iteration == 4 else content[:5000] + b"?" + content[5001:])
+    resumed = train(*SHORT, "--save", "interrupted", "--workers", "3")
     assert resumed.returncode == 0, resumed.stderr
-    assert "continuing from cut/checkpoint-000004.pth.tar" in resumed.stdout
+    assert "continuing from interrupted/checkpoint-000004.pth.tar" in resumed.stdout
     assert "checkpoint-000008.pth.tar is damaged" in resumed.stdout
-    assert same_tensors(read(tmp_path / "cut/model.pkl"), read(tmp_path / "whole/model.pkl"))
-    # The figures gathered between two TRAIN lines are part of the checkpoint (4 is between 3 and 6).
-    lines = {match.group(1): match.group(0).split("data_time")[0] for match in TRAIN_LINE.finditer(whole.stdout)}
+    assert same_tensors(read(tmp_path / "interrupted/model.pkl"), read(tmp_path / "uninterrupted/model.pkl"))
+    # The metrics accumulated between two TRAIN lines are part of the checkpoint (4 is between 3 and 6).
+    lines = {match.group(1): match.group(0).split("data_time")[0] for match in TRAIN_LINE.finditer(uninterrupted.stdout)}
     for match in TRAIN_LINE.finditer(resumed.stdout):
         assert match.group(0).split("data_time")[0] == lines[match.group(1)]
 
 
-def test_a_validation_that_was_cut_off_is_repeated_and_a_completed_one_is_not(train: Train, tmp_path: Path) -> None:
-    half = [*SHORT, "--save-interval", "6", "--val-interval", "6"]
-    assert train(*half, "--save", "whole").returncode == 0
-    content = (tmp_path / "whole/checkpoint-000006.pth.tar").read_bytes()
-    for name, expected in (("completed", ["12", "12"]), ("cut", ["6", "12", "12"])):
+def test_an_interrupted_validation_is_repeated_and_a_completed_one_is_not(train: Train, tmp_path: Path) -> None:
+    every_6 = [*SHORT, "--save-interval", "6", "--val-interval", "6"]
+    assert train(*every_6, "--save", "uninterrupted").returncode == 0
+    content = (tmp_path / "uninterrupted/checkpoint-000006.pth.tar").read_bytes()
+    for name, expected in (("completed", ["12", "12"]), ("interrupted", ["6", "12", "12"])):
         (tmp_path / name).mkdir()
         checkpoint = tmp_path / name / "checkpoint-000006.pth.tar"
         checkpoint.write_bytes(content)
-        if name == "cut":  # as a signal in the middle of the validation leaves it
+        if name == "interrupted":  # state after a signal in the middle of the validation
             files.write(checkpoint, files.read(checkpoint) | {"validated": 0})
-        done = train(*half, "--save", name)
+        done = train(*every_6, "--save", name)
         assert done.returncode == 0, done.stderr
         assert [line[0] for line in TEST_LINE.findall(done.stdout)] == expected
 
@@ -168,7 +170,7 @@ def test_a_folder_of_photographs_is_trained_on_and_evaluated(train: Train, tmp_p
     assert evaluated.returncode == 0, evaluated.stderr
     line = TEST_LINE.findall(evaluated.stdout)[0]
     assert line[2:4] == trained[2:4]
-    assert float(line[1]) == pytest.approx(float(trained[1]), abs=1e-4)  # batches of another size round otherwise
+    assert float(line[1]) == pytest.approx(float(trained[1]), abs=1e-4)  # rounding depends on the batch size
 
 
 def test_weights_of_the_original_are_evaluated(train: Train, tmp_path: Path, photographs: Path) -> None:
@@ -189,31 +191,50 @@ def test_weights_of_the_original_are_evaluated(train: Train, tmp_path: Path, pho
     assert wrong_classes.stderr.count("\n") == 1
 
 
-def test_wrong_use_gets_one_line_and_status_2(train: Train, tmp_path: Path, photographs: Path) -> None:
+def test_wrong_use_gets_one_line_and_status_2(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "bare" / "cat").mkdir(parents=True)
     (tmp_path / "flat").mkdir()
     photograph(40, 40, seed=0).save(tmp_path / "flat" / "1.jpg")
     (tmp_path / "bad.pkl").write_bytes(b"no weights")
     (tmp_path / "bad.yaml").write_text("batchsize: 3")
+    images = str(photographs)
     for arguments, part in (
         ([], "--config configs/digits.yaml"),
         (["--train-dir", "absent"], "absent is not a folder"),
         (["--train-dir", "empty"], "empty holds no class folders"),
         (["--train-dir", "flat"], "flat holds no class folders"),
         (["--train-dir", "bare"], "bare/cat holds no images"),
-        (["--train-dir", photographs, "--val-dir", "empty"], "empty holds no class folders"),
-        (["--eval", "--eval-resume", "bad.pkl", "--val-dir", photographs], "bad.pkl is not a file of weights"),
-        (["--eval", "--eval-resume", "absent.pkl", "--val-dir", photographs], "absent.pkl cannot be read: No such file"),
-        (["--train-dir", photographs, "--batch-size", "-1"], "--batch-size -1"),
-        (["--train-dir", photographs, "--device", "cuda:77"], "--device cuda:77"),
+        (["--train-dir", images, "--val-dir", "empty"], "empty holds no class folders"),
+        (["--eval", "--eval-resume", "bad.pkl", "--val-dir", images], "bad.pkl is not a file of weights"),
+        (["--eval", "--eval-resume", "absent.pkl", "--val-dir", images], "absent.pkl cannot be read: No such file"),
+        (["--train-dir", images, "-b", "-1"], "-b -1"),
+        (["--train-dir", images, "--device", "cuda:77"], "--device cuda:77"),
         (["--config", "bad.yaml"], "did you mean batch-size?"),
     ):
-        done = train(*arguments)
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1), (arguments, done.stderr)
-        assert done.stderr.startswith("train.py: error: ")
-        assert part in done.stderr
-    assert "Traceback" in train("--train-dir", "absent", "--debug").stderr
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1, error
+        assert error.startswith("train.py: error: ")
+        assert part in error
+
+
+def test_one_process_of_a_machine_reports_wrong_use(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert main(["--batch-size", "0"]) == 2
+        assert capsys.readouterr().err.count("\n") == lines
+
+
+def test_debug_shows_the_traceback_of_an_error(train: Train) -> None:
+    done = train("--train-dir", "absent", "--debug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
 
 
 def test_an_unreadable_image_ends_the_run_by_name_with_status_1(train: Train, tmp_path: Path) -> None:
@@ -225,7 +246,7 @@ def test_an_unreadable_image_ends_the_run_by_name_with_status_1(train: Train, tm
     assert "data/cat/bad.jpg is not a readable image" in done.stderr
 
 
-def test_help_and_complaints_do_not_wait_for_torch() -> None:
+def test_help_does_not_load_torch() -> None:
     program = (
         "import sys; from shufflenetv2.cli.command import main\n"
         "try: main(['--help'])\n"
@@ -235,7 +256,7 @@ def test_help_and_complaints_do_not_wait_for_torch() -> None:
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-def test_a_terminal_sees_a_bar(tmp_path: Path) -> None:
+def test_a_terminal_shows_a_progress_bar(tmp_path: Path) -> None:
     terminal, other_end = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
     command = [sys.executable, str(ROOT / "train.py"), *SHORT, "--total-iters", "6"]
