@@ -19,7 +19,6 @@ from torchvision.transforms import RandomResizedCrop
 from shufflenetv2.data import (
     DataIterator,
     Dataset,
-    DatasetError,
     DecodedImage,
     Digits,
     EvaluationTransform,
@@ -32,6 +31,7 @@ from shufflenetv2.data.images import SequentialJpeg, decode_with_pillow, open_im
 from shufflenetv2.data.jitter import draw_jitter
 from shufflenetv2.data.loader import SampleOrder
 from shufflenetv2.data.transforms import CenterCrop, OpencvResize, ToBGRTensor
+from shufflenetv2.errors import UserError
 from shufflenetv2.rng import RandomStreams, generator
 from tests.support import photograph
 
@@ -199,7 +199,7 @@ def test_a_validation_folder_is_labelled_by_the_classes_of_the_model(photographs
     (tmp_path / "owl").mkdir()
     photograph(8, 8, seed=1).save(tmp_path / "owl" / "1.png")
     assert FolderDataset(tmp_path, FolderDataset(photographs).class_names).targets.tolist() == [2]
-    with pytest.raises(DatasetError, match="'owl', which is none of the 2 known classes"):
+    with pytest.raises(UserError, match="'owl', which is none of the 2 known classes"):
         FolderDataset(tmp_path, ["cat", "dog"])
 
 

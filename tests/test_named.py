@@ -21,12 +21,24 @@ import numpy as np
 import pytest
 import torchvision.datasets
 
-from shufflenetv2.data import Dataset, DatasetError, DecodedImage, Digits, EvaluationTransform, evaluation_batches, named
-from shufflenetv2.data.named import NAMED, DownloadError, Subset, hold_out, open_named, read_class_map
+from shufflenetv2.data import (
+    Dataset,
+    DecodedImage,
+    Digits,
+    EvaluationTransform,
+    Subset,
+    evaluation_batches,
+    hold_out,
+    named,
+    open_named,
+    read_class_map,
+)
+from shufflenetv2.data.named import NAMED
+from shufflenetv2.errors import UserError
 from tests.support import photograph
 
 TRAIN, VAL = 10, 6  # images in a data set's first split, and in its second
-FROM_TORCHVISION = [name for name, source in NAMED.items() if source.kind]
+FROM_TORCHVISION = [name for name, source in NAMED.items() if source.torchvision_class]
 Build = Callable[[Path, pytest.MonkeyPatch], None]
 
 
@@ -249,7 +261,7 @@ def test_pixels_and_labels_are_torchvisions(name: str, tmp_path: Path, monkeypat
     source = NAMED[name]
     for split, own, number in zip(("train", "val"), source.splits, (TRAIN, VAL), strict=False):
         dataset = open_named(name, split, str(tmp_path))
-        reference = getattr(torchvision.datasets, source.kind)(str(tmp_path), **source.splits[own])
+        reference = getattr(torchvision.datasets, source.torchvision_class)(str(tmp_path), **source.splits[own])
         assert len(dataset) == len(dataset.targets) == len(reference) == number
         assert dataset.targets.dtype == np.int64
         for index in range(number):
@@ -293,29 +305,29 @@ def test_a_split_may_be_called_as_the_data_set_calls_it(tmp_path: Path, monkeypa
 
 def refused(*arguments: Any, download: bool = False) -> str:
     """The error's text, which is one line."""
-    with pytest.raises(DatasetError) as error:
+    with pytest.raises(UserError) as error:
         open_named(*arguments, download=download)
     text = str(error.value)
     assert "\n" not in text
-    assert error.value.status == (1 if isinstance(error.value, DownloadError) else 2)
+    assert error.value.status == (1 if "could not download" in text else 2)
     return text
 
 
 def test_an_unknown_name_or_split_names_those_that_exist(tmp_path: Path) -> None:
     assert "did you mean cifar10?" in refused("cifr10", "train", str(tmp_path))
-    assert "known are digits, mnist, " in refused("zzz", "train", str(tmp_path))
+    assert "must be folder or one of digits, mnist, " in refused("zzz", "train", str(tmp_path))
     assert "has no split 'tset', only train, test" in refused("cifar10", "tset", str(tmp_path))
     assert "has no split 'test', only train, val" in refused("digits", "test", "")
-    assert "--val-fraction" in refused("eurosat", "val", str(tmp_path))
+    assert "`val_fraction`" in refused("eurosat", "val", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", FROM_TORCHVISION)
 @pytest.mark.parametrize("folder", ["", "absent"])
 def test_a_folder_without_the_data_set_is_refused_with_the_remedy(name: str, folder: str, tmp_path: Path) -> None:
-    if NAMED[name].needs:
-        pytest.importorskip(NAMED[name].needs)
+    if NAMED[name].requires:
+        pytest.importorskip(NAMED[name].requires)
     text = refused(name, "train", str(tmp_path / folder))
-    assert text == f"--data-dir {tmp_path / folder} holds no intact {name}; --dataset-download fetches it"
+    assert text == f"`data_dir` {tmp_path / folder} holds no complete {name}; `dataset_download` downloads it"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -349,19 +361,19 @@ def server(network: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.mark.parametrize("name", FROM_TORCHVISION)
 @pytest.mark.usefixtures("network")
 def test_a_download_without_a_network_is_one_line_and_leaves_no_mark(name: str, tmp_path: Path) -> None:
-    if NAMED[name].needs:
-        pytest.importorskip(NAMED[name].needs)
+    if NAMED[name].requires:
+        pytest.importorskip(NAMED[name].requires)
     text = refused(name, "train", str(tmp_path / "new"), download=True)
-    assert text.startswith(f"--dataset-download could not fetch {name} into {tmp_path / 'new'}: ")
+    assert text.startswith(f"`dataset_download` could not download {name} into {tmp_path / 'new'}: ")
     assert "refused" in text
-    assert "holds no intact" in refused(name, "train", str(tmp_path / "new"))
+    assert "holds no complete" in refused(name, "train", str(tmp_path / "new"))
     assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
 
 
 def test_a_server_that_says_nothing_is_not_waited_for_without_end(
     network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(named, "SECONDS_OF_SILENCE", 0.1)
+    monkeypatch.setattr(named, "SOCKET_TIMEOUT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts, nobody answers
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{silent.getsockname()[1]}/"])
         monkeypatch.setattr(torchvision.datasets.Food101, "_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/food.tar.gz")
@@ -394,7 +406,7 @@ def test_archives_that_are_there_need_no_network(network: None, tmp_path: Path, 
     for name, content in mnist_files().items():
         write(raw / f"{name}.gz", gzip.compress(content))
     monkeypatch.setattr(cls, "resources", [(name, md5(raw / name)) for name, _ in cls.resources])
-    assert "--dataset-download" in refused("mnist", "train", str(tmp_path))
+    assert "`dataset_download`" in refused("mnist", "train", str(tmp_path))
     assert len(open_named("mnist", "train", str(tmp_path), download=True)) == TRAIN
 
 
@@ -411,7 +423,7 @@ def test_half_a_data_set_that_a_broken_download_left_is_never_trained_on(
     archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
     monkeypatch.setattr(torchvision.datasets.Food101, "_MD5", md5(archive))
 
-    assert "could not fetch" in refused("food101", "train", str(root), download=True)
+    assert "could not download" in refused("food101", "train", str(root), download=True)
     assert len(torchvision.datasets.Food101(str(root))) == TRAIN  # this is what is guarded against
     mark = root / ".food101-train.unfinished"
     for download in (True, False):
@@ -461,7 +473,7 @@ def empty_a_class(root: Path) -> None:
         ("mnist", labels_beyond_the_classes, "mnist cannot be read (10 classes, labels 9 to 11)"),
         ("food101", remove_the_list, "food101 cannot be read ([Errno 2] No such file"),
         ("food101", cut_the_list, "food101 cannot be read (Expecting value"),
-        ("cifar10", cut_a_batch, "holds no intact cifar10; --dataset-download"),
+        ("cifar10", cut_a_batch, "holds no complete cifar10; `dataset_download`"),
         ("eurosat", empty_a_class, "eurosat cannot be read (Found no valid file for the classes Forest"),
     ],
 )
@@ -479,7 +491,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name in ("svhn", "flowers102"):
         assert (
             refused(name, "train", str(tmp_path), download=True)
-            == f"--dataset {name} needs the package scipy; pip install scipy"
+            == f"`dataset` {name} needs the package scipy; pip install scipy"
         )
 
 
@@ -549,7 +561,7 @@ def test_what_is_added_to_one_class_changes_nothing_in_another() -> None:
 
 
 def test_nothing_to_hold_out_is_an_error() -> None:
-    with pytest.raises(DatasetError, match=r"--val-fraction 0\.5 holds out nothing"):
+    with pytest.raises(UserError, match=r"`val_fraction` 0\.5 holds out nothing"):
         hold_out(Labelled({"a": 1, "b": 1}), 0.5, 0)
 
 
@@ -575,7 +587,7 @@ def test_a_class_map_gives_the_classes_in_its_order(encoding: str, newline: str,
         (b"cat\ndog\n\ncat\n", "names 'cat' in line 1 and again in line 4"),
         (b"\n \n", "is empty"),
         (b"", "is empty"),
-        (b"\xff\xfe\x00", "is no text in UTF-8"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
         (None, "cannot be read: No such file"),
     ],
 )
@@ -583,7 +595,7 @@ def test_a_class_map_that_cannot_be_meant_is_refused(content: bytes | None, reas
     file = tmp_path / "classes.txt"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(DatasetError) as error:
+    with pytest.raises(UserError) as error:
         read_class_map(file)
-    assert str(error.value).startswith(f"--class-map {file} {reason}")
+    assert str(error.value).startswith(f"`class_map` {file} {reason}")
     assert "\n" not in str(error.value)

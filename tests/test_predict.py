@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 
 from shufflenetv2.cli import predict
-from shufflenetv2.data import EvaluationTransform, FolderDataset, evaluation_batches
+from shufflenetv2.data import EvaluationTransform, FolderDataset, ImageFiles, evaluation_batches
 from shufflenetv2.export.formats import export
-from shufflenetv2.export.prediction import ImageFiles, Tolerant
+from shufflenetv2.export.prediction import Tolerant
 from shufflenetv2.weights import read_weights
 from tests.models import SIZE, write_model
 from tests.support import ONE_THREAD, ROOT, Run

@@ -20,7 +20,7 @@ from PIL import Image
 from shufflenetv2.cli import prepare
 from shufflenetv2.data import EvaluationTransform, FolderDataset
 from shufflenetv2.data.images import read_image
-from shufflenetv2.data.shrinking import in_threads, shrink, target_names
+from shufflenetv2.data.shrinking import map_in_threads, shrink, target_names
 from shufflenetv2.data.transforms import OpencvResize
 from tests.support import ONE_THREAD, ROOT, Run, photograph
 
@@ -231,7 +231,7 @@ def test_no_two_names_are_ever_the_same(paths: list[str]) -> None:
 
 def test_the_threads_have_few_images_on_their_way() -> None:
     taken = []
-    results = in_threads(lambda number: number * 2, (taken.append(number) or number for number in range(10_000)), 2)  # type: ignore[func-returns-value]
+    results = map_in_threads(lambda number: number * 2, (taken.append(number) or number for number in range(10_000)), 2)  # type: ignore[func-returns-value]
     assert [next(results) for _ in range(5)] == [0, 2, 4, 6, 8]
     assert len(taken) < 20
     results.close()
@@ -317,7 +317,7 @@ def test_wrong_use_gets_one_line_and_status_2_and_writes_nothing(run: Run, tmp_p
         (["src", "link", *small], "are the same folder"),
         (["src", "src/cat/small", *small], "src/cat/small lies in src"),
         (["link", "src/small", *small], "src/small lies in link"),
-        (["src/cat/..", "other", *small], "other holds files that do not come from this command"),
+        (["src/cat/..", "other", *small], "other holds files that this command did not write"),
         (["src", "done", "--short-side", "65"], "with --short-side 64 --quality 95; name another folder"),
         (["other", "done", *small], f"done was made from {tmp_path / 'src'} with --short-side 64"),
     ):
@@ -344,9 +344,9 @@ def test_help_does_not_wait_for_torch() -> None:
     program = (
         "import sys; from shufflenetv2 import __main__\n"
         "for name in __main__.COMMANDS:\n"
-        "    try: __main__.COMMANDS[name](['--help'], prog=name)\n"
+        "    try: __main__.main([name, '--help'])\n"
         "    except SystemExit: pass\n"
-        "assert __main__.COMMANDS['prepare'](['SRC', 'DST', '--short-side', '7']) == 2\n"
+        "assert __main__.main(['prepare', 'SRC', 'DST', '--short-side', '7']) == 2\n"
         "print({'torch', 'cv2', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
@@ -408,7 +408,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, many: tuple[Path, dict[str, 
     (tmp_path / "dst" / name).write_bytes(b"")
     times = {other: (tmp_path / "dst" / other).stat().st_mtime_ns for other in there if other != name}
     outcome = shrink(source, tmp_path / "dst", short_side=300, quality=95)
-    assert (outcome.there, outcome.encoded) == (len(there) - 1, 61 - len(there))
+    assert (outcome.existing, outcome.encoded) == (len(there) - 1, 61 - len(there))
     assert files(tmp_path / "dst") == whole
     assert not list((tmp_path / "dst").rglob(".*.tmp"))
     assert all((tmp_path / "dst" / other).stat().st_mtime_ns == made for other, made in times.items())  # not done again

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import Config
-from ..data import Dataset
+from ..data import Dataset, build_evaluation_transform, build_preprocessing, worker_count
 from ..engine import Evaluator, choose_devices, distributed
 from ..errors import UserError
 from ..report import RunLog
@@ -28,9 +28,13 @@ def run_evaluation(config: Config) -> int:
         log_folder = Path(config.common.log_dir) / "eval"
         with RunLog(log_folder) if distributed.rank() == 0 else RunLog(silent=True) as log:
             evaluator = Evaluator(
-                val_set, build.evaluation_transform(preprocessing, config.evaluation.tta), log,
-                batch_size=config.data.val_batch_size, workers=build.workers(config), pin_memory=devices.pin_memory,
-            )  # fmt: skip
+                val_set,
+                build_evaluation_transform(preprocessing, config.evaluation.tta),
+                log,
+                batch_size=config.data.val_batch_size,
+                workers=worker_count(config.common.workers, distributed.local_world_size()),
+                pin_memory=devices.pin_memory,
+            )
             evaluator(model, weights.iteration, final=True)
     return 0
 
@@ -49,7 +53,7 @@ def evaluation_preprocessing(config: Config, weights: Weights) -> Preprocessing:
 
     Where the file records none, the options (with their defaults) decide.
     """
-    from_options = build.preprocessing(config)
+    from_options = build_preprocessing(config.data)
     if weights.preprocessing is None:
         preprocessing = from_options
     else:

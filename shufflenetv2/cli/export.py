@@ -69,18 +69,17 @@ def _export(given: argparse.Namespace) -> None:
     import torch
 
     from .. import files
-    from ..data import Dataset, FolderDataset, evaluation_batches
+    from ..data import Dataset, FolderDataset, build_evaluation_transform, evaluation_batches
     from ..errors import UserError
     from ..export.formats import TOLERANCE, ExportError, export, largest_difference, open_program
     from ..export.prediction import DIGITS, accuracy, images_of, selection
     from ..export.quantize import quantized
     from ..weights import Preprocessing, read_weights
-    from .build import evaluation_transform
 
     weights = read_weights(given.model)
     use = weights.preprocessing or Preprocessing()
     network = weights.network(use)
-    transform = evaluation_transform(use)
+    transform = build_evaluation_transform(use)
     # What is wrong with the folders is better known before minutes have passed.
     calibrated = selection(images_of(given.calibrate, "train", "--calibrate"), CALIBRATED_ON) if given.int8 else None
     compared = selection(images_of(given.images or given.calibrate or DIGITS, "val", "--images"), COMPARED_ON)

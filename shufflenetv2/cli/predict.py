@@ -40,7 +40,8 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 predict") -> int:
         workers = parse_value(COUNT, "--workers", given.workers) if given.workers is not None else None
         device = parse_value(TEXT, "--device", given.device)
 
-        from ..export.prediction import DIGITS, ImageFiles, image_paths, images_of, open_model, predict
+        from ..data import ImageFiles
+        from ..export.prediction import DIGITS, image_paths, images_of, open_model, predict
 
         model = open_model(given.model, device)
         if given.images == [DIGITS]:

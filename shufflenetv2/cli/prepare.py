@@ -41,7 +41,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 prepare") -> int:
         print(f"{prog}: left out: {reason}", file=sys.stderr)
     print(
         f"{outcome.images:,} images: {outcome.encoded:,} encoded anew, {outcome.copied:,} copied as they are, "
-        f"{outcome.there:,} there already, {len(outcome.unreadable):,} unreadable"
+        f"{outcome.existing:,} there already, {len(outcome.unreadable):,} unreadable"
     )
     return 1 if len(outcome.unreadable) == outcome.images else 0
 

@@ -99,8 +99,15 @@ def recalibrate(
     from tqdm import tqdm
 
     from .. import files
-    from ..data import DataIterator, evaluation_batches
-    from ..engine import choose_devices, evaluate, recalibrate_batch_norm
+    from ..data import (
+        DataIterator,
+        build_evaluation_transform,
+        build_preprocessing,
+        build_train_transform,
+        evaluation_batches,
+        worker_count,
+    )
+    from ..engine import choose_devices, distributed, evaluate, recalibrate_batch_norm
     from ..engine.trainer import RECALIBRATION_IMAGES
     from ..recipe import freeze
     from ..weights import read_weights
@@ -113,7 +120,7 @@ def recalibrate(
     recipe = _recipe(weights, options)
     train_set = build.data_sets(recipe.replace(validate=False))[0]
     val_set = _validation_set(recipe, weights)
-    use = build.preprocessing(recipe)
+    use = build_preprocessing(recipe.data)
     devices = choose_devices(recipe.device)
     network = weights.network(use)
     if recipe.freeze:
@@ -124,9 +131,12 @@ def recalibrate(
         if val_set is None:
             return None
         batches = evaluation_batches(
-            val_set, build.evaluation_transform(use), recipe.val_batch_size, workers=build.workers(recipe),
+            val_set,
+            build_evaluation_transform(use),
+            recipe.val_batch_size,
+            workers=worker_count(recipe.common.workers, distributed.local_world_size()),
             pin_memory=devices.pin_memory,
-        )  # fmt: skip
+        )
         with closing(batches):
             found = evaluate(model, batches)
         say(f"{when}: top-1 {1 - found.top1_error:.2%}, top-5 {1 - found.top5_error:.2%}, loss {found.loss:.4f}")
@@ -140,11 +150,11 @@ def recalibrate(
     say(f"recalibrating batch norm over {available // batch_size:,} batches of {batch_size:,} images on {devices}")
     iterator = DataIterator(
         train_set,
-        build.train_transform(recipe),
+        build_train_transform(recipe.data, recipe.augmentation),
         batch_size,
         seed=recipe.seed if seed is None else seed,
         start_iteration=weights.iteration,  # where its training would have gone on
-        workers=build.workers(recipe),
+        workers=worker_count(recipe.common.workers, distributed.local_world_size()),
         pin_memory=devices.pin_memory,
         repeats=recipe.aug_repeats,
     )

@@ -4,8 +4,8 @@ import time
 from contextlib import closing
 
 from ..config import Config, DistillationConfig
-from ..data import DataIterator
-from ..engine import build_training_state, choose_devices, train_step
+from ..data import DataIterator, build_train_transform, worker_count
+from ..engine import build_training_state, choose_devices, distributed, train_step
 from ..recipe import build_loss
 from ..report import RunLog
 from . import build
@@ -21,9 +21,13 @@ def run_throughput(config: Config) -> int:
     config, weights = build.initial_weights(config.with_length(len(train_set)))
     batch_size = config.optimization.batch_size
     iterator = DataIterator(
-        train_set, build.train_transform(config), batch_size, seed=config.optimization.seed, workers=build.workers(config),
+        train_set,
+        build_train_transform(config.data, config.augmentation),
+        batch_size,
+        seed=config.optimization.seed,
+        workers=worker_count(config.common.workers, distributed.local_world_size()),
         pin_memory=devices.pin_memory,
-    )  # fmt: skip
+    )
     with RunLog() as log:
         with closing(iterator):
             images, targets = next(iterator)

@@ -1,6 +1,7 @@
-"""What can be trained on: a folder of class folders, and the built-in digits."""
+"""Data sets: a folder of class folders, the built-in digits, a subset of another data set, and image files without labels."""
 
 import os
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
@@ -12,57 +13,50 @@ from .images import DecodedImage, Image, open_image
 from .index import images_by_class
 
 
-class DatasetError(UserError):
-    """A data set that cannot be used; the text names the folder, the reason and the remedy."""
-
-
 class Dataset(Protocol):
-    """Labelled images. `image` is called from several threads at once."""
+    """Labelled images. Several threads call `image` at the same time."""
 
     class_names: list[str]
     targets: np.ndarray  # (N,) int64, indices into class_names
 
     def name(self, index: int) -> str:
-        """What to call a sample in a message."""
+        """Return the name of a sample for messages, usually its path."""
 
     def image(self, index: int) -> Image:
-        """The sample's image."""
+        """Open the image of a sample."""
 
     def __len__(self) -> int: ...
 
 
 class FolderDataset:
-    """A folder of class folders with images in them, at any depth; hidden files are passed over.
+    """A folder with one folder of images per class; images may be nested deeper, and hidden files are skipped.
 
     Args:
         folder: the folder of class folders.
-        class_names: the classes and their order, for a folder that is to be labelled like another.
-            Some of them may be absent here. Without it the classes are the class folders, sorted.
+        class_names: the classes in the order of their labels, for a folder that is labelled like another one; class folders
+            may be missing. Default: the names of the class folders, sorted.
 
     Raises:
-        DatasetError: where the folder is missing, cannot be listed, has no class folders or no images, has a
-            class without images (when it defines the classes) or a class that is not among class_names.
+        UserError: if the folder is missing, cannot be listed, or has no class folders or no images; if a class folder is
+            empty and `class_names` is None; if a class folder is not among `class_names`.
     """
 
     def __init__(self, folder: str | Path, class_names: list[str] | None = None) -> None:
         self.folder = Path(folder)
-        found = images_by_class(self.folder)
-        self.class_names = list(found) if class_names is None else class_names
+        images = images_by_class(self.folder)
+        self.class_names = list(images) if class_names is None else class_names
         labels = {name: label for label, name in enumerate(self.class_names)}
-        for name, images in found.items():
+        for name, paths in images.items():
             if name not in labels:
-                raise DatasetError(
-                    f"{folder} has the class folder {name!r}, which is none of the {len(self.class_names)} known classes"
-                )
-            if not images and class_names is None:
-                raise DatasetError(f"{self.folder / name} holds no images; remove the folder or fill it")
-        # Relative to the folder: a million absolute paths are memory.
-        self.paths = [path for images in found.values() for path in images]
+                raise UserError(f"{folder} has the class folder {name!r}, which is none of the {len(labels)} known classes")
+            if not paths and class_names is None:
+                raise UserError(f"{self.folder / name} holds no images; remove the folder or fill it")
+        # Relative to the folder, because a million absolute paths take too much memory.
+        self.paths = [path for paths in images.values() for path in paths]
         if not self.paths:
-            raise DatasetError(f"{folder} holds no images below its class folders")
-        self.targets = np.repeat(
-            np.array([labels[name] for name in found], np.int64), [len(images) for images in found.values()]
-        )
+            raise UserError(f"{folder} holds no images below its class folders")
+        counts = [len(paths) for paths in images.values()]
+        self.targets = np.repeat(np.array([labels[name] for name in images], np.int64), counts)
 
     def name(self, index: int) -> str:
         return self.paths[index]
@@ -75,9 +69,9 @@ class FolderDataset:
 
 
 class Digits:
-    """1,797 real handwritten digits of 8 x 8 pixels, in ten classes; every fifth, drawn once, is held out.
+    """1,797 handwritten digits of 8 x 8 pixels in ten classes, of which a fixed random fifth is the validation set.
 
-    From the UCI Optical Recognition of Handwritten Digits set (CC BY 4.0; see digits.md beside the file).
+    Source: Optical Recognition of Handwritten Digits, UCI (CC BY 4.0; see digits.md).
 
     Args:
         split: 'train' (1,438 digits) or 'val' (359).
@@ -87,11 +81,11 @@ class Digits:
         self.split = split
         self.class_names = [str(digit) for digit in range(10)]
         with files(__package__).joinpath("digits.npz").open("rb") as file:
-            stored = np.load(file)
-            chosen = stored["held_out"] == (split == "val")
-            # Stored as published, 0..16, dark background.
-            self.images = (stored["images"][chosen].astype(np.float32) * (255 / 16) + 0.5).astype(np.uint8)
-            self.targets = stored["targets"][chosen].astype(np.int64)
+            arrays = np.load(file)
+            selected = arrays["held_out"] == (split == "val")
+            # The file holds the published values: 0..16 on a dark background.
+            self.images = (arrays["images"][selected].astype(np.float32) * (255 / 16) + 0.5).astype(np.uint8)
+            self.targets = arrays["targets"][selected].astype(np.int64)
 
     def name(self, index: int) -> str:
         return f"digits/{self.split}/{index}"
@@ -101,3 +95,42 @@ class Digits:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+class Subset:
+    """A selection of the samples of another data set.
+
+    Args:
+        indices: (N,) int64, indices into `dataset`.
+    """
+
+    def __init__(self, dataset: Dataset, indices: np.ndarray) -> None:
+        self.dataset, self.indices = dataset, indices
+        self.class_names = dataset.class_names
+        self.targets = dataset.targets[indices]
+
+    def name(self, index: int) -> str:
+        return self.dataset.name(int(self.indices[index]))
+
+    def image(self, index: int) -> Image:
+        return self.dataset.image(int(self.indices[index]))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class ImageFiles:
+    """Image files without labels: all belong to one class without a name."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths, self.class_names = paths, [""]
+        self.targets = np.zeros(len(paths), np.int64)
+
+    def name(self, index: int) -> str:
+        return self.paths[index]
+
+    def image(self, index: int) -> Image:
+        return open_image(self.paths[index])
+
+    def __len__(self) -> int:
+        return len(self.paths)

@@ -170,6 +170,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def worker_count(workers: int | None, processes: int = 1) -> int:
+    """Return the number of loader threads of a process; by default the usable cores are divided among the processes."""
+    return workers or max(1, usable_cores() // processes)
+
+
 class _Batch:
     """A batch that is being loaded."""
 

@@ -1,10 +1,8 @@
-"""Data sets by name, a part of one held out, and the order of the classes from a file.
+"""Named data sets: torchvision downloads them, verifies checksums and reads the labels; this module decodes the images.
 
-Of a named data set torchvision knows the files, the labels and the checksums. The pixels are not left to it:
-it would decode with Pillow, image by image, what `open_image` decodes as far as needed.
+torchvision would decode each image completely with Pillow; `open_image` decodes only the part that a crop needs.
 """
 
-import difflib
 import os
 import socket
 from contextlib import suppress
@@ -15,104 +13,95 @@ from typing import Any
 
 import numpy as np
 
-from ..rng import HELD_OUT, generator
-from .datasets import Dataset, DatasetError, Digits
+from ..errors import UserError, nearest
+from .datasets import Dataset, Digits
 from .images import DecodedImage, Image, open_image
 
-# Without one, a server that accepts and says nothing would be waited for without end.
-SECONDS_OF_SILENCE = 30.0
+SOCKET_TIMEOUT = 30.0  # seconds; without a timeout a download waits forever for a server that stops sending
 
-Splits = dict[str, dict[str, Any]]
-
-
-def by_name(*names: str, **more: str) -> Splits:
-    return {name: {"split": name, **more} for name in names}
+Splits = dict[str, dict[str, Any]]  # name of a split -> arguments of torchvision's class
 
 
-def by_switch(**more: str) -> Splits:
-    return {"train": {"train": True, **more}, "test": {"train": False, **more}}
+def _by_name(*names: str, **arguments: str) -> Splits:
+    return {name: {"split": name, **arguments} for name in names}
+
+
+def _by_switch(**arguments: str) -> Splits:
+    return {"train": {"train": True, **arguments}, "test": {"train": False, **arguments}}
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from.
+    """How to read a data set with torchvision.
 
     Args:
-        kind: the class in torchvision.datasets; empty for the one that is built in.
-        splits: what its own splits are called, and the arguments that ask for each. The first is the one to
-            train on, the second the one to validate on.
-        images: the attribute with the images: RGB or grey arrays; or paths; or pairs of path and label.
-        labels: the attribute with the labels; empty where they come in pairs with the paths.
-        classes: how many there are, where torchvision has no names for them.
-        needs: a package that reads its files and does not come with torchvision.
+        torchvision_class: name in torchvision.datasets; empty for the data set that is built in.
+        splits: names of the splits, with the arguments that select each. The first is the default for training, the second
+            for validation.
+        images: attribute that holds the images: RGB or grey arrays, paths, or pairs of path and label.
+        labels: attribute that holds the labels; empty if `images` holds pairs.
+        n_class: number of classes, if torchvision has no names for them.
+        requires: a package that torchvision needs for this data set and does not install.
     """
 
-    kind: str
+    torchvision_class: str
     splits: Splits
     images: str = ""
     labels: str = ""
-    classes: int = 0
-    needs: str = ""
+    n_class: int = 0
+    requires: str = ""
 
 
-# fmt: off
 NAMED = {
-    "digits":          Source("", by_name("train", "val")),
-    "mnist":           Source("MNIST", by_switch(), "data", "targets"),
-    "fashion_mnist":   Source("FashionMNIST", by_switch(), "data", "targets"),
-    "kmnist":          Source("KMNIST", by_switch(), "data", "targets"),
-    "emnist_balanced": Source("EMNIST", by_switch(split="balanced"), "data", "targets"),
-    "emnist_byclass":  Source("EMNIST", by_switch(split="byclass"), "data", "targets"),
-    "cifar10":         Source("CIFAR10", by_switch(), "data", "targets"),
-    "cifar100":        Source("CIFAR100", by_switch(), "data", "targets"),
-    "svhn":            Source("SVHN", by_name("train", "test", "extra"), "data", "labels", classes=10, needs="scipy"),
-    "stl10":           Source("STL10", by_name("train", "test"), "data", "labels", classes=10),
-    "food101":         Source("Food101", by_name("train", "test"), "_image_files", "_labels"),
-    "flowers102":      Source("Flowers102", by_name("train", "val", "test"), "_image_files", "_labels", needs="scipy"),
-    "oxford_pet":      Source("OxfordIIITPet", by_name("trainval", "test"), "_images", "_labels"),
-    "dtd":             Source("DTD", by_name("train", "val", "test"), "_image_files", "_labels"),
-    "fgvc_aircraft":   Source("FGVCAircraft", by_name("train", "val", "trainval", "test"), "_image_files", "_labels"),
-    "gtsrb":           Source("GTSRB", by_name("train", "test"), "_samples", classes=43),
-    "country211":      Source("Country211", by_name("train", "valid", "test"), "samples"),
-    "imagenette":      Source("Imagenette", by_name("train", "val"), "_samples"),
-    "imagenette_320":  Source("Imagenette", by_name("train", "val", size="320px"), "_samples"),
-    "imagenette_160":  Source("Imagenette", by_name("train", "val", size="160px"), "_samples"),
-    "eurosat":         Source("EuroSAT", {"all": {}}, "samples"),
+    "digits": Source("", _by_name("train", "val")),
+    "mnist": Source("MNIST", _by_switch(), "data", "targets"),
+    "fashion_mnist": Source("FashionMNIST", _by_switch(), "data", "targets"),
+    "kmnist": Source("KMNIST", _by_switch(), "data", "targets"),
+    "emnist_balanced": Source("EMNIST", _by_switch(split="balanced"), "data", "targets"),
+    "emnist_byclass": Source("EMNIST", _by_switch(split="byclass"), "data", "targets"),
+    "cifar10": Source("CIFAR10", _by_switch(), "data", "targets"),
+    "cifar100": Source("CIFAR100", _by_switch(), "data", "targets"),
+    "svhn": Source("SVHN", _by_name("train", "test", "extra"), "data", "labels", n_class=10, requires="scipy"),
+    "stl10": Source("STL10", _by_name("train", "test"), "data", "labels", n_class=10),
+    "food101": Source("Food101", _by_name("train", "test"), "_image_files", "_labels"),
+    "flowers102": Source("Flowers102", _by_name("train", "val", "test"), "_image_files", "_labels", requires="scipy"),
+    "oxford_pet": Source("OxfordIIITPet", _by_name("trainval", "test"), "_images", "_labels"),
+    "dtd": Source("DTD", _by_name("train", "val", "test"), "_image_files", "_labels"),
+    "fgvc_aircraft": Source("FGVCAircraft", _by_name("train", "val", "trainval", "test"), "_image_files", "_labels"),
+    "gtsrb": Source("GTSRB", _by_name("train", "test"), "_samples", n_class=43),
+    "country211": Source("Country211", _by_name("train", "valid", "test"), "samples"),
+    "imagenette": Source("Imagenette", _by_name("train", "val"), "_samples"),
+    "imagenette_320": Source("Imagenette", _by_name("train", "val", size="320px"), "_samples"),
+    "imagenette_160": Source("Imagenette", _by_name("train", "val", size="160px"), "_samples"),
+    "eurosat": Source("EuroSAT", {"all": {}}, "samples"),
 }
-# fmt: on
-
-
-class DownloadError(DatasetError):
-    """A data set that could not be fetched."""
-
-    status = 1
 
 
 class TorchvisionDataset:
-    """What torchvision found of a data set.
+    """The images and labels of a torchvision data set.
 
     Args:
-        label: what to call it, like 'cifar10/train'.
-        found: the object of torchvision.
-        source: where in it things are.
+        name: prefix of the sample names, for example 'cifar10/train'.
+        source_object: instance of a class in torchvision.datasets.
+        source: describes its attributes.
 
     Raises:
-        ValueError: where images, labels and classes do not fit together.
+        ValueError: if the numbers of images, labels and classes are inconsistent.
     """
 
-    def __init__(self, label: str, found: Any, source: Source) -> None:
-        self.label = label
-        images = getattr(found, source.images)
-        labels = getattr(found, source.labels) if source.labels else [label for _, label in images]
+    def __init__(self, name: str, source_object: Any, source: Source) -> None:
+        self._name = name
+        images = getattr(source_object, source.images)
+        labels = getattr(source_object, source.labels) if source.labels else [label for _, label in images]
         self.targets = np.asarray(labels).astype(np.int64)
-        # Paths, or pixels of shape (N, H, W) or (N, H, W, 3), BGR.
+        # Paths, or pixels of shape (N, H, W) or, in BGR order, (N, H, W, 3).
         self.images: list[str] | np.ndarray
         if isinstance(images, list):
             self.images = [os.fspath(image if source.labels else image[0]) for image in images]
         else:
             self.images = _grey_or_bgr(np.asarray(images))
-        # A class of Imagenette is a tuple of synonyms.
-        names = getattr(found, "classes", None) or [str(label) for label in range(source.classes)]
+        # Imagenette's class names are tuples of synonyms.
+        names = getattr(source_object, "classes", None) or [str(label) for label in range(source.n_class)]
         self.class_names = [name if isinstance(name, str) else name[0] for name in names]
         if not 0 < len(self.images) == len(self.targets):
             raise ValueError(f"{len(self.images)} images, {len(self.targets)} labels")
@@ -120,7 +109,7 @@ class TorchvisionDataset:
             raise ValueError(f"{len(self.class_names)} classes, labels {self.targets.min()} to {self.targets.max()}")
 
     def name(self, index: int) -> str:
-        return self.images[index] if isinstance(self.images, list) else f"{self.label}/{index}"
+        return self.images[index] if isinstance(self.images, list) else f"{self._name}/{index}"
 
     def image(self, index: int) -> Image:
         if isinstance(self.images, list):
@@ -133,171 +122,101 @@ class TorchvisionDataset:
 
 
 def _grey_or_bgr(pixels: np.ndarray) -> np.ndarray:
-    """From (N, H, W), or RGB as (N, H, W, 3) or (N, 3, H, W); the latter two become (N, H, W, 3), in one piece."""
+    """Convert RGB images of shape (N, H, W, 3) or (N, 3, H, W) to BGR (N, H, W, 3); grey images (N, H, W) stay as they are."""
     if pixels.ndim == 3:
         return pixels
     return np.ascontiguousarray((pixels if pixels.shape[3] == 3 else pixels.transpose(0, 2, 3, 1))[..., ::-1])
 
 
 def open_named(name: str, split: str, root: str, *, download: bool = False) -> Dataset:
-    """The data set of a name in NAMED. Where several processes may download into one folder, one of them has to come first.
+    """Open a data set by its name in NAMED.
+
+    If several processes may download into one folder, one of them has to call this function before the others.
 
     Args:
-        split: one of its own splits; or 'train' or 'val', which stand for the first and the second of them.
-        root: the folder that holds it, in torchvision's layout; without meaning for what is built in.
-        download: whether to fetch what is not there.
+        split: the name of one of the data set's splits; or 'train' or 'val' for its first or second split.
+        root: the folder that holds the data set, in torchvision's layout; ignored for the built-in digits.
+        download: download the data set if it is missing.
 
     Raises:
-        DatasetError: for an unknown name or split, for files that are absent or damaged or came with an interrupted
-            download, for a package that is missing; a DownloadError for a download that fails.
+        UserError: if the name or the split is unknown, the files are missing, damaged or left by an interrupted download, a
+            required package is missing, or the download fails (status 1).
     """
     if (source := NAMED.get(name)) is None:
-        near = difflib.get_close_matches(name, NAMED, 1, 0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(NAMED)}"
-        raise DatasetError(f"--dataset {name} is not known; {hint}")
-    split = _own_split(name, split)
-    if not source.kind:
+        near = nearest(name, NAMED)
+        hint = f"did you mean {near}?" if near else f"must be folder or one of {', '.join(NAMED)}"
+        raise UserError(f"`dataset` {name} is unknown; {hint}")
+    split = _resolve_split(name, split)
+    if not source.torchvision_class:
         return Digits(split)
-    if source.needs and find_spec(source.needs) is None:
-        raise DatasetError(f"--dataset {name} needs the package {source.needs}; pip install {source.needs}")
+    if source.requires and find_spec(source.requires) is None:
+        raise UserError(f"`dataset` {name} needs the package {source.requires}; pip install {source.requires}")
 
     folder = Path(root).expanduser()
-    # Most classes of torchvision take a folder that exists for one that is complete, though the process that
-    # unpacked it was killed half-way.
-    mark = folder / f".{name}-{split}.unfinished"
+    # Most classes of torchvision consider a folder complete if it exists, even if the process that unpacked it was killed.
+    download_marker = folder / f".{name}-{split}.unfinished"
     dataset = _read(name, split, folder)
-    if dataset is not None and mark.exists():
-        raise DatasetError(
-            f"a download of {name} into {folder} was interrupted; remove what it left there, then {mark}, "
-            "and --dataset-download fetches it anew"
+    if dataset is not None and download_marker.exists():
+        raise UserError(
+            f"a download of {name} into {folder} was interrupted; remove the files of {name} there, then {download_marker}, "
+            "and `dataset_download` downloads it again"
         )
     if dataset is None and download:
-        _fetch(name, split, folder, mark)
+        _download(name, split, folder, download_marker)
         dataset = _read(name, split, folder)
     if dataset is None:
-        raise DatasetError(f"--data-dir {folder} holds no intact {name}; --dataset-download fetches it")
+        raise UserError(f"`data_dir` {folder} holds no complete {name}; `dataset_download` downloads it")
     return dataset
 
 
-def _own_split(name: str, split: str) -> str:
-    """What the data set itself calls the split."""
+def _resolve_split(name: str, split: str) -> str:
+    """Return the data set's own name of a split."""
     splits = list(NAMED[name].splits)
     if split in splits:
         return split
     if split == "val" and len(splits) == 1:
-        raise DatasetError(f"--dataset {name} is a single split; --val-fraction 0.1 holds out a part of it")
+        raise UserError(f"`dataset` {name} has a single split; `val_fraction` 0.1 holds out a part of it for validation")
     if split not in ("train", "val"):
-        raise DatasetError(f"--dataset {name} has no split {split!r}, only {', '.join(splits)}")
+        raise UserError(f"`dataset` {name} has no split {split!r}, only {', '.join(splits)}")
     return splits[split == "val"]
 
 
 def _construct(name: str, split: str, folder: Path, download: bool) -> Any:
-    import torchvision.datasets  # takes its time, and most runs train on folders
+    import torchvision.datasets  # not at the top: the import is slow, and most runs train on folders
 
-    return getattr(torchvision.datasets, NAMED[name].kind)(str(folder), download=download, **NAMED[name].splits[split])
+    source = NAMED[name]
+    return getattr(torchvision.datasets, source.torchvision_class)(str(folder), download=download, **source.splits[split])
 
 
 def _read(name: str, split: str, folder: Path) -> TorchvisionDataset | None:
-    """What is in the folder already; None where torchvision says that the files are not, or have the wrong checksum."""
+    """Read the data set from the folder; None if torchvision reports that files are missing or have a wrong checksum."""
     try:
         return TorchvisionDataset(f"{name}/{split}", _construct(name, split, folder, download=False), NAMED[name])
-    except Exception as error:  # damaged files make their parsers raise anything
+    except Exception as error:  # the parsers of damaged files raise many types of errors
         if isinstance(error, RuntimeError) and "not found" in str(error):
             return None
-        raise DatasetError(
-            f"--data-dir {folder}: {name} cannot be read ({_one_line(error)}); "
-            "if it is damaged, remove it, and --dataset-download fetches it anew"
+        raise UserError(
+            f"`data_dir` {folder}: {name} cannot be read ({_one_line(error)}); "
+            "if it is damaged, remove it, and `dataset_download` downloads it again"
         ) from error
 
 
-def _fetch(name: str, split: str, folder: Path, mark: Path) -> None:
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SECONDS_OF_SILENCE)  # torchvision passes none of its own
+def _download(name: str, split: str, folder: Path, marker: Path) -> None:
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SOCKET_TIMEOUT)  # torchvision sets no timeout
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        marker.touch()
         _construct(name, split, folder, download=True)
-        mark.unlink()
-    except Exception as error:  # of the network, the disk, the archive, whatever their libraries raise
-        with suppress(DatasetError):
-            if _read(name, split, folder) is None:  # and so will be fetched again
-                mark.unlink(missing_ok=True)
-        raise DownloadError(f"--dataset-download could not fetch {name} into {folder}: {_one_line(error)}") from error
+        marker.unlink()
+    except Exception as error:  # network, disk and archive libraries raise many types of errors
+        with suppress(UserError):
+            if _read(name, split, folder) is None:  # incomplete: the next call downloads again, so no marker is needed
+                marker.unlink(missing_ok=True)
+        raise UserError(f"`dataset_download` could not download {name} into {folder}: {_one_line(error)}", status=1) from error
     finally:
-        socket.setdefaulttimeout(patience)
+        socket.setdefaulttimeout(timeout)
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-class Subset:
-    """Some of a data set's samples.
-
-    Args:
-        indices: (N,) int64, into the data set.
-    """
-
-    def __init__(self, dataset: Dataset, indices: np.ndarray) -> None:
-        self.dataset, self.indices = dataset, indices
-        self.class_names = dataset.class_names
-        self.targets = dataset.targets[indices]
-
-    def name(self, index: int) -> str:
-        return self.dataset.name(int(self.indices[index]))
-
-    def image(self, index: int) -> Image:
-        return self.dataset.image(int(self.indices[index]))
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
-def hold_out(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Divides a data set in two, each with its order: what is left to train on, and what is held out to validate on.
-
-    Of each class the fraction is held out, rounded, but at least one image and never all; of a class of one image,
-    none. What is held out of a class is a function of the seed, the class and its number of images alone.
-
-    Args:
-        fraction: above 0, below 1.
-        seed: 0 or more.
-
-    Raises:
-        DatasetError: where no class has two images.
-    """
-    held_out = np.zeros(len(dataset), bool)
-    counts = np.bincount(dataset.targets, minlength=len(dataset.class_names))
-    by_class = np.split(np.argsort(dataset.targets, kind="stable"), np.cumsum(counts)[:-1])
-    for label, members in enumerate(by_class):
-        if len(members) > 1:
-            number = min(max(round(fraction * len(members)), 1), len(members) - 1)
-            # The smallest draws, not a shuffle: images that are added behind the others leave most of the part as it was.
-            draws = generator(seed, HELD_OUT, label).random(len(members))
-            held_out[members[np.argsort(draws)[:number]]] = True
-    if not held_out.any():
-        raise DatasetError(f"--val-fraction {fraction:g} holds out nothing: no class has two images")
-    return Subset(dataset, np.flatnonzero(~held_out)), Subset(dataset, np.flatnonzero(held_out))
-
-
-def read_class_map(path: str | Path) -> list[str]:
-    """The names of the classes in the order of their labels: one a line, in UTF-8. Empty lines are passed over.
-
-    Raises:
-        DatasetError: for a file that cannot be read, names nothing, or names a class twice.
-    """
-    try:
-        lines = Path(path).read_text("utf-8-sig").split("\n")
-    except OSError as error:
-        raise DatasetError(f"--class-map {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"--class-map {path} is no text in UTF-8; it should hold one class name a line") from error
-    found: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if name := line.strip():
-            if name in found:
-                raise DatasetError(f"--class-map {path} names {name!r} in line {found[name]} and again in line {number}")
-            found[name] = number
-    if not found:
-        raise DatasetError(f"--class-map {path} is empty; it should hold one class name a line")
-    return list(found)

@@ -1,8 +1,8 @@
-"""A data set made smaller: which file becomes which, and how.
+"""Make a smaller copy of a data set: images resized once, so that every epoch has less to read and to decode.
 
-JPEGs are written at quality 95 with colour at half the resolution (4:2:0), as most photographs are. On
-the 512 photographs of benchmarks/photographs.py, 68 kB on average, shrunk to a short side of 256 (224 central
-pixels against those of the shrunk image before it is encoded, mean PSNR; OpenCV 5.0.0, one run):
+JPEGs are written at quality 95 with 4:2:0 chroma subsampling, as most photographs are. Measured on the 512 photographs of
+benchmarks/photographs.py (68 kB on average), shrunk to a short side of 256; mean PSNR of the central 224 pixels against the
+shrunk image before encoding; OpenCV 5.0.0, one run:
 
     quality 90, 4:4:4   30.3 kB   40.6 dB
     quality 95, 4:2:0   33.5 kB   40.7 dB    the default: decoded in 0.37 ms
@@ -10,10 +10,10 @@ pixels against those of the shrunk image before it is encoded, mean PSNR; OpenCV
     quality 97, 4:2:0   42.1 kB   42.2 dB
     quality 98, 4:4:4   62.6 kB   47.5 dB
 
-Shrinking alone, without JPEG, is 45.2 dB from the pixels that validation makes of the originals, and 35.1 dB for
-random crops resized to 224; the default encoding lowers the first to 39.0: for training, shrinking matters more than
-encoding. Trained from such images on a small task of fine detail (benchmarks/prepared.py), the network knew 0.8 points
-less than from the originals, with a standard error of 0.9 over eight seeds. ImageNet was not measured.
+Shrinking without JPEG encoding has 45.2 dB against the pixels that validation makes of the original images, and 35.1 dB for
+random crops resized to 224; the default encoding lowers the first number to 39.0. For training, shrinking therefore matters
+more than encoding. On a small task of fine detail (benchmarks/prepared.py) a network trained on shrunk images had 0.8 points
+less accuracy than one trained on the originals, with a standard error of 0.9 over eight seeds. ImageNet was not measured.
 """
 
 import os
@@ -31,84 +31,86 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..files import lock_folder, write_bytes
-from . import DatasetError, ImageError, usable_cores
-from .images import Image, open_encoded, read_file
+from .images import Image, ImageError, open_encoded, read_file
 from .index import images_by_class
+from .loader import usable_cores
 from .transforms import OpencvResize
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-RECORD = ".prepared"  # says what a folder was made of; hidden, so that it is no part of the data set
+RECORD = ".prepared"  # file that records the source and the settings of a folder; hidden, so not part of the data set
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
-LONGEST_JPEG = 65_500  # pixels, libjpeg's limit
+MAX_JPEG_SIDE = 65_500  # pixels, the limit of libjpeg
 JPEG_OPTIONS = [
     *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420),
-    # Restart markers after every 4 x 16 pixels: the loader skips what a crop does not need. 1 % larger.
+    # A restart marker after every 4 blocks of 16 pixels: the loader skips blocks that a crop does not need. Files are 1 %
+    # larger.
     *(cv2.IMWRITE_JPEG_RST_INTERVAL, 4),
 ]
-AHEAD = 4  # images per thread that wait to be done, or to be counted
-
-
-class PrepareError(UserError):
-    """Two folders that do not go together; the text names the remedy."""
+QUEUED_PER_THREAD = 4
 
 
 @dataclass
 class Outcome:
-    """What became of the images: how many were encoded, copied, or there before, and why the others were not."""
+    """Numbers of images by what was done with them, and why images are missing.
+
+    Attributes:
+        encoded: encoded anew as JPEG.
+        copied: copied unchanged.
+        existing: already in the folder, from an earlier call.
+        unreadable: a message for each image that could not be read or encoded.
+    """
 
     encoded: int = 0
     copied: int = 0
-    there: int = 0
+    existing: int = 0
     unreadable: list[str] = field(default_factory=list)
 
     @property
     def images(self) -> int:
-        return self.encoded + self.copied + self.there + len(self.unreadable)
+        return self.encoded + self.copied + self.existing + len(self.unreadable)
 
 
 def shrink(source: Path, destination: Path, *, short_side: int, quality: int, workers: int | None = None) -> Outcome:
-    """Makes `destination` a class folder of JPEGs, with the images of `source` at no more than the size asked for.
+    """Write the images of one data set folder to another as JPEGs, with a short side of at most `short_side` pixels.
 
-    A file that is there is finished, since each is written under another name first; so a call that
-    was interrupted can be repeated. Class folders without images are made as well: what training
-    says of them it says of both.
+    An interrupted call can be repeated and continues: every file is written under a temporary name first, so an existing file
+    is complete. Class folders without images are created too, so that both folders have the same classes.
 
     Args:
         source: a folder of class folders, read as `FolderDataset` reads it.
-        destination: a folder that is new or empty, or comes from the same call.
-        short_side: of the images in pixels; shorter ones keep their size.
+        destination: a folder that is new or empty, or was written by a call with the same settings.
+        short_side: in pixels; smaller images keep their size.
         quality: of the JPEGs that are encoded, 1 to 100.
-        workers: threads, the usable cores if None.
+        workers: threads; by default as many as there are usable cores.
 
     Raises:
-        DatasetError: where the source has no class folders or no images.
-        PrepareError: where the destination holds anything else, or lies in the source. Nothing is written then.
-        UserError: where another process prepares the same folder.
-        UserError: where the disk is full, the folder read-only, ...
+        UserError: if the source has no class folders or no images, or if the destination lies in the source, holds other
+            files, or is in use by another process; nothing is written then. Also if writing fails, for example because the
+            disk is full.
     """
     classes = images_by_class(source)
     paths = [path for images in classes.values() for path in images]
     if not paths:
-        raise DatasetError(f"{source} holds no images below its class folders")
-    record = f"{os.path.realpath(source)} with --short-side {short_side} --quality {quality}"
-    _require_a_place(source, destination, record)
+        raise UserError(f"{source} holds no images below its class folders")
+    record = f"{os.path.realpath(source)} with --short-side {short_side} --quality {quality}"  # the format of version 0.1
+    _check_destination(source, destination, record)
     destination.mkdir(parents=True, exist_ok=True)
     with lock_folder(destination, "wait for its end, or name another folder"):
         write_bytes(destination / RECORD, os.fsencode(record))
-        there = finished(destination)
+        existing = finished_files(destination)
         targets = target_names(paths)
         for folder in {*classes, *map(os.path.dirname, targets)}:
             (destination / folder).mkdir(parents=True, exist_ok=True)
-        outcome = Outcome(there=sum(target in there for target in targets))
-        left = (
-            (source / path, destination / target) for path, target in zip(paths, targets, strict=True) if target not in there
+        outcome = Outcome(existing=sum(target in existing for target in targets))
+        remaining = (
+            (source / path, destination / target) for path, target in zip(paths, targets, strict=True) if target not in existing
         )
-        work = partial(shrink_file, short_side=short_side, quality=quality)
-        workers = workers or usable_cores()
-        bar = tqdm(total=len(paths), initial=outcome.there, unit="image", dynamic_ncols=True, disable=None)  # on a terminal
-        with bar, closing(in_threads(work, left, workers)) as results:
+        shrink_one = partial(shrink_file, short_side=short_side, quality=quality)
+        # disable=None: no progress bar unless the standard error is a terminal
+        bar = tqdm(total=len(paths), initial=outcome.existing, unit="image", dynamic_ncols=True, disable=None)
+        with bar, closing(map_in_threads(shrink_one, remaining, workers or usable_cores())) as results:
             for result in results:
                 if isinstance(result, str):
                     outcome.unreadable.append(result)
@@ -120,69 +122,69 @@ def shrink(source: Path, destination: Path, *, short_side: int, quality: int, wo
     return outcome
 
 
-def _require_a_place(source: Path, destination: Path, record: str) -> None:
-    """Refuses a destination that would mix data sets, or sizes."""
-    outer, inner = Path(os.path.realpath(source)), Path(os.path.realpath(destination))
-    if inner == outer:
-        raise PrepareError(f"{source} and {destination} are the same folder; name another one for the small images")
-    if outer in inner.parents:
-        raise PrepareError(f"{destination} lies in {source}, and its images would be part of both; name a folder outside")
+def _check_destination(source: Path, destination: Path, record: str) -> None:
+    """Refuse a destination where images of different data sets or sizes would be mixed."""
+    source_path, destination_path = Path(os.path.realpath(source)), Path(os.path.realpath(destination))
+    if destination_path == source_path:
+        raise UserError(f"{source} and {destination} are the same folder; name another folder for the small images")
+    if source_path in destination_path.parents:
+        raise UserError(f"{destination} lies in {source}, and its images would be part of both; name a folder outside")
     if not destination.exists():
         return
     if (destination / RECORD).exists():
-        before = os.fsdecode((destination / RECORD).read_bytes()).strip()
-        if before != record:
-            raise PrepareError(
-                f"{destination} was made from {before}; name another folder, or correct {destination / RECORD} "
+        earlier_record = os.fsdecode((destination / RECORD).read_bytes()).strip()
+        if earlier_record != record:
+            raise UserError(
+                f"{destination} was made from {earlier_record}; name another folder, or correct {destination / RECORD} "
                 "if those images have only moved"
             )
     elif any(not name.startswith(".") for name in os.listdir(destination)):
-        raise PrepareError(f"{destination} holds files that do not come from this command; name a new or an empty folder")
+        raise UserError(f"{destination} holds files that this command did not write; name a new or an empty folder")
 
 
 def target_names(paths: list[str]) -> list[str]:
-    """Where each image goes: its own path, ending in .jpg if its suffix is no JPEG's.
+    """Return the path of each image in the destination: its own path, with the suffix .jpg unless it is a JPEG suffix.
 
-    Where several would meet, those that are renamed keep their suffix too: a.png becomes a.png.jpg
-    beside a.jpg. Capitals do not tell names apart, as on some file systems.
+    If several images would get the same path, those that are renamed keep their old suffix as well: a.png becomes a.png.jpg
+    beside a.jpg. Paths that differ only in upper and lower case count as the same, as on some file systems.
     """
-    split = [os.path.splitext(path) for path in paths]
-    wanted = [stem + (suffix if suffix.lower() in JPEG_SUFFIXES else ".jpg") for stem, suffix in split]
-    counts = Counter(name.lower() for name in wanted)
-    taken = {path.lower() for path, name in zip(paths, wanted, strict=True) if path == name}
-    names = []
-    for path, name in zip(paths, wanted, strict=True):
+    stems_and_suffixes = [os.path.splitext(path) for path in paths]
+    names = [stem + (suffix if suffix.lower() in JPEG_SUFFIXES else ".jpg") for stem, suffix in stems_and_suffixes]
+    counts = Counter(name.lower() for name in names)
+    taken = {path.lower() for path, name in zip(paths, names, strict=True) if path == name}
+    unique_names = []
+    for path, name in zip(paths, names, strict=True):
         if name != path:
             if counts[name.lower()] > 1:
                 name = path + ".jpg"
             while name.lower() in taken:
                 name += ".jpg"
             taken.add(name.lower())
-        names.append(name)
-    return names
+        unique_names.append(name)
+    return unique_names
 
 
-def finished(destination: Path) -> set[str]:
-    """The relative paths of the files that are there; clears away what a killed run left half written."""
-    found = set()
-    for where, _, names in os.walk(destination):
+def finished_files(destination: Path) -> set[str]:
+    """Return the relative paths of the complete files, and remove temporary files that a killed process left."""
+    paths = set()
+    for folder, _, names in os.walk(destination):
         for name in names:
-            path = Path(where, name)
+            path = Path(folder, name)
             if name.startswith(".") and name.endswith(".tmp"):
                 path.unlink()
-            elif path.stat().st_size:  # a power cut can leave a file without its content
-                found.add(os.path.relpath(path, destination))
-    return found
+            elif path.stat().st_size:  # a power failure can leave an empty file
+                paths.add(os.path.relpath(path, destination))
+    return paths
 
 
-def in_threads(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
-    """What becomes of each item, in order, with few items on their way. Close it to end the threads."""
+def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
+    """Yield the results of `function` in the order of the items, reading few items ahead. Close it to end the threads."""
     with ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[Result]] = deque()
         try:
             for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) > AHEAD * workers:
+                pending.append(pool.submit(function, item))
+                if len(pending) > QUEUED_PER_THREAD * workers:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -192,39 +194,39 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item], workers: i
 
 
 def shrink_file(paths: tuple[Path, Path], short_side: int, quality: int) -> bool | str:
-    """Makes the second of the files from the first. Returns whether it is a copy, or why there is none."""
+    """Write the second file from the first; return whether it is an unchanged copy, or the reason why it was not written."""
     source, target = paths
     try:
         encoded = read_file(source)
         image = open_encoded(str(source), encoded)
-        copied = min(image.height, image.width) <= short_side and encoded.startswith(b"\xff\xd8")
-        if copied:
-            image.crop(0, 0, image.height, image.width)  # what cannot be decoded is not passed on
+        is_copy = min(image.height, image.width) <= short_side and encoded.startswith(b"\xff\xd8")
+        if is_copy:
+            image.crop(0, 0, image.height, image.width)  # raises an error if the image cannot be decoded
         else:
             encoded = encode(str(source), image, short_side, quality)
     except ImageError as error:
         return str(error)
-    # Flushing each of a million files to the disk would take longer than making them.
+    # Not durable: an fsync for each of a million files would take longer than encoding them.
     write_bytes(target, encoded, durable=False)
-    return copied
+    return is_copy
 
 
 def encode(name: str, image: Image, short_side: int, quality: int) -> bytes:
-    """The image as a sequential JPEG, with its short side at most `short_side`.
+    """Encode an image as a sequential JPEG, with a short side of at most `short_side` pixels.
 
-    Pixels are what training sees: orientation tags are not obeyed, transparency is dropped. The
-    size is what validation's resizing would give, which then has nothing left to do.
+    The pixels are those that training reads: orientation tags are ignored and transparency is dropped. The size is the one
+    to which validation resizes, so that validation does not resize again.
 
     Raises:
-        ImageError: for an image that cannot be decoded, or is too long for a JPEG.
+        ImageError: if the image cannot be decoded, or is too long for a JPEG.
     """
     width, height = image.width, image.height
     if min(width, height) > short_side:
         width, height = OpencvResize(short_side).target(height, width)
-    if max(width, height) > LONGEST_JPEG:
-        raise ImageError(f"{name} is too long for a JPEG, which has at most {LONGEST_JPEG:,} pixels")
-    # A decoder that scales down needs half the time and a fraction of the memory. Twice the size asked
-    # for is left to the filter, which is the better one.
+    if max(width, height) > MAX_JPEG_SIDE:
+        raise ImageError(f"{name} is too long for a JPEG, which has at most {MAX_JPEG_SIDE:,} pixels")
+    # Decoding at a reduced scale takes half the time and a fraction of the memory. It stops at twice the final size,
+    # because the filter of INTER_AREA is better than that of the decoder.
     pixels = image.crop(0, 0, image.height, image.width, min_side=2 * short_side)
     if pixels.shape[:2] != (height, width):
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)

@@ -1,8 +1,8 @@
-"""From a decoded image to the pixels the network sees.
+"""Transforms from a decoded image to the pixels of a batch.
 
-`TrainTransform` and `EvaluationTransform` are what the loader runs: uint8 in, uint8 out, written
-straight into the batch. `OpencvResize`, `CenterCrop` and `ToBGRTensor` are the original's
-evaluation transforms under their own names; `EvaluationTransform` is made of the first two.
+`TrainTransform` and `EvaluationTransform` are what the loader calls: they write uint8 pixels directly into a batch.
+`OpencvResize`, `CenterCrop` and `ToBGRTensor` are the evaluation transforms of the original ShuffleNetV2 trainer under their
+original names; `EvaluationTransform` consists of the first two.
 """
 
 import math
@@ -14,24 +14,26 @@ import numpy as np
 import PIL.Image
 import torch
 
+from ..config import AugmentationConfig, DataConfig
+from ..weights import Preprocessing
 from .erasing import RandomErasing
 from .images import CropResize, Image
 from .jitter import UNCHANGED, draw_jitter
 from .operations import GREY
-from .policies import Policy
+from .policies import Policy, parse_policy
 from .resize import resize
 
 CROP_ATTEMPTS = 10
-BLUR_SIGMA = (0.1, 2.0)  # as torchvision's recipes and timm have it
-BLUR_KERNEL = 23
+BLUR_SIGMA = (0.1, 2.0)  # range of the standard deviation in pixels, as in torchvision's references and timm
+BLUR_KERNEL = 23  # pixels
 
 
 class Transform(Protocol):
-    """What becomes of an image.
+    """A transform of images into one or several views of fixed size.
 
     Attributes:
-        size: side of the result, in pixels.
-        views: how many results there are of each image.
+        size: side of a view in pixels.
+        views: number of views of each image.
     """
 
     @property
@@ -41,21 +43,26 @@ class Transform(Protocol):
     def views(self) -> int: ...
 
     def __call__(self, image: Image, out: np.ndarray, rng: np.random.Generator | None) -> None:
-        """The image into `out`, uint8 (views, size, size, 3) or without the first, BGR, every draw from `rng`."""
+        """Write the views of an image into `out`.
+
+        Args:
+            out: uint8 (views, size, size, 3), BGR; or (size, size, 3) for a single view.
+            rng: source of all random draws; None for a transform that draws nothing.
+        """
 
 
 def as_bgr(image: PIL.Image.Image | np.ndarray) -> np.ndarray:
-    """A PIL image or a BGR uint8 array (H, W, 3), as the latter."""
+    """Return a PIL image or a BGR uint8 array (H, W, 3) as the latter."""
     if isinstance(image, PIL.Image.Image):
         return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
-        raise TypeError("an image is a PIL image, or a uint8 array (H, W, 3) in BGR order")
+        raise TypeError("an image must be a PIL image or a uint8 array (H, W, 3) in BGR order")
     return image
 
 
 @dataclass(frozen=True)
 class OpencvResize:
-    """Makes the short side `size` pixels, keeping the aspect ratio. PIL (RGB) or BGR array -> BGR array."""
+    """Resize an image so that its short side has `size` pixels. Takes a PIL image (RGB) or a BGR array, returns a BGR array."""
 
     size: int = 256
     interpolation: str = "bilinear"
@@ -66,7 +73,7 @@ class OpencvResize:
         return resize(image, height, width, self.interpolation)
 
     def target(self, height: int, width: int) -> tuple[int, int]:
-        """(width, height) of what becomes of an image."""
+        """Return (width, height) of the resized image for an image of this height and width."""
         if height < width:
             return int(self.size / height * width + 0.5), self.size
         return self.size, int(self.size / width * height + 0.5)
@@ -74,10 +81,10 @@ class OpencvResize:
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Cuts the central `size` x `size` pixels. PIL (RGB) or BGR array -> BGR array (a view).
+    """Crop the central `size` x `size` pixels. Takes a PIL image (RGB) or a BGR array, returns a view of the BGR array.
 
     Raises:
-        ValueError: for an image smaller than that.
+        ValueError: if the image is smaller than the crop.
     """
 
     size: int = 224
@@ -92,7 +99,7 @@ class CenterCrop:
 
 
 class ToBGRTensor:
-    """PIL (RGB) or BGR array (H, W, 3) -> float32 tensor (3, H, W), BGR, 0..255."""
+    """Convert a PIL image (RGB) or a BGR array (H, W, 3) to a float32 tensor (3, H, W), BGR, 0..255."""
 
     def __call__(self, image: PIL.Image.Image | np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(as_bgr(image).transpose(2, 0, 1))).float()
@@ -100,10 +107,12 @@ class ToBGRTensor:
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """Short side to `resize_size`, then the central `size` x `size` pixels.
+    """Resize the short side to `resize_size`, then crop the central `size` x `size` pixels.
 
     Args:
-        views: 1; 2, with its mirror image; 5, the corners too; or 10, all these and their mirror images.
+        interpolation: one of resize.INTERPOLATIONS.
+        views: 1: the centre; 2: the centre and its mirror image; 5: the centre and the four corners; 10: these five and
+            their mirror images.
     """
 
     size: int = 224
@@ -113,34 +122,33 @@ class EvaluationTransform:
 
     def __call__(self, image: Image, out: np.ndarray, rng: np.random.Generator | None = None) -> None:
         resized = OpencvResize(self.resize_size, self.interpolation)(image.crop(0, 0, image.height, image.width))
-        views = [CenterCrop(self.size)(resized)]
+        crops = [CenterCrop(self.size)(resized)]
         if self.views >= 5:
-            views += [resized[rows, columns] for rows in self._edges() for columns in self._edges()]
+            edges = slice(None, self.size), slice(-self.size, None)
+            crops += [resized[rows, columns] for rows in edges for columns in edges]
         if self.views in (2, 10):
-            views += [view[:, ::-1] for view in views]
-        for slot, view in zip(_each(out), views, strict=True):
-            slot[...] = view
-
-    def _edges(self) -> tuple[slice, slice]:
-        return slice(None, self.size), slice(-self.size, None)
+            crops += [crop[:, ::-1] for crop in crops]
+        for view, crop in zip(_list_of_views(out), crops, strict=True):
+            view[...] = crop
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainTransform:
-    """Random resized crop, colour jitter in random order, horizontal flip: the original's recipe. And what came later.
+    """Augment a training image; the defaults are the recipe of the original trainer, and `print` shows the steps.
 
     Args:
         size: side of the result in pixels.
-        scale: smallest and largest share of the image's area that a crop covers.
-        ratio: smallest and largest width / height of a crop, drawn log-uniformly.
-        color_jitter: strengths of brightness, contrast and saturation, as `draw_jitter` has them.
-        hflip, vflip: probabilities of the flips.
-        policy: applied after the flips, and before the jitter.
-        grayscale, blur: probabilities, after the jitter.
-        erasing: the last step.
-        interpolation: one of resize.INTERPOLATIONS, or 'random', bilinear or bicubic.
-        views: of 2 and more results of the same crop and flips the first skips everything from the policy to the blur.
-        erases_first: whether that one may be erased.
+        scale: smallest and largest fraction of the image area that a random crop covers.
+        ratio: smallest and largest width / height of a random crop, drawn log-uniformly.
+        color_jitter: strengths of brightness, contrast and saturation, see `draw_jitter`.
+        hflip, vflip: probabilities of a horizontal and a vertical flip.
+        policy: augmentation policy, applied after the flips and before the jitter.
+        grayscale, blur: probabilities of conversion to grey and of blurring, after the jitter.
+        erasing: random erasing, the last step.
+        interpolation: one of resize.INTERPOLATIONS; or 'random' to draw bilinear or bicubic.
+        views: number of results from one crop. The first of several views is only cropped and flipped; the steps from the
+            policy on are drawn anew for each of the other views.
+        erases_first: apply random erasing to the first of several views, too.
     """
 
     size: int = 224
@@ -157,40 +165,56 @@ class TrainTransform:
     views: int = 1
     erases_first: bool = True
 
+    def __repr__(self) -> str:
+        scale, ratio = (f"({low:.3g}, {high:.3g})" for low, high in (self.scale, self.ratio))
+        brightness, contrast, saturation = self.color_jitter
+        blur = f"GaussianBlur(p={self.blur}, kernel_size={BLUR_KERNEL}, sigma={BLUR_SIGMA})"
+        steps = [
+            f"RandomResizedCrop({self.size}, scale={scale}, ratio={ratio}, interpolation={self.interpolation})",
+            self.hflip and f"RandomHorizontalFlip(p={self.hflip})",
+            self.vflip and f"RandomVerticalFlip(p={self.vflip})",
+            self.views > 1 and f"Views({self.views}), of which the first skips the steps up to erasing",
+            self.policy and repr(self.policy),
+            any(self.color_jitter) and f"ColorJitter({brightness=}, {contrast=}, {saturation=}) in random order",
+            self.grayscale and f"RandomGrayscale(p={self.grayscale})",
+            self.blur and blur,
+            self.erasing and repr(self.erasing) + (", not in the first view" if not self.erases_first else ""),
+        ]
+        return "\n    ".join(["TrainTransform(", *(str(step) for step in steps if step)]) + "\n)"
+
     def __call__(self, image: Image, out: np.ndarray, rng: np.random.Generator | None) -> None:
         assert rng is not None
-        slots = _each(out)
-        # A policy comes between the crop and the jitter, and is for the later views alone.
-        at_once = self.policy is None and self.views == 1
-        crop = self._draw_crop_resize(image, rng, with_jitter=at_once)
-        pixels = image.crop_resize(crop, slots[0] if at_once or self.views > 1 else None)
-        for slot in slots[1:] if self.views > 1 else slots:
-            result = pixels if at_once else self._recolour(pixels, slot, rng)
-            result = self._grey_and_blur(result, rng)
-            if result is not slot:
-                slot[...] = result
+        views = _list_of_views(out)
+        # Without a policy between the flips and the jitter, one call does everything from the crop to the jitter.
+        jitters_at_once = self.policy is None and self.views == 1
+        crop = self._draw_crop_resize(image, rng, with_jitter=jitters_at_once)
+        pixels = image.crop_resize(crop, views[0] if jitters_at_once or self.views > 1 else None)
+        for view in views[1:] if self.views > 1 else views:
+            result = pixels if jitters_at_once else self._apply_policy_and_jitter(pixels, view, rng)
+            result = self._apply_grayscale_and_blur(result, rng)
+            if result is not view:
+                view[...] = result
         if self.erasing:
-            for slot in slots if self.erases_first else slots[1:]:
-                self.erasing(slot, rng)
+            for view in views if self.erases_first else views[1:]:
+                self.erasing(view, rng)
 
     def _draw_crop_resize(self, image: Image, rng: np.random.Generator, with_jitter: bool) -> CropResize:
-        part = self.draw_crop(image.height, image.width, rng)
+        box = self.draw_crop(image.height, image.width, rng)
         hflip = rng.random() < self.hflip
         vflip = self.vflip > 0 and rng.random() < self.vflip
         interpolation = self.interpolation
         if interpolation == "random":
             interpolation = "bilinear" if rng.random() < 0.5 else "bicubic"
         jitter = draw_jitter(self.color_jitter, rng) if with_jitter and any(self.color_jitter) else UNCHANGED
-        return CropResize(*part, self.size, interpolation, hflip, vflip, jitter)
+        return CropResize(*box, self.size, interpolation, hflip, vflip, jitter)
 
-    def _recolour(self, pixels: np.ndarray, out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Policy and jitter; the result may be `out`, `pixels` or neither."""
+    def _apply_policy_and_jitter(self, pixels: np.ndarray, out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the result, which may be `pixels` itself, or be written into `out`."""
         if self.policy:
             pixels = self.policy(pixels, rng)
         return draw_jitter(self.color_jitter, rng)(pixels, out) if any(self.color_jitter) else pixels
 
-    def _grey_and_blur(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Each with its probability; the result may be `pixels`."""
+    def _apply_grayscale_and_blur(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.grayscale and rng.random() < self.grayscale:
             pixels = cv2.transform(pixels, np.array([GREY] * 3))
         if self.blur and rng.random() < self.blur:
@@ -199,7 +223,7 @@ class TrainTransform:
         return pixels
 
     def draw_crop(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """(top, left, height, width) of a crop, by torchvision's RandomResizedCrop: ten tries, then the centre."""
+        """Draw (top, left, height, width) of a crop as torchvision's RandomResizedCrop does: ten attempts, then the centre."""
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         for _ in range(CROP_ATTEMPTS):
             area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * rng.random())
@@ -217,5 +241,48 @@ class TrainTransform:
         return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def _each(out: np.ndarray) -> list[np.ndarray]:
+def _list_of_views(out: np.ndarray) -> list[np.ndarray]:
     return list(out) if out.ndim == 4 else [out]
+
+
+def build_preprocessing(config: DataConfig) -> Preprocessing:
+    """Return how images become network input in an evaluation."""
+    return Preprocessing(config.input_size, config.resize_size, config.mean, config.std, config.interpolation)
+
+
+def build_evaluation_transform(preprocessing: Preprocessing, views: int = 1) -> EvaluationTransform:
+    """Return the transform of validation images."""
+    return EvaluationTransform(preprocessing.input_size, preprocessing.resize_size, preprocessing.interpolation, views)
+
+
+def build_train_transform(data: DataConfig, augmentation: AugmentationConfig) -> Transform:
+    """Return the transform of training images.
+
+    Raises:
+        UserError: if the augmentation policy is not valid.
+    """
+    if augmentation.no_aug:
+        return build_evaluation_transform(build_preprocessing(data))
+    policy, erasing = None, None
+    # Policies and erasing fill pixels with the mean of the network's input if it is normalized, else with that of ImageNet.
+    normalizes = data.std != (1.0, 1.0, 1.0)
+    if augmentation.aa:
+        policy = parse_policy(augmentation.aa, fill=data.mean) if normalizes else parse_policy(augmentation.aa)
+    if augmentation.reprob:
+        colours = {"mean": data.mean, "std": data.std} if normalizes else {}
+        erasing = RandomErasing(augmentation.reprob, augmentation.remode, augmentation.recount, **colours)
+    return TrainTransform(
+        size=data.train_crop_size or data.input_size,
+        scale=augmentation.scale,
+        ratio=augmentation.ratio,
+        color_jitter=augmentation.color_jitter,
+        hflip=augmentation.hflip,
+        vflip=augmentation.vflip,
+        policy=policy,
+        grayscale=augmentation.grayscale_prob,
+        blur=augmentation.gaussian_blur_prob,
+        erasing=erasing,
+        interpolation=data.train_interpolation,
+        views=augmentation.aug_splits or 1,
+        erases_first=not augmentation.resplit,
+    )

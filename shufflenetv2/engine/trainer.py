@@ -7,9 +7,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..cli import build
 from ..config import Config
-from ..data import DataIterator, Dataset, ImageError
+from ..data import (
+    DataIterator,
+    Dataset,
+    ImageError,
+    build_evaluation_transform,
+    build_preprocessing,
+    build_train_transform,
+    worker_count,
+)
 from ..network import ShuffleNetV2
 from ..recipe import PlateauSchedule, build_clipping, build_loss, build_mixing, load_teacher
 from ..report import RunLog
@@ -60,7 +67,7 @@ class Trainer(Callbacks):
         self.config, self.devices, self.checkpointer, self.log, self.shutdown = config, devices, checkpointer, log, shutdown
         self.train_set, self.val_set = datasets
         self.initial_weights, self.class_names = initial_weights, self.train_set.class_names
-        self.preprocessing = build.preprocessing(config)
+        self.preprocessing = build_preprocessing(config.data)
         newest = checkpointer.load()
         self.state = build_training_state(config, devices, self.class_names, initial_weights, log.info)
         self.placed = devices.place(self.state.network)  # for evaluation
@@ -144,11 +151,11 @@ class Trainer(Callbacks):
         data = self.config.data
         return DataIterator(
             self.train_set,
-            build.train_transform(self.config),
+            build_train_transform(self.config.data, self.config.augmentation),
             self.config.optimization.batch_size,
             seed=self.config.optimization.seed,
             start_iteration=self.state.iteration,
-            workers=build.workers(self.config),
+            workers=worker_count(self.config.common.workers, distributed.local_world_size()),
             pin_memory=self.devices.pin_memory,
             repeats=data.aug_repeats,
             rank=distributed.rank(),
@@ -257,10 +264,14 @@ class Trainer(Callbacks):
         if self.val_set is None:
             return None
         evaluator = Evaluator(
-            self.val_set, build.evaluation_transform(self.preprocessing), self.log,
-            batch_size=self.config.data.val_batch_size, workers=build.workers(self.config),
-            pin_memory=self.devices.pin_memory, shutdown=self.shutdown,
-        )  # fmt: skip
+            self.val_set,
+            build_evaluation_transform(self.preprocessing),
+            self.log,
+            batch_size=self.config.data.val_batch_size,
+            workers=worker_count(self.config.common.workers, distributed.local_world_size()),
+            pin_memory=self.devices.pin_memory,
+            shutdown=self.shutdown,
+        )
         for hook in self.hooks:
             hook.before_evaluation(self.state.iteration)
         result = evaluator(model, self.state.iteration, prefix=prefix, final=final)

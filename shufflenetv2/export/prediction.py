@@ -3,7 +3,7 @@
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cli.build import evaluation_transform
-from ..data import Dataset, DecodedImage, Digits, EvaluationTransform, ImageError, evaluation_batches
-from ..data.images import Image, open_image
-from ..data.index import find_images
-from ..data.named import Subset
+from ..data import (
+    Dataset,
+    DecodedImage,
+    Digits,
+    EvaluationTransform,
+    ImageError,
+    ImageFiles,
+    Subset,
+    build_evaluation_transform,
+    evaluation_batches,
+    find_images,
+)
+from ..data.images import Image
 from ..engine import choose_devices
 from ..engine.evaluation import count_correct
 from ..errors import UserError
@@ -122,23 +130,6 @@ def _format_of(path: Path) -> str | None:
 # ---- the images
 
 
-class ImageFiles:
-    """Image files without labels, as a data set."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.paths, self.class_names = paths, [""]
-        self.targets = np.zeros(len(paths), np.int64)
-
-    def name(self, index: int) -> str:
-        return self.paths[index]
-
-    def image(self, index: int) -> Image:
-        return open_image(self.paths[index])
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-
 def selection(dataset: Dataset, count: int) -> Subset:
     """So many samples of a data set, evenly spread over it; all where there are not as many."""
     return Subset(dataset, np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)))
@@ -223,7 +214,7 @@ def predict(
         complain: told of every unreadable image, by name. It yields no prediction.
     """
     use = model.preprocessing
-    readable = Tolerant(images, evaluation_transform(use))
+    readable = Tolerant(images, build_evaluation_transform(use))
     as_it_is = EvaluationTransform(use.input_size, use.input_size)
     start = 0
     for pixels, _ in evaluation_batches(readable, as_it_is, batch_size, workers=workers):

@@ -1,0 +1,109 @@
+"""Open the training and the validation set of a config: folders, named data sets, or a held-out part of the training set."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..config import DataConfig
+from ..errors import UserError
+from ..rng import HELD_OUT, generator
+from .datasets import Dataset, FolderDataset, Subset
+from .named import open_named
+
+
+def open_datasets(config: DataConfig, seed: int) -> tuple[Dataset, Dataset | None]:
+    """Open the training set and, if the config names one, the validation set.
+
+    If several processes may download into one folder, one of them has to call this function before the others.
+
+    Args:
+        seed: decides which samples `val_fraction` holds out.
+
+    Raises:
+        UserError: if a data set cannot be opened, or does not have `num_classes` classes.
+    """
+    train_set = _open_training_set(config)
+    if config.num_classes and config.num_classes != len(train_set.class_names):
+        raise UserError(f"`num_classes` {config.num_classes}: the training images have {len(train_set.class_names)} classes")
+    if config.val_fraction:
+        return hold_out(train_set, config.val_fraction, seed)
+    if config.dataset == "folder" and not config.val_dir:
+        return train_set, None
+    return train_set, open_validation_set(config, seed, train_set.class_names)
+
+
+def open_validation_set(config: DataConfig, seed: int, class_names: list[str] | None) -> Dataset:
+    """Open the data set to evaluate on.
+
+    Args:
+        seed: of the training run, for a held-out part of its training set.
+        class_names: classes of the model, by which a folder is labelled unless there is a `class_map`.
+
+    Raises:
+        UserError: if the data set cannot be opened.
+    """
+    if config.val_fraction:
+        _, val_set = open_datasets(config, seed)
+        assert val_set is not None
+        return val_set
+    if config.dataset != "folder":
+        return open_named(config.dataset, config.val_split, config.data_dir, download=config.dataset_download)
+    return FolderDataset(config.val_dir, read_class_map(config.class_map) if config.class_map else class_names)
+
+
+def _open_training_set(config: DataConfig) -> Dataset:
+    if config.dataset != "folder":
+        return open_named(config.dataset, config.train_split, config.data_dir, download=config.dataset_download)
+    return FolderDataset(config.train_dir, read_class_map(config.class_map) if config.class_map else None)
+
+
+def hold_out(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Divide a data set into a training and a validation part, both in the order of the data set.
+
+    From each class the fraction is held out for validation, rounded, but at least one image and never all of them; from a
+    class with one image, none. Which images of a class are held out depends only on the seed, the class and its number of
+    images.
+
+    Args:
+        fraction: between 0 and 1, exclusive.
+        seed: 0 or more.
+
+    Raises:
+        UserError: if no class has two images.
+    """
+    held_out = np.zeros(len(dataset), bool)
+    counts = np.bincount(dataset.targets, minlength=len(dataset.class_names))
+    indices_by_class = np.split(np.argsort(dataset.targets, kind="stable"), np.cumsum(counts)[:-1])
+    for label, indices in enumerate(indices_by_class):
+        if len(indices) > 1:
+            number = min(max(round(fraction * len(indices)), 1), len(indices) - 1)
+            # One draw per image, smallest first, and not a permutation: if images are appended to the class, most of the
+            # images that were held out stay held out.
+            draws = generator(seed, HELD_OUT, label).random(len(indices))
+            held_out[indices[np.argsort(draws)[:number]]] = True
+    if not held_out.any():
+        raise UserError(f"`val_fraction` {fraction:g} holds out nothing: no class has two images")
+    return Subset(dataset, np.flatnonzero(~held_out)), Subset(dataset, np.flatnonzero(held_out))
+
+
+def read_class_map(path: str | Path) -> list[str]:
+    """Read the names of the classes in the order of their labels: one per line, in UTF-8; empty lines are skipped.
+
+    Raises:
+        UserError: if the file cannot be read, is empty or names a class twice.
+    """
+    try:
+        lines = Path(path).read_text("utf-8-sig").split("\n")
+    except OSError as error:
+        raise UserError(f"`class_map` {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"`class_map` {path} is not UTF-8 text; it should hold one class name per line") from error
+    line_numbers: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if name := line.strip():
+            if name in line_numbers:
+                raise UserError(f"`class_map` {path} names {name!r} in line {line_numbers[name]} and again in line {number}")
+            line_numbers[name] = number
+    if not line_numbers:
+        raise UserError(f"`class_map` {path} is empty; it should hold one class name per line")
+    return list(line_numbers)
