@@ -1,4 +1,4 @@
-"""Other trainers' names, lists that grow, options that exclude each other, and names that stand for others."""
+"""Names from other trainers, options with lists, options that contradict each other, and options short for others."""
 
 import re
 from pathlib import Path
@@ -27,12 +27,13 @@ ALIASES = {
 LETTERS = {"-b": ("batch_size", "32", 32), "-j": ("workers", "3", 3)}
 
 
-def config(tmp_path: Path, content: str) -> tuple[str, str]:
+def config_file(tmp_path: Path, content: str) -> tuple[str, str]:
+    """Write a YAML file; return the arguments that name it."""
     (tmp_path / "c.yaml").write_text(content)
     return "--config", str(tmp_path / "c.yaml")
 
 
-def test_the_aliases_below_are_all_there_are_and_stand_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_shows_every_alias(capsys: pytest.CaptureFixture[str]) -> None:
     assert {alias: option.name for option in OPTIONS for alias in option.aliases} == {
         alias: name for alias, (name, _, _) in ALIASES.items()
     }
@@ -47,43 +48,42 @@ def test_an_alias_is_the_option_on_the_command_line_and_in_a_file(tmp_path: Path
     name, text, value = (ALIASES | LETTERS)[alias]
     common = (*TRAIN, "--val-dir", "V")
 
-    def is_value(config: Config) -> bool:
+    def has_value(config: Config) -> bool:
         actual = config.values()[name]
         return bool(Path(actual) == Path(text) if name == "save" else actual == value)
 
-    ways = [parse([*common, alias, text]), parse([*common, "--" + name.replace("_", "-"), text])]
+    spellings = [parse([*common, alias, text]), parse([*common, "--" + name.replace("_", "-"), text])]
     if alias in ALIASES:
-        assert parse([*common, f"{alias}={text}"]) == ways[0]
+        assert parse([*common, f"{alias}={text}"]) == spellings[0]
         for key in (alias[2:], alias[2:].replace("-", "_")):
-            from_file = parse([*common, *config(tmp_path, f"{key}: {text}\n")])
-            assert is_value(from_file)
+            from_file = parse([*common, *config_file(tmp_path, f"{key}: {text}\n")])
+            assert has_value(from_file)
             assert name not in from_file.explicit
-    assert all(is_value(options) and name in options.explicit for options in ways)
-    assert not is_value(parse(common))
+    assert all(has_value(config) and name in config.explicit for config in spellings)
+    assert not has_value(parse(common))
 
 
 def test_an_alias_on_the_command_line_wins_over_the_name_in_the_file(tmp_path: Path) -> None:
-    assert parse([*TRAIN, *config(tmp_path, "learning-rate: 3"), "--lr", "0.5"]).learning_rate == 0.5
-    assert parse([*TRAIN, *config(tmp_path, "lr: 3"), "--learning-rate", "0.5"]).learning_rate == 0.5
+    assert parse([*TRAIN, *config_file(tmp_path, "learning-rate: 3"), "--lr", "0.5"]).optimization.learning_rate == 0.5
+    assert parse([*TRAIN, *config_file(tmp_path, "lr: 3"), "--learning-rate", "0.5"]).optimization.learning_rate == 0.5
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_options_without_a_meaning_here_are_refused_with_the_reason(tmp_path: Path, name: str) -> None:
+def test_options_of_other_trainers_without_a_meaning_here_are_refused_with_the_reason(tmp_path: Path, name: str) -> None:
     reason = REFUSED[name]
     for spelled in (f"--{name}", "--" + name.replace("-", "_")):
         assert refusal(*TRAIN, spelled) == f"{spelled} on the command line: {reason}"
         assert refusal(*TRAIN, f"{spelled}=1") == f"{spelled} on the command line: {reason}"
         assert refusal(*TRAIN, spelled, "1", "--lr", "0.1") == f"{spelled} on the command line: {reason}"
     for key in (name, name.replace("-", "_")):
-        assert refusal(*TRAIN, *config(tmp_path, f"{key}: 1")) == f"{key} in {tmp_path / 'c.yaml'}: {reason}"
+        assert refusal(*TRAIN, *config_file(tmp_path, f"{key}: 1")) == f"{key} in {tmp_path / 'c.yaml'}: {reason}"
 
 
-def test_what_is_refused_are_the_names_that_others_use_and_no_options() -> None:
+def test_refused_names_are_no_options_and_the_recommended_names_are() -> None:
     assert {"native-amp", "apex-amp", "local-rank", "pin-mem", "no-prefetcher"} <= set(REFUSED)
     assert not {option.key for option in OPTIONS} & set(REFUSED)
-    # What a refusal recommends exists.
-    known = {"--" + option.key for option in OPTIONS}
-    assert all(word.strip(";,.") in known for reason in REFUSED.values() for word in reason.split() if word.startswith("--"))
+    existing = {"--" + option.key for option in OPTIONS}
+    assert all(word.strip(";,.") in existing for reason in REFUSED.values() for word in reason.split() if word.startswith("--"))
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_a_list_grows_with_every_mention(tmp_path: Path, option: str, values: tu
     assert parse([*TRAIN, f"--{option}", first, *others]).values()[name] == values
     assert parse([*TRAIN, f"--{option}", first, f"--{option}", *others]).values()[name] == values
     assert parse([*TRAIN, f"--{option}", first]).values()[name] == values[:1]
-    file = config(tmp_path, yaml.safe_dump({option: list(values)}))
+    file = config_file(tmp_path, yaml.safe_dump({option: list(values)}))
     assert parse([*TRAIN, *file]).values()[name] == values
-    # The command line wins: it replaces the file's list, and does not add to it.
+    # A list on the command line replaces the list in the file.
     assert parse([*TRAIN, *file, f"--{option}", first]).values()[name] == values[:1]
-    assert parse([*TRAIN, *config(tmp_path, f"{option}: {first}")]).values()[name] == values[:1]
-    assert parse([*TRAIN, *config(tmp_path, one_by_one.to_yaml())]).values()[name] == values
+    assert parse([*TRAIN, *config_file(tmp_path, f"{option}: {first}")]).values()[name] == values[:1]
+    assert parse([*TRAIN, *config_file(tmp_path, one_by_one.to_yaml())]).values()[name] == values
     assert parse(TRAIN).values()[name] == ()
     assert option in refusal(*TRAIN, f"--{option}")
 
@@ -146,55 +146,59 @@ CONTRADICTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("given", "message"), CONTRADICTIONS, ids=[given for given, _ in CONTRADICTIONS])
-def test_options_that_contradict_each_other_are_refused(tmp_path: Path, given: str, message: str) -> None:
-    assert refusal(*TRAIN, *given.split()).startswith(message)
-    texts = training_parser().parse(given.split())
+@pytest.mark.parametrize(("arguments", "message"), CONTRADICTIONS, ids=[arguments for arguments, _ in CONTRADICTIONS])
+def test_options_that_contradict_each_other_are_refused(tmp_path: Path, arguments: str, message: str) -> None:
+    assert refusal(*TRAIN, *arguments.split()).startswith(message)
+    texts = training_parser().parse(arguments.split())
     content = {name.replace("_", "-"): yaml.safe_load(str(value)) for name, value in texts.items()}
-    from_file = refusal(*TRAIN, *config(tmp_path, yaml.safe_dump(content)))
+    from_file = refusal(*TRAIN, *config_file(tmp_path, yaml.safe_dump(content)))
     assert str(tmp_path / "c.yaml") in from_file
     without_source = re.sub(" in [^ ;,]*c.yaml", "", from_file).replace("--", "")
     assert without_source.startswith(message.replace("--no-resume-opt", "resume-opt").replace("--", ""))
 
 
 def test_the_length_is_in_iterations_or_in_epochs_and_the_command_line_decides(tmp_path: Path) -> None:
-    assert (parse(TRAIN).total_iters, parse(TRAIN).epochs) == (300_000, None)
-    epochs = parse([*TRAIN, "--epochs", "2.5", "--batch-size", "8"])
-    assert epochs.epochs == 2.5
-    resolved = epochs.with_length(100)
-    assert (resolved.total_iters, resolved.epochs) == (31, None)
-    assert parse([*TRAIN, "--epochs", "0.001"]).with_length(100).total_iters == 1
-    assert parse([*TRAIN, "--total-iters", "7"]).with_length(100).total_iters == 7
-    in_epochs = parse([*TRAIN, *config(tmp_path, "total-iters: 7"), "--epochs", "2"])
-    assert (in_epochs.epochs, in_epochs.total_iters) == (2, 0)
-    in_iterations = parse([*TRAIN, *config(tmp_path, "epochs: 2"), "--total-iters", "7"])
-    assert (in_iterations.epochs, in_iterations.total_iters) == (None, 7)
-    assert "both give the length" in refusal(*TRAIN, *config(tmp_path, "epochs: 2\ntotal-iters: 7"))
-    # What a run writes down can be read again.
-    assert parse([*TRAIN, *config(tmp_path, resolved.to_yaml())]).total_iters == 31
+    def length(*arguments: str) -> tuple[int, float | None]:
+        optimization = parse([*TRAIN, *arguments]).optimization
+        return optimization.total_iters, optimization.epochs
+
+    assert length() == (300_000, None)
+    assert length("--epochs", "2.5", "--batch-size", "8") == (0, 2.5)
+    assert length(*config_file(tmp_path, "total-iters: 7"), "--epochs", "2") == (0, 2)
+    assert length(*config_file(tmp_path, "epochs: 2"), "--total-iters", "7") == (7, None)
+    assert "both give the length" in refusal(*TRAIN, *config_file(tmp_path, "epochs: 2\ntotal-iters: 7"))
+
+    resolved = parse([*TRAIN, "--epochs", "2.5", "--batch-size", "8"]).with_length(100)
+    assert (resolved.optimization.total_iters, resolved.optimization.epochs) == (31, None)
+    assert parse([*TRAIN, "--epochs", "0.001"]).with_length(100).optimization.total_iters == 1
+    assert parse([*TRAIN, "--total-iters", "7"]).with_length(100).optimization.total_iters == 7
+    assert length(*config_file(tmp_path, resolved.to_yaml())) == (31, None)
 
 
 def test_an_experiment_is_a_folder_in_save(tmp_path: Path) -> None:
-    named = parse([*TRAIN, "--experiment", "first"])
-    assert Path(named.save) == Path("models/first")
-    assert Path(parse([*TRAIN, "--experiment", "first", "--save", "there"]).save) == Path("there/first")
-    assert Path(parse([*TRAIN, *config(tmp_path, "experiment: 7\nsave: there")]).save) == Path("there/7")
-    assert Path(parse(TRAIN).save) == Path("models")
-    again = parse(config(tmp_path, named.to_yaml()))  # not a folder in that folder
-    assert Path(again.save) == Path(named.save)
+    def folder(*arguments: str) -> Path:
+        return Path(parse([*TRAIN, *arguments]).common.save)
+
+    assert folder() == Path("models")
+    assert folder("--experiment", "first") == Path("models/first")
+    assert folder("--experiment", "first", "--save", "there") == Path("there/first")
+    assert folder(*config_file(tmp_path, "experiment: 7\nsave: there")) == Path("there/7")
+    # The options of a run name the resulting folder, and not the experiment again.
+    written = parse([*TRAIN, "--experiment", "first"]).to_yaml()
+    assert folder(*config_file(tmp_path, written)) == Path("models/first")
 
 
-def test_a_data_dir_stands_for_its_two_folders(tmp_path: Path) -> None:
-    def folders(*given: str) -> tuple[str, str, str]:
-        options = parse(given)
-        return options.train_dir, options.val_dir, options.data_dir
+def test_a_data_dir_is_short_for_its_two_folders(tmp_path: Path) -> None:
+    def folders(*arguments: str) -> tuple[str, str, str]:
+        data = parse(arguments).data
+        return data.train_dir, data.val_dir, data.data_dir
 
     assert folders("--data-dir", "D") == ("D/train", "D/val", "")
     assert folders("--data-dir", "D", "--val-dir", "V") == ("D/train", "V", "")
     assert folders("--data-dir", "D", "--train-dir", "T") == ("T", "D/val", "")
     assert folders("--data-dir", "D", "--val-fraction", "0.1") == ("D/train", "", "")
     assert folders("--data-dir", "D", "--eval")[1] == "D/val"
-    assert folders(*config(tmp_path, "data-dir: D")) == ("D/train", "D/val", "")
+    assert folders(*config_file(tmp_path, "data-dir: D")) == ("D/train", "D/val", "")
     assert folders("--dataset", "cifar10", "--data-dir", "D") == ("", "", "D")
     assert refusal("--dataset", "cifar10").startswith("--data-dir is missing")
     assert refusal("--dataset", "digits", "--data-dir", "D").startswith("--data-dir has no effect")

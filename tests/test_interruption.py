@@ -270,8 +270,8 @@ def test_intervals_are_iterations_or_time(monkeypatch: pytest.MonkeyPatch) -> No
     now[0] += 121
     assert due(2)
     assert not due(3)
-    assert parse(["--train-dir", "D", "--save-interval", "10m"]).save_interval == "10m"
-    assert parse(["--train-dir", "D", "--save-interval", "10"]).save_interval == 10
+    assert parse(["--train-dir", "D", "--save-interval", "10m"]).run.save_interval == "10m"
+    assert parse(["--train-dir", "D", "--save-interval", "10"]).run.save_interval == 10
     for wrong in ("0", "m", "0m", "nanm", "5d"):
         with pytest.raises(UserError, match="90s, 10m or 2h"):
             parse(["--train-dir", "D", "--save-interval", wrong])

@@ -6,8 +6,9 @@ Imports nothing heavy, so that help and error messages appear at once.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import dataclass_transform
@@ -139,6 +140,11 @@ def _unwrap(annotation: Any) -> tuple[Any, list[Any]]:
     return plain, annotations
 
 
+@cache
+def _validator(group: type) -> TypeAdapter[Any]:
+    return TypeAdapter(group)
+
+
 def validate(group: type[T], values: Mapping[str, Any]) -> T:
     """Make a group from values as they stand on a command line or in a file; None leaves an option at its default.
 
@@ -147,7 +153,7 @@ def validate(group: type[T], values: Mapping[str, Any]) -> T:
     """
     texts = {name: to_text(value) for name, value in values.items() if value is not None}
     try:
-        return TypeAdapter(group).validate_python(texts)
+        return cast(T, _validator(cast(type, group)).validate_python(texts))
     except ValidationError as error:
         name = str(error.errors(include_url=False, include_context=False)[0]["loc"][0])
         (option,) = (option for option in options_of(group) if option.name == name)
