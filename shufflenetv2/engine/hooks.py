@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config import RunConfig
 from ..errors import UserError
 from ..report import write_grid
 from .evaluation import EvaluationResult
@@ -68,6 +69,49 @@ def load_hook(name: str) -> Hook:
     except TypeError as error:
         raise UserError(f"`hook` {name}: {error}; a hook is instantiated without arguments") from error
     return hook_class()
+
+
+class HookList(Hook):
+    """Calls several hooks, one after the other."""
+
+    def __init__(self, hooks: list[Hook]) -> None:
+        self._hooks = hooks
+
+    def before_run(self, run: Any) -> None:
+        for hook in self._hooks:
+            hook.before_run(run)
+
+    def before_iteration(self, iteration: int, images: Tensor, targets: Tensor) -> None:
+        for hook in self._hooks:
+            hook.before_iteration(iteration, images, targets)
+
+    def after_iteration(self, iteration: int, loss: Tensor, logits: Tensor) -> None:
+        for hook in self._hooks:
+            hook.after_iteration(iteration, loss, logits)
+
+    def before_evaluation(self, iteration: int) -> None:
+        for hook in self._hooks:
+            hook.before_evaluation(iteration)
+
+    def after_evaluation(self, iteration: int, result: EvaluationResult) -> None:
+        for hook in self._hooks:
+            hook.after_evaluation(iteration, result)
+
+    def after_save(self, iteration: int, path: str) -> None:
+        for hook in self._hooks:
+            hook.after_save(iteration, path)
+
+    def after_run(self, run: Any) -> None:
+        for hook in self._hooks:
+            hook.after_run(run)
+
+
+def load_hooks(config: RunConfig, log_folder: Path | None, class_names: list[str]) -> HookList:
+    """Instantiate the hooks that the `hook` and `save_images` options name, in this order."""
+    hooks = [load_hook(name) for name in config.hook]
+    if config.save_images and log_folder:
+        hooks.append(SaveImages(log_folder / "images", config.display_interval, class_names))
+    return HookList(hooks)
 
 
 class SaveImages(Hook):

@@ -25,7 +25,7 @@ from . import checkpoint, distributed
 from .checkpoint import Checkpointer, checkpoint_name
 from .devices import Devices
 from .evaluation import EvaluationResult, Evaluator
-from .hooks import SaveImages, load_hook
+from .hooks import load_hooks
 from .loop import Callbacks, StepSettings, recalibrate_batch_norm, train
 from .metrics import TrainMetrics
 from .nonfinite import NonFiniteLossError, next_gap, recover_from_nonfinite
@@ -82,9 +82,15 @@ class Trainer(Callbacks):
             clip=build_clipping(self.state.network, config.optimization),
             dist_bn=config.model.dist_bn,
         )
-        self.hooks = [load_hook(name) for name in config.run.hook]
-        if config.run.save_images and log.folder:
-            self.hooks.append(SaveImages(log.folder / "images", config.run.display_interval, self.class_names))
+        self.hooks = load_hooks(config.run, log.folder, self.class_names)
+        self._train_transform = build_train_transform(config.data, config.augmentation)
+        self._workers = worker_count(config.common.workers, distributed.local_world_size())
+        self._evaluator = None
+        if self.val_set is not None:
+            self._evaluator = Evaluator(
+                self.val_set, build_evaluation_transform(self.preprocessing), log, batch_size=config.data.val_batch_size,
+                workers=self._workers, pin_memory=devices.pin_memory, shutdown=shutdown,
+            )  # fmt: skip
         if newest:
             log.info(f"continuing from {self._load(*newest)}")
 
@@ -96,12 +102,10 @@ class Trainer(Callbacks):
             ImageError: an image cannot be read; nothing is lost.
             NonFiniteLossError: a loss is not finite, and `on_nonfinite` is 'stop', or does not help.
         """
-        for hook in self.hooks:
-            hook.before_run(self)
+        self.hooks.before_run(self)
         self.train()
         self.write_results()
-        for hook in self.hooks:
-            hook.after_run(self)
+        self.hooks.after_run(self)
 
     # ---- training
 
@@ -148,30 +152,21 @@ class Trainer(Callbacks):
 
     def _batches(self) -> DataIterator:
         """Return the training batches, beginning with that of the next iteration."""
-        data = self.config.data
+        optimization = self.config.optimization
         return DataIterator(
-            self.train_set,
-            build_train_transform(self.config.data, self.config.augmentation),
-            self.config.optimization.batch_size,
-            seed=self.config.optimization.seed,
-            start_iteration=self.state.iteration,
-            workers=worker_count(self.config.common.workers, distributed.local_world_size()),
-            pin_memory=self.devices.pin_memory,
-            repeats=data.aug_repeats,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-        )
+            self.train_set, self._train_transform, optimization.batch_size, seed=optimization.seed,
+            start_iteration=self.state.iteration, workers=self._workers, pin_memory=self.devices.pin_memory,
+            repeats=self.config.data.aug_repeats, rank=distributed.rank(), world_size=distributed.world_size(),
+        )  # fmt: skip
 
     # ---- callbacks of the loop
 
     def before_iteration(self, iteration: int, images: Tensor, targets: Tensor) -> None:
-        for hook in self.hooks:
-            hook.before_iteration(iteration, images, targets)
+        self.hooks.before_iteration(iteration, images, targets)
 
     def after_iteration(self, iteration: int, loss: Tensor, logits: Tensor) -> None:
         self.log.advance(iteration)
-        for hook in self.hooks:
-            hook.after_iteration(iteration, loss, logits)
+        self.hooks.after_iteration(iteration, loss, logits)
 
     def on_metrics(self, metrics: TrainMetrics) -> None:
         self.log.training(**asdict(metrics))
@@ -207,8 +202,7 @@ class Trainer(Callbacks):
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         path = self.checkpointer.save(name, content)
-        for hook in self.hooks:
-            hook.after_save(self.state.iteration, str(path))
+        self.hooks.after_save(self.state.iteration, str(path))
 
     def _model_record(self, network: ShuffleNetV2) -> dict[str, Any]:
         return model_record(
@@ -261,22 +255,11 @@ class Trainer(Callbacks):
 
     def evaluate(self, model: nn.Module, prefix: str = "", final: bool = False) -> EvaluationResult | None:
         """Evaluate a model on the validation set, if there is one; see `Evaluator`."""
-        if self.val_set is None:
+        if self._evaluator is None:
             return None
-        evaluator = Evaluator(
-            self.val_set,
-            build_evaluation_transform(self.preprocessing),
-            self.log,
-            batch_size=self.config.data.val_batch_size,
-            workers=worker_count(self.config.common.workers, distributed.local_world_size()),
-            pin_memory=self.devices.pin_memory,
-            shutdown=self.shutdown,
-        )
-        for hook in self.hooks:
-            hook.before_evaluation(self.state.iteration)
-        result = evaluator(model, self.state.iteration, prefix=prefix, final=final)
-        for hook in self.hooks:
-            hook.after_evaluation(self.state.iteration, result)
+        self.hooks.before_evaluation(self.state.iteration)
+        result = self._evaluator(model, self.state.iteration, prefix=prefix, final=final)
+        self.hooks.after_evaluation(self.state.iteration, result)
         return result
 
     def write_results(self) -> None:
