@@ -16,13 +16,13 @@ from shufflenetv2.engine import (
     NonFiniteLossError,
     StepSettings,
     TrainingState,
-    TrainMetrics,
     count_correct,
     evaluate,
     recalibrate_batch_norm,
     train,
 )
 from shufflenetv2.recipe import AveragedWeights, Mixing, clip_gradients, linear_decay, parameter_groups
+from shufflenetv2.report import TrainMetrics
 from tests.support import same_tensors
 
 Batch = tuple[Tensor, Tensor]

@@ -1,6 +1,7 @@
-"""What a run leaves can be read by the programs it is for, and a killed run leaves what an untouched one does."""
+"""Metrics and figures of a run are complete, also after a kill, and other programs can read them."""
 
 import csv
+import dataclasses
 import json
 import logging
 import os
@@ -15,17 +16,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shufflenetv2.report import figures
-from shufflenetv2.report.figures import write_confusion, write_grid
-from shufflenetv2.report.records import COLUMNS, EVENT_FILES, Records, ReportError
+from shufflenetv2.errors import UserError
+from shufflenetv2.report import Records, RunLog, TrainMetrics, figures, write_confusion, write_grid
+from shufflenetv2.report.records import COLUMNS, EVENT_FILES
 from tests.support import ONE_THREAD, ROOT
 
-ODD_NAMES = ['great white shark, "man-eater"', "Привет", "猫 🐱", "crème\nbrûlée", "not UTF-8: \udcff", "=1+1", "", "a" * 300]
+UNUSUAL_NAMES = [
+    'great white shark, "man-eater"',
+    "Привет",
+    "猫 🐱",
+    "crème\nbrûlée",
+    "not UTF-8: \udcff",
+    "=1+1",
+    "",
+    "a" * 300,
+]
 
 
-def record(folder: Path, first: int, last: int, goes_on_after: int = 0, *, tensorboard: bool = False) -> None:
-    """What iterations `first` to `last` of some run write; its values have all their bits."""
-    records = Records(folder, goes_on_after, tensorboard=tensorboard)
+def record(folder: Path, first: int, last: int, after: int = 0, *, tensorboard: bool = False) -> None:
+    """Write the rows of iterations `first` to `last` of a run that continues after iteration `after`."""
+    records = Records(folder, after, tensorboard=tensorboard)
     for iteration in range(first, last + 1):
         records.write(iteration, "train", {"learning_rate": 0.1, "loss": 1 / iteration, "top1_error": iteration / 7})
         if iteration % 3 == 0:
@@ -34,7 +44,7 @@ def record(folder: Path, first: int, last: int, goes_on_after: int = 0, *, tenso
     records.close()
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in ("metrics.csv", "metrics.jsonl")}
 
 
@@ -44,7 +54,7 @@ def read_csv(path: Path) -> list[list[str]]:
 
 
 def read_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) by tag, as TensorBoard would show them."""
+    """Return (step, value) by tag, as TensorBoard shows them."""
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     accumulator: Any = accumulators.EventAccumulator(str(folder), size_guidance={"scalars": 0})
     accumulator.Reload()
@@ -53,13 +63,13 @@ def read_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 @pytest.fixture
-def untouched(tmp_path: Path) -> dict[str, bytes]:
-    """The files of a run of ten iterations that nothing happens to."""
-    record(tmp_path / "untouched", 1, 10)
-    return files(tmp_path / "untouched")
+def uninterrupted(tmp_path: Path) -> dict[str, bytes]:
+    """Return the files of a run of ten iterations that is never interrupted."""
+    record(tmp_path / "uninterrupted", 1, 10)
+    return read_files(tmp_path / "uninterrupted")
 
 
-def test_what_is_written_is_read_back_exactly(tmp_path: Path) -> None:
+def test_values_are_written_exactly(tmp_path: Path) -> None:
     records = Records(tmp_path / "logs" / "run", 0, tensorboard=False)
     train = {"learning_rate": 0.1 + 0.2, "loss": 1 / 3, "images_per_second": 1e-17}
     records.write(20, "train", {**train, "extra": 5})
@@ -78,35 +88,35 @@ def test_what_is_written_is_read_back_exactly(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("goes_on_after", [1, 4, 6, 8])
-def test_an_interrupted_run_leaves_the_files_of_an_untouched_one(
-    tmp_path: Path, untouched: dict[str, bytes], goes_on_after: int
+@pytest.mark.parametrize("after", [1, 4, 6, 8])
+def test_an_interrupted_run_writes_the_files_of_an_uninterrupted_one(
+    tmp_path: Path, uninterrupted: dict[str, bytes], after: int
 ) -> None:
     record(tmp_path, 1, 8)
-    record(tmp_path, goes_on_after + 1, 10, goes_on_after)
-    assert files(tmp_path) == untouched
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(untouched)  # nothing temporary
+    record(tmp_path, after + 1, 10, after)
+    assert read_files(tmp_path) == uninterrupted
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(uninterrupted)  # no temporary file
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "metrics.jsonl"])
-def test_a_line_cut_by_the_kill_is_dropped(tmp_path: Path, untouched: dict[str, bytes], name: str) -> None:
+def test_a_line_cut_by_a_kill_is_removed(tmp_path: Path, uninterrupted: dict[str, bytes], name: str) -> None:
     record(tmp_path, 1, 8)
     os.truncate(tmp_path / name, (tmp_path / name).stat().st_size - 9)
     record(tmp_path, 7, 10, 6)
-    assert files(tmp_path) == untouched
+    assert read_files(tmp_path) == uninterrupted
 
 
-def test_what_a_power_cut_garbled_is_dropped(tmp_path: Path, untouched: dict[str, bytes]) -> None:
+def test_lines_damaged_by_a_power_failure_are_removed(tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
     record(tmp_path, 1, 6)
-    for name in untouched:
+    for name in uninterrupted:
         with open(tmp_path / name, "ab") as file:
             file.write(bytes(100) + b'\n{"iteration"\n')
     record(tmp_path, 7, 10, 6)
-    assert files(tmp_path) == untouched
+    assert read_files(tmp_path) == uninterrupted
 
 
-def test_a_validation_done_again_is_there_once(tmp_path: Path, untouched: dict[str, bytes]) -> None:
-    """The run was stopped between the two tests of iteration 6, and goes on with the first of them."""
+def test_a_repeated_validation_is_recorded_once(tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
+    """The run was stopped between the two tests of iteration 6, and repeats the first."""
     record(tmp_path, 1, 5)
     records = Records(tmp_path, 5, tensorboard=False)
     records.write(6, "train", {"learning_rate": 0.1, "loss": 1 / 6, "top1_error": 6 / 7})
@@ -115,66 +125,53 @@ def test_a_validation_done_again_is_there_once(tmp_path: Path, untouched: dict[s
     records.write(6, "test", {"loss": 2 / 6, "val_time": 0.5})
     records.write(6, "test_ema", {"loss": 3 / 6, "val_time": 0.5})
     record(tmp_path, 7, 10, 6)
-    assert files(tmp_path) == untouched
+    assert read_files(tmp_path) == uninterrupted
 
 
-def test_a_run_from_the_beginning_replaces_what_another_left(tmp_path: Path, untouched: dict[str, bytes]) -> None:
+def test_a_new_run_replaces_the_files_of_another(tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
     record(tmp_path, 1, 20, tensorboard=True)
     assert list(tmp_path.glob(EVENT_FILES))
     record(tmp_path, 1, 10)
-    assert files(tmp_path) == untouched
+    assert read_files(tmp_path) == uninterrupted
     assert not list(tmp_path.glob(EVENT_FILES))
 
 
-def test_tensorboard_shows_an_interrupted_run_as_an_untouched_one(tmp_path: Path) -> None:
-    before = set(threading.enumerate())
+def test_tensorboard_shows_an_interrupted_run_like_an_uninterrupted_one(tmp_path: Path) -> None:
+    threads = set(threading.enumerate())
     record(tmp_path / "a", 1, 10, tensorboard=True)
     record(tmp_path / "b", 1, 8, tensorboard=True)
     record(tmp_path / "b", 6, 10, 5, tensorboard=True)
-    shown = read_events(tmp_path / "a")
-    assert shown["train/loss"] == [(iteration, float(np.float32(1 / iteration))) for iteration in range(1, 11)]
-    assert [step for step, _ in shown["test_ema/loss"]] == [3, 6, 9]
-    assert read_events(tmp_path / "b") == shown
-    assert set(threading.enumerate()) <= before
+    events = read_events(tmp_path / "a")
+    assert events["train/loss"] == [(iteration, float(np.float32(1 / iteration))) for iteration in range(1, 11)]
+    assert [step for step, _ in events["test_ema/loss"]] == [3, 6, 9]
+    assert read_events(tmp_path / "b") == events
+    assert set(threading.enumerate()) <= threads
 
 
 def test_a_killed_run_keeps_every_row(tmp_path: Path) -> None:
-    """TensorBoard's writer has a thread of its own, which SIGKILL gives no time to finish."""
+    """TensorBoard, which is not imported before it is used, writes in a thread, which SIGKILL does not let finish."""
     pytest.importorskip("tensorboard")
     program = (
-        "import os, signal, sys; from pathlib import Path; from shufflenetv2.report.records import Records\n"
+        "import os, signal, sys; from pathlib import Path; from shufflenetv2.report import Records\n"
         "records = Records(Path(sys.argv[1]), 0)\n"
+        "print({'tensorboard', 'cv2', 'matplotlib'} & set(sys.modules), flush=True)\n"
         "for iteration in range(1, 31): records.write(iteration, 'train', {'loss': 1 / iteration})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program, tmp_path], cwd=ROOT, env={**os.environ, **ONE_THREAD}, capture_output=True, timeout=100
     )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not done.stderr
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    assert (result.stdout, result.stderr) == (b"set()\n", b"")
     assert len(read_csv(tmp_path / "metrics.csv")) == 31
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 30
     assert [step for step, _ in read_events(tmp_path)["train/loss"]] == list(range(1, 31))
 
 
-def test_tensorboard_is_imported_only_when_it_is_wanted(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from shufflenetv2.report import figures; "
-        "from shufflenetv2.report.records import Records\n"
-        "Records(Path(sys.argv[1]), 0); records = Records(Path(sys.argv[1]), 0, tensorboard=False)\n"
-        "records.write(1, 'train', {'loss': 1.0})\n"
-        "print({'torch', 'tensorboard', 'cv2', 'matplotlib'} & set(sys.modules))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=100, check=True
-    )
-    assert done.stdout == "set()\n"
-
-
-def test_without_tensorboard_one_line_says_so_and_the_rest_goes_on(
-    tmp_path: Path, untouched: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_without_tensorboard_a_warning_is_logged_and_the_other_files_are_written(
+    tmp_path: Path, uninterrupted: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard", None)  # as Python marks what cannot be imported
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # which makes the import fail
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     with caplog.at_level(logging.INFO, "shufflenetv2"):
@@ -183,22 +180,41 @@ def test_without_tensorboard_one_line_says_so_and_the_rest_goes_on(
     assert "TensorBoard" in message
     assert "pip install tensorboard" in message
     assert "\n" not in message
-    assert files(tmp_path) == untouched
+    assert read_files(tmp_path) == uninterrupted
 
 
-def test_what_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
+def test_records_that_cannot_be_written_raise_an_error_that_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ReportError, match=r"metrics\.jsonl cannot be read: Not a directory") as raised:
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read: Not a directory") as error:
         Records(tmp_path / "file", 0)
-    assert raised.value.status == 1
+    assert error.value.status == 1
     records = Records(tmp_path / "run", 0, tensorboard=False)
     (tmp_path / "run" / "metrics.csv").unlink()
     (tmp_path / "run" / "metrics.csv").mkdir()
-    with pytest.raises(ReportError, match=r"metrics\.csv cannot be written: Is a directory"):
+    with pytest.raises(UserError, match=r"metrics\.csv cannot be written: Is a directory"):
         records.write(1, "train", {"loss": 1.0})
 
 
-def test_each_class_has_its_accuracy_and_its_worst_confusion(tmp_path: Path) -> None:
+def test_the_log_has_the_originals_lines_and_records_their_values(tmp_path: Path) -> None:
+    metrics = TrainMetrics(20, 0.499967, 6.9, 0.99, 0.98, 0.01, 0.4, 2560.0)
+    with RunLog(tmp_path, silent=True) as log:
+        log.start(0, 300_000)
+        log.training(metrics)
+        log.test(20, loss=4.1, top1_error=0.62, top5_error=0.37, val_time=60.2, prefix="EMA ", final=True)
+    train, test = (line.partition("] ")[2] for line in (tmp_path / "train.log").read_text().splitlines())
+    assert train == (
+        "TRAIN Iter 20: lr = 0.499967,\tloss = 6.900000,\tTop-1 err = 0.990000,\tTop-5 err = 0.980000,"
+        "\tdata_time = 0.010000,\ttrain_time = 0.400000"
+    )
+    assert test == "EMA TEST Iter 20: loss = 4.100000,\tTop-1 err = 0.620000,\tTop-5 err = 0.370000,\tval_time = 60.200000"
+    first, second = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert first == {"kind": "train", **dataclasses.asdict(metrics)}
+    assert second == {
+        "iteration": 20, "kind": "test_ema_bnps", "loss": 4.1, "top1_error": 0.62, "top5_error": 0.37, "val_time": 60.2,
+    }  # fmt: skip
+
+
+def test_each_class_has_its_accuracy_and_its_most_frequent_confusion(tmp_path: Path) -> None:
     counts = np.array([[8, 2, 0, 0], [1, 3, 5, 0], [0, 0, 4, 0], [0, 0, 0, 0]])
     before = counts.copy()
     write_confusion(tmp_path / "new", counts, ["cat", "dog, wild", "owl", "eel"])
@@ -220,24 +236,26 @@ def test_each_class_has_its_accuracy_and_its_worst_confusion(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("fonts", [figures.FONTS, ()], ids=["system's font", "Pillow's font"])
-def test_odd_class_names_are_kept_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fonts: tuple[str, ...]) -> None:
+def test_unusual_class_names_are_written_and_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fonts: tuple[str, ...]
+) -> None:
     monkeypatch.setattr(figures, "FONTS", fonts)
-    write_confusion(tmp_path, np.eye(len(ODD_NAMES), dtype=np.int64), ODD_NAMES)
-    written = [name.encode(errors="backslashreplace").decode() for name in ODD_NAMES]
+    write_confusion(tmp_path, np.eye(len(UNUSUAL_NAMES), dtype=np.int64), UNUSUAL_NAMES)
+    written = [name.encode(errors="backslashreplace").decode() for name in UNUSUAL_NAMES]
     assert [row[0] for row in read_csv(tmp_path / "per_class.csv")[1:]] == written
     assert read_csv(tmp_path / "confusion.csv")[0][1:] == written
     with Image.open(tmp_path / "confusion_matrix.png") as image:
         assert 500 < image.width < 1200
-    write_grid(tmp_path / "grid.png", np.zeros((len(ODD_NAMES), 3, 32, 32), np.uint8), ODD_NAMES)
+    write_grid(tmp_path / "grid.png", np.zeros((len(UNUSUAL_NAMES), 3, 32, 32), np.uint8), UNUSUAL_NAMES)
 
 
-def test_without_a_system_font_accents_are_left_out_rather_than_the_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_system_font_letters_are_drawn_without_accents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "FONTS", ())
-    assert figures._drawable("crème  brûlée", figures._font(12)) == "creme brulee"
+    assert figures.drawable("crème  brûlée", figures.load_font(12)) == "creme brulee"
 
 
 @pytest.mark.parametrize("classes", [1, 2, 20, 21, 71, 200, 499, 1000, 1337])
-def test_a_figure_has_a_sensible_size_however_many_classes(tmp_path: Path, classes: int) -> None:
+def test_the_confusion_matrix_is_500_to_1500_pixels_wide_for_any_number_of_classes(tmp_path: Path, classes: int) -> None:
     counts = np.random.default_rng(classes).multinomial(50, np.full(classes, 1 / classes), classes)
     write_confusion(tmp_path, counts, [f"class {label}" for label in range(classes)])
     path = tmp_path / "confusion_matrix.png"
@@ -258,8 +276,8 @@ def test_a_figure_has_a_sensible_size_however_many_classes(tmp_path: Path, class
         }
 
 
-def test_a_colour_is_a_share_of_the_row(tmp_path: Path) -> None:
-    """Two classes, one with a thousand times the images of the other, and the same shares."""
+def test_colours_show_fractions_of_the_true_class(tmp_path: Path) -> None:
+    """Of two classes one has a thousand times the images of the other, and the same fractions."""
     write_confusion(tmp_path, np.array([[3000, 1000], [1, 3]]), ["many", "few"])
     with Image.open(tmp_path / "confusion_matrix.png") as image:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
@@ -267,26 +285,26 @@ def test_a_colour_is_a_share_of_the_row(tmp_path: Path) -> None:
     areas = sorted(zip(counts.tolist(), map(tuple, colours.tolist()), strict=True), reverse=True)
     assert areas[0][1] == (255, 255, 255)
     (right, dark), (wrong, light) = sorted(areas[1:3], key=lambda area: sum(area[1]))
-    assert min(right, wrong) > 2 * 230 * 230  # two squares of 240 pixels each, and a number in them
+    assert min(right, wrong) > 2 * 230 * 230  # two squares of 240 pixels each, with a number in them
     assert max(right, wrong) < 2.1 * 240 * 240
     assert sum(dark) < sum(light)
 
 
-@pytest.mark.parametrize(("count", "shown"), [(1, (1, 1)), (7, (7, 1)), (8, (8, 1)), (9, (8, 2)), (70, (8, 8))])
-def test_a_grid_shows_the_images_as_they_are(tmp_path: Path, count: int, shown: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("count", "layout"), [(1, (1, 1)), (7, (7, 1)), (8, (8, 1)), (9, (8, 2)), (70, (8, 8))])
+def test_a_grid_shows_the_pixels_of_the_images(tmp_path: Path, count: int, layout: tuple[int, int]) -> None:
     images = np.random.default_rng(count).integers(0, 256, (count, 3, 48, 120), dtype=np.uint8)
-    path = tmp_path / "seen" / "000020.png"
+    path = tmp_path / "images" / "000020.png"
     write_grid(path, images, ["cat"] * count)
     with Image.open(path) as image:
         assert image.format == "PNG"
         grid = np.asarray(image.convert("RGB"))
-    columns, rows = shown
+    columns, rows = layout
     width, height = 120 + 8, 48 + 8 + 17
     assert grid.shape == (8 + rows * height, 8 + columns * width, 3)
     for number, image_bgr in enumerate(images[:64]):
         x, y = 8 + number % columns * width, 8 + number // columns * height
         assert np.array_equal(grid[y : y + 48, x : x + 120], image_bgr[::-1].transpose(1, 2, 0))
-        assert (grid[y + 48 : y + height - 8, x : x + 120] < 128).any()  # its caption
+        assert (grid[y + 48 : y + height - 8, x : x + 120] < 128).any()  # the caption
 
 
 def test_small_images_are_magnified_without_blurring(tmp_path: Path) -> None:
@@ -297,15 +315,15 @@ def test_small_images_are_magnified_without_blurring(tmp_path: Path) -> None:
     assert np.array_equal(tile, images[0, ::-1].transpose(1, 2, 0).repeat(4, 0).repeat(4, 1))
 
 
-def test_captions_keep_to_their_width() -> None:
-    font = figures._font(13)
-    for text in [*ODD_NAMES, "great white shark 0.70 / tiger shark, Galeocerdo cuvieri 0.30 and much more of it " * 3]:
-        lines = figures._wrapped(text, font, 120)
+def test_captions_fit_below_their_images() -> None:
+    font = figures.load_font(13)
+    for text in [*UNUSUAL_NAMES, "great white shark 0.70 / tiger shark, Galeocerdo cuvieri 0.30 and much more of it " * 3]:
+        lines = figures.wrap(text, font, 120)
         assert len(lines) <= 2
         assert all(font.getlength(line) <= 120 for line in lines)
 
 
-def test_a_figure_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
+def test_figures_that_cannot_be_written_raise_an_error_that_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ReportError, match=r"per_class\.csv cannot be written"):
+    with pytest.raises(UserError, match=r"per_class\.csv cannot be written"):
         write_confusion(tmp_path / "file", np.eye(2, dtype=np.int64), ["a", "b"])

@@ -12,9 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from ..recipe import LossFunction, Mixing
+from ..report import TrainMetrics
 from ..rng import DEVICE, generator
 from . import distributed
-from .metrics import Stopwatch, TrainMetrics
+from .metrics import Stopwatch
 from .state import TrainingState
 
 

@@ -3,34 +3,12 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from . import distributed
 from .evaluation import count_correct
-
-
-@dataclass(frozen=True)
-class TrainMetrics:
-    """The figures of a TRAIN line.
-
-    Attributes:
-        learning_rate, loss: of this iteration.
-        top1_error, top5_error: over the images since the last TRAIN line.
-        data_time, train_time: seconds per iteration since then; data_time is the part spent waiting for images.
-        images_per_second: of all processes.
-    """
-
-    iteration: int
-    learning_rate: float
-    loss: float
-    top1_error: float
-    top5_error: float
-    data_time: float
-    train_time: float
-    images_per_second: float
 
 
 class RunningAccuracy:

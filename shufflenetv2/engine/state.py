@@ -21,10 +21,11 @@ from ..recipe import (
     freeze,
     start_from,
 )
+from ..report import TrainMetrics
 from ..weights import Weights
 from . import distributed
 from .devices import Devices
-from .metrics import RunningAccuracy, Stopwatch, TrainMetrics
+from .metrics import RunningAccuracy, Stopwatch
 from .nonfinite import LossMonitor
 
 BN_TF = (0.01, 1e-3)  # momentum and epsilon of TensorFlow's batch norm

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from ..data import (
 )
 from ..network import ShuffleNetV2
 from ..recipe import PlateauSchedule, build_clipping, build_loss, build_mixing, load_teacher
-from ..report import RunLog
+from ..report import RunLog, TrainMetrics
 from ..weights import Weights, model_record
 from . import checkpoint, distributed
 from .checkpoint import Checkpointer, checkpoint_name
@@ -27,7 +26,6 @@ from .devices import Devices
 from .evaluation import EvaluationResult, Evaluator
 from .hooks import load_hooks
 from .loop import Callbacks, StepSettings, recalibrate_batch_norm, train
-from .metrics import TrainMetrics
 from .nonfinite import NonFiniteLossError, next_gap, recover_from_nonfinite
 from .signals import GracefulShutdown, ShutdownRequested
 from .state import build_training_state
@@ -169,7 +167,7 @@ class Trainer(Callbacks):
         self.hooks.after_iteration(iteration, loss, logits)
 
     def on_metrics(self, metrics: TrainMetrics) -> None:
-        self.log.training(**asdict(metrics))
+        self.log.training(metrics)
 
     def between_iterations(self, iteration: int) -> None:
         self.shutdown.check()

@@ -1,4 +1,4 @@
-"""Pictures and tables of a run: what it confuses with what, and what the network sees."""
+"""Figures and tables of a run: the confusion matrix, and the images that the network sees."""
 
 import csv
 import io
@@ -11,56 +11,59 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .records import write_whole
+from .records import write_file
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-# The font that Pillow brings along knows English alone.
+# Looked for in this order. Pillow's own font, used where none is found, has Latin letters only.
 FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf", "arial.ttf")
-
-MOST_COLUMNS = 200  # of a table that a person can look at
-MOST_COUNTS = 20  # classes whose counts fit into their cells
-MOST_NAMES = 70  # classes whose names fit beside their cells
-MOST_CELLS = 500  # beside each other: a single pixel could not be seen
-MATRIX = 1000  # pixels, about
-LABEL = 180  # pixels that a name may take
 INK, FAINT = (34, 34, 34), (190, 190, 190)
-# From white, for nothing, to dark blue: ColorBrewer's Blues.
+
+# Confusion matrix
+MAX_COLUMNS = 200  # classes up to which confusion.csv is a matrix
+MAX_COUNTS = 20  # classes up to which the counts fit into the cells
+MAX_NAMES = 70  # classes up to which the names fit beside the cells
+MAX_CELLS = 500  # in a row; more classes are combined, since single pixels would be invisible
+MATRIX_SIDE = 1000  # pixels, approximately
+MAX_NAME_WIDTH = 180  # pixels
+# White, for 0, to dark blue: ColorBrewer's Blues.
 BLUES = np.array([(255, 255, 255), (198, 219, 239), (107, 174, 214), (33, 113, 181), (8, 48, 107)])
 
-MOST_IMAGES = 64
-NARROWEST = 112  # pixels: smaller images are magnified
-GAP = 8
+# Grid of images
+MAX_IMAGES = 64
+MIN_TILE_WIDTH = 112  # pixels; smaller images are magnified
+GAP = 8  # pixels
+LINE_HEIGHT = 17  # pixels
 
 
 def write_confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequence[str]) -> None:
-    """Writes what is taken for what.
+    """Write which classes are confused with which.
 
-    per_class.csv has a row for each class; confusion.csv the counts, as a matrix, or for more than
-    200 classes as a list of those that are not 0; confusion_matrix.png shows them.
+    per_class.csv has one row per class. confusion.csv holds the counts: as a matrix, or, for more than 200 classes, as a list
+    of those above 0. confusion_matrix.png shows them.
 
     Args:
-        folder: created if missing.
-        counts: (C, C) int64, how many images of a class (row) were taken for which one (column).
-        class_names: C of them.
+        folder: destination; created if missing.
+        counts: (C, C) int64, number of images of a class (row) that were classified as another (column).
+        class_names: C names.
 
     Raises:
-        ReportError: where the files cannot be written.
+        UserError: the files cannot be written.
     """
     images, correct = counts.sum(1), counts.diagonal()
     mistakes = counts.copy()
     np.fill_diagonal(mistakes, 0)
-    worst = mistakes.argmax(1)
+    most_confused = mistakes.argmax(1)
     rows: list[list[Any]] = []
     for label, name in enumerate(class_names):
         accuracy = correct[label] / images[label] if images[label] else ""
-        times = mistakes[label, worst[label]]
-        other = [class_names[worst[label]], times] if times else ["", ""]
-        rows.append([name, images[label], correct[label], accuracy, *other])
+        times = mistakes[label, most_confused[label]]
+        confusion = [class_names[most_confused[label]], times] if times else ["", ""]
+        rows.append([name, images[label], correct[label], accuracy, *confusion])
     header = ["class", "images", "correct", "accuracy", "most_confused_with", "times"]
     _write_csv(folder / "per_class.csv", [header, *rows])
 
-    if len(counts) <= MOST_COLUMNS:
+    if len(counts) <= MAX_COLUMNS:
         matrix = ([name, *row] for name, row in zip(class_names, counts.tolist(), strict=True))
         _write_csv(folder / "confusion.csv", [["true class", *class_names], *matrix])
     else:
@@ -70,148 +73,158 @@ def write_confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequen
 
 
 def write_grid(path: Path, images: NDArray[np.uint8], captions: Sequence[str], columns: int = 8) -> None:
-    """Writes a PNG of what the network sees.
+    """Write a PNG file of images side by side.
 
     Args:
-        path: its folder is created if missing.
-        images: (N, 3, H, W) uint8, BGR, at least one; 64 are shown at most.
-        captions: N, one for underneath each image; they take two lines at most.
-        columns: images beside each other.
+        path: destination; its folder is created if missing.
+        images: (N, 3, H, W) uint8, BGR, at least one; the first 64 are shown.
+        captions: N texts, one below each image, shortened to two lines.
+        columns: number of images in a row.
 
     Raises:
-        ReportError: where the file cannot be written.
+        UserError: the file cannot be written.
     """
     if not len(images) == len(captions) > 0:
         raise ValueError(f"{len(images)} images and {len(captions)} captions")
-    tiles = images[:MOST_IMAGES, ::-1].transpose(0, 2, 3, 1)
-    magnified = -(-NARROWEST // tiles.shape[2])
-    tiles = tiles.repeat(magnified, 1).repeat(magnified, 2)
+    tiles = images[:MAX_IMAGES, ::-1].transpose(0, 2, 3, 1)  # RGB, (N, H, W, 3)
+    magnification = -(-MIN_TILE_WIDTH // tiles.shape[2])
+    tiles = tiles.repeat(magnification, 1).repeat(magnification, 2)
     count, height, width = tiles.shape[:3]
     columns = min(columns, count)
 
-    font = _font(13)
-    texts = [_wrapped(caption, font, width) for caption in captions[:MOST_IMAGES]]
-    step_x, step_y = width + GAP, height + GAP + 17 * max(map(len, texts))
+    font = load_font(13)
+    texts = [wrap(caption, font, width) for caption in captions[:MAX_IMAGES]]
+    step_x, step_y = width + GAP, height + GAP + LINE_HEIGHT * max(map(len, texts))
     canvas = Image.new("RGB", (GAP + columns * step_x, GAP + -(-count // columns) * step_y), "white")
     draw = ImageDraw.Draw(canvas)
     for number, (tile, lines) in enumerate(zip(tiles, texts, strict=True)):
         x, y = GAP + number % columns * step_x, GAP + number // columns * step_y
         canvas.paste(Image.fromarray(tile), (x, y))
         for line, text in enumerate(lines):
-            draw.text((x + width / 2, y + height + 10 + 17 * line), text, INK, font, anchor="mm")
+            draw.text((x + width / 2, y + height + 10 + LINE_HEIGHT * line), text, INK, font, anchor="mm")
     _write_png(path, canvas)
 
 
 def _write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows(rows)
-    write_whole(path, table.getvalue().encode(errors="backslashreplace"))  # names of folders may be no UTF-8
+    write_file(path, table.getvalue().encode(errors="backslashreplace"))  # folder names may not be valid UTF-8
 
 
 def _write_png(path: Path, image: Image.Image) -> None:
     content = io.BytesIO()
-    image.save(content, "PNG", compress_level=2)  # a tenth larger than by default, in a third of the time
-    write_whole(path, content.getvalue())
+    image.save(content, "PNG", compress_level=2)  # 10 % larger than by default, in a third of the time
+    write_file(path, content.getvalue())
+
+
+# ---- confusion matrix
 
 
 def _confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Image.Image:
     classes = len(counts)
-    shares = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).astype(np.float32)
-    if classes > MOST_CELLS:
-        first = np.arange(MOST_CELLS) * classes // MOST_CELLS
-        shares = np.maximum.reduceat(np.maximum.reduceat(shares, first, 0), first, 1)
-    cells = len(shares)
-    cell = min(max(480 // cells, 52), 240) if classes <= MOST_COUNTS else MATRIX // cells
+    fractions = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).astype(np.float32)  # of the true class
+    if classes > MAX_CELLS:
+        starts = np.arange(MAX_CELLS) * classes // MAX_CELLS
+        fractions = np.maximum.reduceat(np.maximum.reduceat(fractions, starts, 0), starts, 1)
+    cells = len(fractions)
+    cell = min(max(480 // cells, 52), 240) if classes <= MAX_COUNTS else MATRIX_SIDE // cells  # pixels
     side = cells * cell
 
-    small, font, large = _font(12), _font(14), _font(20)
-    if classes <= MOST_NAMES:
-        labels = [(label, _shortened(name, small, LABEL)) for label, name in enumerate(class_names)]
+    small, font, large = load_font(12), load_font(14), load_font(20)
+    if classes <= MAX_NAMES:
+        labels = [(label, shorten(name, small, MAX_NAME_WIDTH)) for label, name in enumerate(class_names)]
     else:
         labels = [(label, str(label)) for label in range(0, classes, 10 ** (len(str(classes - 1)) - 1) // 2)]
     margin = 44 + round(max(small.getlength(text) for _, text in labels))
     images = int(counts.sum())
-    told = f"{images:,} images of {classes:,} classes, {counts.trace() / max(images, 1):.2%} correct"
+    subtitle = f"{images:,} images of {classes:,} classes, {counts.trace() / max(images, 1):.2%} correct"
     if cells < classes:
-        told += "; a square shows the largest of its shares"
+        subtitle += "; each square shows the maximum over several classes"
     top = 72
-    canvas = Image.new("RGB", (max(margin + side + 120, 40 + round(font.getlength(told))), top + side + margin + 8), "white")
+    width = max(margin + side + 120, 40 + round(font.getlength(subtitle)))
+    canvas = Image.new("RGB", (width, top + side + margin + 8), "white")
     draw = ImageDraw.Draw(canvas)
     draw.text((20, 28), "Confusion matrix", INK, large, anchor="lm")
-    draw.text((20, 52), told, INK, font, anchor="lm")
+    draw.text((20, 52), subtitle, INK, font, anchor="lm")
 
-    # The square root, since a mistake made once in a hundred times should show.
-    heat = _blues(shares).repeat(cell, 0).repeat(cell, 1)
-    if classes <= MOST_NAMES:
+    heat = _blues(fractions).repeat(cell, 0).repeat(cell, 1)
+    if classes <= MAX_NAMES:
         heat[::cell] = heat[:, ::cell] = (230, 230, 230)
     canvas.paste(Image.fromarray(heat), (margin, top))
     draw.rectangle((margin - 1, top - 1, margin + side, top + side), outline=INK)
-    if classes <= MOST_COUNTS:
+    if classes <= MAX_COUNTS:
         for (true, guess), count in np.ndenumerate(counts):
-            place = (margin + (guess + 0.5) * cell, top + (true + 0.5) * cell)
-            dark = shares[true, guess] > 0.3
-            draw.text(place, _abbreviated(int(count)), "white" if dark else INK if count else FAINT, font, anchor="mm")
+            centre = (margin + (guess + 0.5) * cell, top + (true + 0.5) * cell)
+            colour = "white" if fractions[true, guess] > 0.3 else INK if count else FAINT
+            draw.text(centre, _abbreviate(int(count)), colour, font, anchor="mm")
 
     for label, text in labels:
-        at = round((label + 0.5) * side / classes)
-        draw.text((margin - 8, top + at), text, INK, small, anchor="rm")
-        _draw_upwards(canvas, (margin + at, top + side + 8), text, small, "top")
-    axis = "" if classes <= MOST_NAMES else " (numbered as the rows of per_class.csv, from 0)"
-    _draw_upwards(canvas, (22, top + side // 2), f"true class{axis}", font, "middle")
-    draw.text((margin + side / 2, top + side + margin - 14), f"guess{axis}", INK, font, anchor="mm")
-
-    bar = margin + side + 24
-    scale = _blues(np.linspace(1, 0, side)[:, None] ** 2).repeat(16, 1)
-    canvas.paste(Image.fromarray(scale), (bar, top))
-    draw.rectangle((bar - 1, top - 1, bar + 16, top + side), outline=INK)
-    for percent in (0, 1, 5, 10, 25, 50, 75, 100):
-        at = top + side * (1 - (percent / 100) ** 0.5)
-        draw.text((bar + 22, at), f"{percent}%", INK, small, anchor="lm")
-    _draw_upwards(canvas, (bar + 72, top + side // 2), "share of the true class", font, "middle")
+        offset = round((label + 0.5) * side / classes)
+        draw.text((margin - 8, top + offset), text, INK, small, anchor="rm")
+        _draw_upwards(canvas, (margin + offset, top + side + 8), text, small, "top")
+    numbering = "" if classes <= MAX_NAMES else " (numbered like the rows of per_class.csv, from 0)"
+    _draw_upwards(canvas, (22, top + side // 2), f"true class{numbering}", font, "middle")
+    draw.text((margin + side / 2, top + side + margin - 14), f"guess{numbering}", INK, font, anchor="mm")
+    _draw_scale(canvas, margin + side + 24, top, side, small, font)
     return canvas
 
 
-def _blues(shares: NDArray[Any]) -> NDArray[np.uint8]:
-    """(H, W), 0..1, to RGB (H, W, 3)."""
+def _draw_scale(canvas: Image.Image, left: int, top: int, height: int, small: Font, font: Font) -> None:
+    draw = ImageDraw.Draw(canvas)
+    scale = _blues(np.linspace(1, 0, height)[:, None] ** 2).repeat(16, 1)
+    canvas.paste(Image.fromarray(scale), (left, top))
+    draw.rectangle((left - 1, top - 1, left + 16, top + height), outline=INK)
+    for percent in (0, 1, 5, 10, 25, 50, 75, 100):
+        y = top + height * (1 - (percent / 100) ** 0.5)
+        draw.text((left + 22, y), f"{percent}%", INK, small, anchor="lm")
+    _draw_upwards(canvas, (left + 72, top + height // 2), "fraction of the true class", font, "middle")
+
+
+def _blues(fractions: NDArray[Any]) -> NDArray[np.uint8]:
+    """Map fractions (H, W) to colours, RGB (H, W, 3), by their square root, so that 1 % is visible."""
     levels = np.linspace(0, 1, 256)
     table = np.stack([np.interp(levels, np.linspace(0, 1, len(BLUES)), channel) for channel in BLUES.T], 1)
-    colours: NDArray[np.uint8] = table.round().astype(np.uint8)[(np.sqrt(shares) * 255).round().astype(np.uint8)]
+    colours: NDArray[np.uint8] = table.round().astype(np.uint8)[(np.sqrt(fractions) * 255).round().astype(np.uint8)]
     return colours
 
 
-def _abbreviated(count: int) -> str:
+def _abbreviate(count: int) -> str:
     return f"{count:,}" if count < 100_000 else f"{count / 1000:,.0f}k" if count < 1e7 else f"{count / 1e6:,.0f}M"
 
 
-def _draw_upwards(canvas: Image.Image, place: tuple[int, int], text: str, font: Font, anchor: str) -> None:
-    """Text that reads upwards, around x, and ending at y ('top') or around it ('middle')."""
+# ---- text
+
+
+def _draw_upwards(canvas: Image.Image, position: tuple[int, int], text: str, font: Font, anchor: str) -> None:
+    """Draw text that reads upwards, centred at x, and ending at y (anchor 'top') or centred at y ('middle')."""
     mask = Image.new("L", (round(font.getlength(text)) + 2, 24))
     ImageDraw.Draw(mask).text((0, 12), text, 255, font, anchor="lm")
     mask = mask.rotate(90, expand=True)
-    x, y = place
+    x, y = position
     canvas.paste(INK, (x - mask.width // 2, y if anchor == "top" else y - mask.height // 2), mask)
 
 
-def _font(size: int) -> Font:
+def load_font(size: int) -> Font:
+    """Load the first of FONTS that the system has, or else Pillow's own font."""
     for name in FONTS:
         try:
-            return ImageFont.truetype(name, size)  # looks where the system keeps its fonts
+            return ImageFont.truetype(name, size)  # searches the font folders of the system
         except OSError:
             continue
     return ImageFont.load_default(size)
 
 
-def _drawable(text: str, font: Font) -> str:
-    """The text in one line, without what would stop Pillow, and as well as the font knows it."""
+def drawable(text: str, font: Font) -> str:
+    """Make a text a single line that Pillow can draw: escape invalid characters, drop accents that the font lacks."""
     text = " ".join(text.encode(errors="backslashreplace").decode().split())
-    if isinstance(font, ImageFont.FreeTypeFont) and font.getname()[0] == "Aileron":  # Pillow's own
+    if isinstance(font, ImageFont.FreeTypeFont) and font.getname()[0] == "Aileron":  # Pillow's own font
         text = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return text
 
 
-def _shortened(text: str, font: Font, width: float) -> str:
-    """As much of the text as fits into a width in pixels."""
-    text = _drawable(text, font)
+def shorten(text: str, font: Font, width: float) -> str:
+    """Cut a text, and mark the cut with '...', so that it fits into a width in pixels."""
+    text = drawable(text, font)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:
@@ -219,10 +232,10 @@ def _shortened(text: str, font: Font, width: float) -> str:
     return text + "..."
 
 
-def _wrapped(text: str, font: Font, width: float) -> list[str]:
-    """One line or two, broken between words."""
-    words = _drawable(text, font).split(" ")
+def wrap(text: str, font: Font, width: float) -> list[str]:
+    """Break a text between words into one or two lines that fit into a width in pixels."""
+    words = drawable(text, font).split(" ")
     first = words.pop(0)
     while words and font.getlength(f"{first} {words[0]}") <= width:
         first += " " + words.pop(0)
-    return [_shortened(part, font, width) for part in (first, " ".join(words)) if part]
+    return [shorten(line, font, width) for line in (first, " ".join(words)) if line]

@@ -1,79 +1,54 @@
-"""What a run leaves for programs to read: metrics.csv, metrics.jsonl and TensorBoard's event files."""
+"""Metrics of a run in files for programs: metrics.csv, metrics.jsonl and TensorBoard's event files."""
 
 import contextlib
 import csv
 import io
 import json
 import logging
-import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import files
 from ..errors import UserError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 COLUMNS = (
-    "iteration", "kind", "learning_rate", "loss", "top1_error", "top5_error", "data_time", "train_time",
-    "images_per_second", "val_time",
-)  # fmt: skip
+    "iteration",
+    "kind",
+    "learning_rate",
+    "loss",
+    "top1_error",
+    "top5_error",
+    "data_time",
+    "train_time",
+    "images_per_second",
+    "val_time",
+)
 EVENT_FILES = "events.out.tfevents.*"
 
 logger = logging.getLogger("shufflenetv2")
 
 
-class ReportError(UserError):
-    """A file of the report that could not be written; the text names it and says why."""
-
-    status = 1
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that afterwards is complete, or as it was before; its folder is created if missing.
-
-    Raises:
-        ReportError: where the disk is full, the folder read-only, ...
-    """
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    with _named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-@contextlib.contextmanager
-def _named(path: Path, done: str = "written") -> Iterator[None]:
-    """Turns what the system says of a file into an error that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise ReportError(f"{path} cannot be {done}: {error.strerror or error}") from error
-
-
 class Records:
-    """Writes a run's figures to a folder, each row as soon as it is known, so that a killed run keeps its own.
+    """Writes the metrics of a run to three kinds of files, each row at once, so that a killed run keeps its rows.
 
-    An iteration's row of a kind is there once: written again, as after a kill in the middle of a
-    validation, it replaces the first. The CSV has the same columns in every run, blank where there
-    is no figure, and is made anew from the JSON lines where a run goes on; those have all that was
-    given, to the last bit; TensorBoard has float32 values by names like train/loss.
+    metrics.jsonl holds every value exactly. metrics.csv has the same columns in every run, empty where a row has no value;
+    it is regenerated from metrics.jsonl when a run continues. TensorBoard's event files hold float32 values under names like
+    train/loss.
+
+    There is one row per iteration and kind: a row written again, as after a kill during a validation, replaces the first.
 
     Args:
-        folder: of the log; created if missing.
-        iteration: the one that the run goes on after. What an interrupted run wrote of later ones,
-            which are now repeated, is dropped, so that the files become those of an untouched run,
-            but for times. At 0 the run begins, and replaces what another one left.
-        tensorboard: whether to write event files too, as far as the package tensorboard is there.
+        folder: destination; created if missing.
+        iteration: the iteration after which the run continues. Rows of later iterations, which will be repeated, are
+            removed, so that the files become those of an uninterrupted run, except for times. 0 starts new files.
+        tensorboard: write event files too, if the package tensorboard is installed.
 
     Raises:
-        ReportError: where the files cannot be written.
+        UserError: the files cannot be written.
     """
 
     def __init__(self, folder: Path, iteration: int, *, tensorboard: bool = True) -> None:
@@ -82,47 +57,48 @@ class Records:
         self._events: SummaryWriter | None = None
         if not iteration:
             for path in folder.glob(EVENT_FILES):
-                with _named(path, "replaced"):
+                with _user_error(path, "replaced"):
                     path.unlink(missing_ok=True)
-        self._written = self._keep(lambda row: 0 < row["iteration"] <= iteration)
+        self._written = self._rewrite(lambda row: 0 < row["iteration"] <= iteration)
 
     def write(self, iteration: int, kind: str, values: Mapping[str, float]) -> None:
-        """Adds a row.
+        """Add a row.
 
         Args:
             iteration: from 1.
             kind: 'train', 'test', 'test_ema', ...
-            values: by name; those named in COLUMNS are in the CSV.
+            values: values by name; the CSV file holds those named in COLUMNS.
 
         Raises:
-            ReportError: where it cannot be written.
+            UserError: a file cannot be written.
         """
         row = {"iteration": iteration, "kind": kind} | {name: float(value) for name, value in values.items()}
         if (iteration, kind) in self._written:
-            self._keep(lambda other: (other["iteration"], other["kind"]) != (iteration, kind))
+            self._rewrite(lambda other: (other["iteration"], other["kind"]) != (iteration, kind))
         self._written.add((iteration, kind))
         for path, line in ((self._json_lines, _json_line(row)), (self._csv, _csv_line(row))):
-            with _named(path), open(path, "ab") as file:
+            with _user_error(path), open(path, "ab") as file:
                 file.write(line)
-        with _named(self._folder / EVENT_FILES):
+        with _user_error(self._folder / EVENT_FILES):
             self._write_events(iteration, kind, values)
 
     def close(self) -> None:
+        """Close the event files."""
         if self._events is not None:
-            with contextlib.suppress(OSError):  # of which `write` has told
+            with contextlib.suppress(OSError):  # `write` has already raised it
                 self._events.close()
             self._events = None
 
-    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> set[tuple[int, str]]:
-        """Rewrites both files with the wanted rows of the JSON lines, and gives (iteration, kind) of those."""
+    def _rewrite(self, keep: Callable[[dict[str, Any]], bool]) -> set[tuple[int, str]]:
+        """Rewrite both files with the rows to keep, and return (iteration, kind) of these."""
         rows = []
-        with _named(self._json_lines, "read"), contextlib.suppress(FileNotFoundError):
+        with _user_error(self._json_lines, "read"), contextlib.suppress(FileNotFoundError):
             for line in self._json_lines.read_bytes().split(b"\n"):
-                with contextlib.suppress(ValueError):  # the last line, cut by a kill; zeros, left by a power cut
+                with contextlib.suppress(ValueError):  # a line cut by a kill, or zeros left by a power failure
                     rows.append(json.loads(line))
-        rows = [row for row in rows if wanted(row)]
-        write_whole(self._json_lines, b"".join(map(_json_line, rows)))
-        write_whole(self._csv, _csv_line(dict(zip(COLUMNS, COLUMNS, strict=True))) + b"".join(map(_csv_line, rows)))
+        rows = [row for row in rows if keep(row)]
+        write_file(self._json_lines, b"".join(map(_json_line, rows)))
+        write_file(self._csv, _csv_line(dict(zip(COLUMNS, COLUMNS, strict=True))) + b"".join(map(_csv_line, rows)))
         return {(row["iteration"], row["kind"]) for row in rows}
 
     def _write_events(self, iteration: int, kind: str, values: Mapping[str, float]) -> None:
@@ -130,17 +106,37 @@ class Records:
             return
         if self._events is None:
             try:
-                from torch.utils.tensorboard import SummaryWriter  # here: a fifth of a second, for those who want it
-            except Exception as error:  # absent, or at odds with another package, which shows in many ways
+                from torch.utils.tensorboard import SummaryWriter  # imported here: it takes a fifth of a second
+            except Exception as error:  # of many types: not installed, or incompatible with another package
                 reason = str(error).partition("\n")[0]
-                logger.warning("no TensorBoard files are written (%s); pip install tensorboard mends it", reason)
+                logger.warning("no TensorBoard files are written (%s); `pip install tensorboard` may help", reason)
                 self._tensorboard = False
                 return
-            # TensorBoard leaves out what earlier files say of this step and later ones.
+            # With purge_step TensorBoard ignores values of this and later steps in earlier files.
             self._events = SummaryWriter(str(self._folder), purge_step=self._iteration + 1 if self._iteration else None)
         for name, value in values.items():
             self._events.add_scalar(f"{kind}/{name}", float(value), iteration)
         self._events.flush()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file of the report atomically; its folder is created if missing.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with _user_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(path, content, durable=False)
+
+
+@contextlib.contextmanager
+def _user_error(path: Path, action: str = "written") -> Iterator[None]:
+    """Turn an error of the operating system into one that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be {action}: {error.strerror or error}", status=1) from error
 
 
 def _json_line(row: Mapping[str, Any]) -> bytes:
