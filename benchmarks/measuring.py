@@ -1,6 +1,6 @@
 """What all benchmarks share: the machine, the load of other processes, statistics, and the report file.
 
-Importing this module makes `shufflenetv2` of this checkout importable, whatever is installed. It imports nothing
+Importing this module makes `shufflenetv2` of this checkout importable, also beside an installed one. It imports nothing
 heavy, since end_to_end.py measures the memory of processes that it starts.
 """
 
