@@ -1,30 +1,61 @@
-"""Open what several commands need, with one process of a machine first where files may be downloaded."""
+"""Assembly of what several commands need: data sets, initial weights, and the checks that involve all processes.
+
+Where files may be downloaded, one process of a machine goes first, and the others find the files.
+"""
 
 from contextlib import nullcontext
 
+from .. import data, recipe
 from ..config import Config
-from ..data import Dataset, open_datasets, open_validation_set
+from ..data import Dataset
 from ..engine import distributed
-from ..recipe import read_initial_weights
+from ..errors import UserError
+from ..network import SMALLEST_INPUT
 from ..weights import Preprocessing, Weights
 
 
-def data_sets(config: Config) -> tuple[Dataset, Dataset | None]:
-    """Open the training set and, if the run validates and there is one, the validation set."""
+def open_datasets(config: Config) -> tuple[Dataset, Dataset | None]:
+    """Open the training set and, if the run validates and there is one, the validation set.
+
+    Raises:
+        UserError: if a data set cannot be opened, or the schedule depends on a validation set that does not exist.
+    """
     with distributed.local_rank0_first() if config.data.dataset_download else nullcontext():
-        train_set, val_set = open_datasets(config.data, config.optimization.seed)
-    return train_set, val_set if config.run.validate else None
+        train_set, val_set = data.open_datasets(config.data, config.optimization.seed)
+    if not config.run.validate:
+        return train_set, None
+    if config.schedule.sched == "plateau" and val_set is None:
+        raise UserError("`sched=plateau` needs validation results; give `val_dir` or `val_fraction`")
+    return train_set, val_set
 
 
-def validation_set(config: Config, class_names: list[str] | None) -> Dataset:
+def open_validation_set(config: Config, class_names: list[str] | None) -> Dataset:
     """Open the validation set, labelled by the classes of the model."""
     with distributed.local_rank0_first() if config.data.dataset_download else nullcontext():
-        return open_validation_set(config.data, config.optimization.seed, class_names)
+        return data.open_validation_set(config.data, config.optimization.seed, class_names)
 
 
-def initial_weights(config: Config) -> tuple[Config, Weights | None]:
+def read_initial_weights(config: Config) -> tuple[Config, Weights | None]:
     """Read the weights to start from, if any; return the config with their normalization as its default."""
     with distributed.local_rank0_first() if config.fine_tuning.pretrained else nullcontext():
-        weights = read_initial_weights(config.fine_tuning, config.model)
+        weights = recipe.read_initial_weights(config.fine_tuning, config.model)
     preprocessing = (weights and weights.preprocessing) or Preprocessing()
     return config.with_normalization(preprocessing.mean, preprocessing.std), weights
+
+
+def check_batch_size(config: Config) -> None:
+    """Check that the batch can be divided among processes and accumulation steps, into parts that batch norm can learn from.
+
+    Raises:
+        UserError: if not.
+    """
+    processes = distributed.world_size()
+    batch_size, accum_steps = config.optimization.batch_size, config.optimization.grad_accum_steps
+    if batch_size % (processes * accum_steps):
+        raise UserError(
+            f"`batch_size` {batch_size} cannot be divided among {processes} processes"
+            + (f" and `grad_accum_steps` {accum_steps}" if accum_steps > 1 else "")
+        )
+    input_size = config.data.train_crop_size or config.data.input_size
+    if batch_size == processes * accum_steps and input_size <= SMALLEST_INPUT:
+        raise UserError(f"batch norm cannot learn from single images of {SMALLEST_INPUT} pixels; raise `batch_size`")

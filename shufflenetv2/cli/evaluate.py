@@ -21,7 +21,7 @@ def run_evaluation(config: Config) -> int:
     devices = choose_devices(config.common.device, config.execution)
     weights = read_weights(config.evaluation.eval_resume or Path(config.common.save) / "model.pkl")
     preprocessing = evaluation_preprocessing(config, weights)
-    val_set = build.validation_set(config, weights.class_names)
+    val_set = build.open_validation_set(config, weights.class_names)
     _require_matching_model(config, weights, val_set)
     model = devices.place(weights.network(preprocessing)).eval()
     with distributed.init_process_group(devices.first):

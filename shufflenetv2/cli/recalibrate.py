@@ -118,7 +118,7 @@ def recalibrate(
         raise UserError(f"{destination} cannot be written: {destination.parent} is no folder that can be written to")
     weights = read_weights(source)
     recipe = _recipe(weights, options)
-    train_set = build.data_sets(recipe.replace(validate=False))[0]
+    train_set = build.open_datasets(recipe.replace(validate=False))[0]
     val_set = _validation_set(recipe, weights)
     use = build_preprocessing(recipe.data)
     devices = choose_devices(recipe.device)
@@ -196,7 +196,7 @@ def _validation_set(recipe: Config, weights: "Weights") -> "Dataset | None":
 
     if recipe.dataset == "folder" and not (recipe.val_dir or recipe.val_fraction):
         return None
-    val_set = build.validation_set(recipe, weights.class_names)
+    val_set = build.open_validation_set(recipe, weights.class_names)
     if len(val_set.class_names) != weights.n_class:
         where = recipe.val_dir or recipe.train_dir or recipe.dataset
         raise UserError(f"{weights.path} knows {weights.n_class} classes, and {where} has {len(val_set.class_names)}")

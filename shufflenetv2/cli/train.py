@@ -8,10 +8,8 @@ import torchinfo
 
 from .. import files
 from ..config import Config
-from ..data import Dataset
 from ..engine import (
     Checkpointer,
-    Devices,
     GracefulShutdown,
     RunIdentity,
     ShutdownRequested,
@@ -20,8 +18,6 @@ from ..engine import (
     choose_devices,
     distributed,
 )  # fmt: skip
-from ..errors import UserError
-from ..network import SMALLEST_INPUT, ShuffleNetV2
 from ..report import RunLog
 from . import build
 
@@ -34,49 +30,29 @@ def run_training(config: Config) -> int:
     """
     devices = choose_devices(config.common.device, config.execution)
     with distributed.init_process_group(devices.first):
-        check_batch_size(config, distributed.world_size())
-        train_set, val_set = build.data_sets(config)
-        if config.schedule.sched == "plateau" and val_set is None:
-            raise UserError("`sched=plateau` needs validation results; give `val_dir` or `val_fraction`")
-        config, weights = build.initial_weights(config.with_length(len(train_set)))
+        build.check_batch_size(config)
+        train_set, val_set = build.open_datasets(config)
+        config, weights = build.read_initial_weights(config.with_length(len(train_set)))
         checkpointer = Checkpointer(Path(config.common.save), RunIdentity.of(config.recipe(), train_set), config.run)
         with run_folder(config) as log:
             if distributed.broadcast_from_rank0(distributed.rank() == 0 and checkpointer.is_finished()):
                 result = checkpointer.folder / checkpoint.RESULT
                 log.info(f"this run is finished: {result} is its result; --no-auto-continue starts over")
                 return 0
-            if log.folder:
-                (log.folder / "options.yaml").write_text(config.to_yaml(), encoding="utf-8")
             shutdown = GracefulShutdown()
             trainer = Trainer(config, devices, (train_set, val_set), checkpointer, log, shutdown, weights)
             if log.folder:
-                log_description(log, config, devices, trainer.state.network, train_set, val_set)
-            with shutdown:
-                try:
+                (log.folder / "options.yaml").write_text(config.to_yaml(), encoding="utf-8")
+                log_description(log, config, trainer)
+            try:
+                with shutdown:
                     trainer.run()
-                except ShutdownRequested as signal:
-                    hint = "" if config.run.auto_continue else " without --no-auto-continue"
-                    iteration = trainer.state.iteration
-                    log.info(f"stopped by {signal} after iteration {iteration}; run the same command{hint} to continue")
-                    return signal.status
+            except ShutdownRequested as signal:
+                hint = "" if config.run.auto_continue else " without --no-auto-continue"
+                iteration = trainer.state.iteration
+                log.info(f"stopped by {signal} after iteration {iteration}; run the same command{hint} to continue")
+                return signal.status
     return 0
-
-
-def check_batch_size(config: Config, processes: int) -> None:
-    """Check that the batch can be divided among processes and accumulation steps, into parts that batch norm can learn from.
-
-    Raises:
-        UserError: if not.
-    """
-    batch_size, accum_steps = config.optimization.batch_size, config.optimization.grad_accum_steps
-    if batch_size % (processes * accum_steps):
-        raise UserError(
-            f"`batch_size` {batch_size} cannot be divided among {processes} processes"
-            + (f" and `grad_accum_steps` {accum_steps}" if accum_steps > 1 else "")
-        )
-    input_size = config.data.train_crop_size or config.data.input_size
-    if batch_size == processes * accum_steps and input_size <= SMALLEST_INPUT:
-        raise UserError(f"batch norm cannot learn from single images of {SMALLEST_INPUT} pixels; raise `batch_size`")
 
 
 @contextmanager
@@ -97,19 +73,18 @@ def run_folder(config: Config) -> Iterator[RunLog]:
         yield log
 
 
-def log_description(
-    log: RunLog, config: Config, devices: Devices, network: ShuffleNetV2, train_set: Dataset, val_set: Dataset | None
-) -> None:
+def log_description(log: RunLog, config: Config, trainer: Trainer) -> None:
     """Log the network, the data and the values that were derived from other options."""
     side = config.data.input_size
     summary = torchinfo.summary(
-        network, (1, 3, side, side), depth=2, mode="eval", device=devices.first, verbose=0,
+        trainer.state.network, (1, 3, side, side), depth=2, mode="eval", device=trainer.devices.first, verbose=0,
         col_names=("output_size", "num_params", "mult_adds"),
     )  # fmt: skip
     table = str(summary).replace("(Units.MEGABYTES)", "(M)")  # torchinfo prints the name of an enum since Python 3.11
     log.info(f"ShuffleNetV2 {config.model.model_size} at {side} x {side} pixels\n{table}")
+    train_set, val_set = trainer.train_set, trainer.val_set
     reason = "no --val-dir" if config.run.validate else "--no-validate"
     validation = f"validated on {len(val_set):,}" if val_set else f"without validation ({reason})"
-    log.info(f"{len(train_set):,} images in {len(train_set.class_names)} classes, {validation}; training on {devices}")
+    log.info(f"{len(train_set):,} images in {len(train_set.class_names)} classes, {validation}; training on {trainer.devices}")
     for note in config.notes:
         log.info(note)
