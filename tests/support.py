@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from shufflenetv2.data import Dataset
+
 ROOT = Path(__file__).parent.parent
 Train = Callable[..., subprocess.CompletedProcess[str]]
 Run = Callable[..., tuple[int, str, str]]  # command-line arguments -> exit status, standard output, standard error
@@ -33,3 +35,9 @@ def photograph(width: int, height: int, seed: int) -> Image.Image:
 def same_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Return whether two state dicts are equal bit for bit."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def pixels(dataset: Dataset, index: int) -> np.ndarray:
+    """Return the whole image of a sample, uint8 (H, W, 3), BGR."""
+    image = dataset.image(index)
+    return image.crop(0, 0, image.height, image.width).copy()
