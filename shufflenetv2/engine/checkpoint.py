@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__, files
 from ..config import DEFAULTS, RunConfig
@@ -17,6 +17,9 @@ from ..errors import UserError
 from ..network import published_name
 from . import distributed
 from .background import BackgroundWriter
+
+if TYPE_CHECKING:
+    from .state import TrainingState
 
 BEST = "best.pth.tar"
 RESULT, RESULT_EMA = "model.pkl", "model-ema.pkl"
@@ -140,11 +143,18 @@ class RunIdentity:
 
     @classmethod
     def of(cls, recipe: dict[str, Any], train_set: Dataset) -> "RunIdentity":
-        """Compute the digest of a training set; takes a second for a million images."""
+        """Compute the digest of a training set, which takes a second for a million images; in all processes.
+
+        Raises:
+            UserError: the processes do not have the same images.
+        """
         digest = hashlib.sha256(train_set.targets.tobytes())
         names = "".join([train_set.name(index) + "\0" for index in range(len(train_set))])
         digest.update(names.encode(errors="surrogateescape"))
-        return cls(recipe, train_set.class_names, digest.hexdigest())
+        samples = digest.hexdigest()
+        if distributed.broadcast_from_rank0(samples) != samples:
+            raise UserError(f"process {distributed.rank()} has different training images than process 0")
+        return cls(recipe, train_set.class_names, samples)
 
     def require_same(self, content: Mapping[str, Any], path: str | Path, remedy: str) -> None:
         """Check that a file was written by a run with the same recipe and classes.
@@ -212,24 +222,31 @@ class Checkpointer:
             raise UserError(f"{path} was trained on a different set of images than the present one. {self.REMEDY}")
         return True
 
-    def load(self, interval: int | None = None) -> tuple[str, dict[str, Any]] | None:
-        """Return the name and the content of the checkpoint to continue from, in all processes.
-
-        This is the newest valid checkpoint in the folder, or the one that `resume` names, or None.
+    def restore(self, state: "TrainingState", interval: int | None = None) -> str | None:
+        """Load the newest valid checkpoint in the folder, or else the one that `resume` names, in all processes.
 
         Args:
+            state: receives the content of the checkpoint; only weights and iteration with `resume_opt=False`.
             interval: consider only checkpoints whose iteration is a multiple of it.
+
+        Returns:
+            The name of the checkpoint; None if there is none.
 
         Raises:
             UserError: the checkpoint belongs to a different run.
         """
-        checkpoint: tuple[str, dict[str, Any]] | None = None
-        if distributed.rank() == 0:
-            checkpoint = self._load(interval)
+        checkpoint: tuple[str, dict[str, Any]] | None = self._read(interval) if distributed.rank() == 0 else None
         checkpoint = distributed.broadcast_from_rank0(checkpoint)
-        return checkpoint
+        if checkpoint is None:
+            return None
+        name, content = checkpoint
+        if name == self._config.resume and not self._config.resume_opt:
+            state.load_weights(content)
+        else:
+            state.load_state_dict(content)
+        return name
 
-    def _load(self, interval: int | None) -> tuple[str, dict[str, Any]] | None:
+    def _read(self, interval: int | None) -> tuple[str, dict[str, Any]] | None:
         resume = self._config.resume
         if newest := read_newest(self.folder, interval):
             path, content = newest

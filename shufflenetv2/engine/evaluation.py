@@ -35,6 +35,14 @@ class EvaluationResult:
     images: int
     confusion: Tensor | None = None
 
+    def accuracy(self) -> dict[str, float]:
+        """Return 'top1' and 'top5' accuracy, and the 'loss', as weight files record them."""
+        return {"top1": 1 - self.top1_error, "top5": 1 - self.top5_error, "loss": self.loss}
+
+    def score(self, metric: str) -> float:
+        """Return a figure that is higher for better models; `metric` is 'top1', 'top5' or 'loss'."""
+        return {"top1": -self.top1_error, "top5": -self.top5_error, "loss": -self.loss}[metric]
+
 
 def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
     """Count the targets that are the first guess, and those among the first five guesses.

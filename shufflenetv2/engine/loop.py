@@ -11,7 +11,9 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from ..recipe import LossFunction, Mixing
+from ..config import Config
+from ..network import ShuffleNetV2
+from ..recipe import LossFunction, Mixing, build_clipping, build_loss, build_mixing
 from ..report import TrainMetrics
 from ..rng import DEVICE, generator
 from . import distributed
@@ -40,6 +42,20 @@ class StepSettings:
     accum_steps: int = 1
     clip: Callable[[], object] | None = None
     dist_bn: str = "broadcast"
+
+    @classmethod
+    def from_config(cls, config: Config, network: ShuffleNetV2, teacher: nn.Module | None = None) -> "StepSettings":
+        """Return the settings that the options require for a network."""
+        optimization, augmentation = config.optimization, config.augmentation
+        return cls(
+            build_loss(optimization, augmentation, config.distillation),
+            seed=optimization.seed,
+            mixing=build_mixing(augmentation, network.n_class, optimization.seed),
+            teacher=teacher,
+            accum_steps=optimization.grad_accum_steps,
+            clip=build_clipping(network, optimization),
+            dist_bn=config.model.dist_bn,
+        )
 
 
 class Callbacks:

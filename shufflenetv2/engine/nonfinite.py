@@ -16,6 +16,7 @@ from . import distributed
 if TYPE_CHECKING:
     from .state import TrainingState
 
+MAX_SAMPLES_LISTED = 8
 MAX_RECOVERIES = 10  # a recipe that needs more than these is not usable
 
 
@@ -29,6 +30,11 @@ class NonFiniteLossError(UserError):
     def __init__(self, iteration: int, message: str) -> None:
         super().__init__(message, status=1)
         self.iteration = iteration
+
+    def with_samples(self, names: list[str]) -> "NonFiniteLossError":
+        """Return an error whose message also lists the samples of the iteration."""
+        listed = ", ".join(names[:MAX_SAMPLES_LISTED]) + (", ..." if len(names) > MAX_SAMPLES_LISTED else "")
+        return NonFiniteLossError(self.iteration, f"{self}; its {len(names)} samples were {listed}")
 
 
 class LossMonitor:

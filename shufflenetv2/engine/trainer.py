@@ -17,7 +17,7 @@ from ..data import (
     worker_count,
 )
 from ..network import ShuffleNetV2
-from ..recipe import PlateauSchedule, build_clipping, build_loss, build_mixing, load_teacher
+from ..recipe import PlateauSchedule, load_teacher
 from ..report import RunLog, TrainMetrics
 from ..weights import Weights, model_record
 from . import checkpoint, distributed
@@ -32,7 +32,6 @@ from .state import build_training_state
 
 # The original recalibrates over 1,250 batches of 1,024 images: about one epoch of ImageNet.
 RECALIBRATION_IMAGES = 1_280_000
-MAX_SAMPLES_LISTED = 8  # in the message about a non-finite loss
 
 
 class Trainer(Callbacks):
@@ -66,20 +65,11 @@ class Trainer(Callbacks):
         self.train_set, self.val_set = datasets
         self.initial_weights, self.class_names = initial_weights, self.train_set.class_names
         self.preprocessing = build_preprocessing(config.data)
-        newest = checkpointer.load()
         self.state = build_training_state(config, devices, self.class_names, initial_weights, log.info)
         self.placed = devices.place(self.state.network)  # for evaluation
         self.model = distributed.wrap_ddp(devices.place(self.state.network, training=True), devices.first)
         teacher = load_teacher(config.distillation, len(self.class_names), self.class_names)
-        self.settings = StepSettings(
-            build_loss(config.optimization, config.augmentation, config.distillation),
-            seed=config.optimization.seed,
-            mixing=build_mixing(config.augmentation, len(self.class_names), config.optimization.seed),
-            teacher=teacher and devices.place(teacher),
-            accum_steps=config.optimization.grad_accum_steps,
-            clip=build_clipping(self.state.network, config.optimization),
-            dist_bn=config.model.dist_bn,
-        )
+        self.settings = StepSettings.from_config(config, self.state.network, teacher and devices.place(teacher))
         self.hooks = load_hooks(config.run, log.folder, self.class_names)
         self._train_transform = build_train_transform(config.data, config.augmentation)
         self._workers = worker_count(config.common.workers, distributed.local_world_size())
@@ -89,8 +79,8 @@ class Trainer(Callbacks):
                 self.val_set, build_evaluation_transform(self.preprocessing), log, batch_size=config.data.val_batch_size,
                 workers=self._workers, pin_memory=devices.pin_memory, shutdown=shutdown,
             )  # fmt: skip
-        if newest:
-            log.info(f"continuing from {self._load(*newest)}")
+        if origin := checkpointer.restore(self.state):
+            log.info(f"continuing from {origin}")
 
     def run(self) -> None:
         """Train to the last iteration, recalibrate batch norm, evaluate, and write the results.
@@ -144,9 +134,7 @@ class Trainer(Callbacks):
                     until=iteration, display_interval=self.config.run.display_interval, callbacks=self,
                 )  # fmt: skip
             except NonFiniteLossError as error:
-                names = batches.sample_names(error.iteration)
-                listed = ", ".join(names[:MAX_SAMPLES_LISTED]) + (", ..." if len(names) > MAX_SAMPLES_LISTED else "")
-                raise NonFiniteLossError(error.iteration, f"{error}; its {len(names)} samples were {listed}") from error
+                raise error.with_samples(batches.sample_names(error.iteration)) from error
 
     def _batches(self) -> DataIterator:
         """Return the training batches, beginning with that of the next iteration."""
@@ -207,14 +195,6 @@ class Trainer(Callbacks):
             network, class_names=self.class_names, preprocessing=self.preprocessing, iteration=self.state.iteration
         )
 
-    def _load(self, name: str, content: dict[str, Any]) -> str:
-        """Continue from a checkpoint; return its name."""
-        if name == self.config.run.resume and not self.config.run.resume_opt:
-            self.state.load_weights(content)
-        else:
-            self.state.load_state_dict(content)
-        return name
-
     def _restore(self) -> str:
         """Return to the newest checkpoint, or to the beginning, after a non-finite loss.
 
@@ -223,9 +203,8 @@ class Trainer(Callbacks):
         """
         self.checkpointer.wait()
         is_rollback, interval = self.config.run.on_nonfinite == "rollback", self.config.run.save_interval
-        newest = self.checkpointer.load(interval if is_rollback and isinstance(interval, int) else None)
-        if newest:
-            return self._load(*newest)
+        if origin := self.checkpointer.restore(self.state, interval if is_rollback and isinstance(interval, int) else None):
+            return origin
         initial = build_training_state(self.config, self.devices, self.class_names, self.initial_weights)
         self.state.load_state_dict(initial.state_dict())
         return "the beginning"
@@ -245,10 +224,9 @@ class Trainer(Callbacks):
             state.scheduler.observe(result.top1_error)
         state.validated = state.iteration
         if result:
-            values = {"top1": -result.top1_error, "top5": -result.top5_error, "loss": -result.loss}
-            value = values[self.config.run.eval_metric]
-            if state.best is None or value > state.best:
-                state.best = value
+            score = result.score(self.config.run.eval_metric)
+            if state.best is None or score > state.best:
+                state.best = score
                 self.save(checkpoint.BEST)
 
     def evaluate(self, model: nn.Module, prefix: str = "", final: bool = False) -> EvaluationResult | None:
@@ -284,8 +262,7 @@ class Trainer(Callbacks):
             images = (next(batches)[0] for _ in range(count))
             recalibrate_batch_norm(model, self.shutdown.interruptible(images))
         result = self.evaluate(model, prefix, final=True)
-        accuracy = result and {"top1": 1 - result.top1_error, "top5": 1 - result.top5_error, "loss": result.loss}
         record = self._model_record(network)
         # `split_bn` keeps additional statistics for augmented images, which inference does not use.
         state_dict = {name: tensor for name, tensor in record["state_dict"].items() if ".aux_bn." not in name}
-        return record | {"accuracy": accuracy, "state_dict": state_dict}
+        return record | {"accuracy": result and result.accuracy(), "state_dict": state_dict}
