@@ -1,4 +1,4 @@
-"""What the newer augmentations do to an image, views of one image, and what an evaluation makes of views."""
+"""Training transforms: order and probabilities of their steps, several views of an image, and evaluation of several views."""
 
 import math
 from typing import Any
@@ -25,7 +25,7 @@ PLAIN: dict[str, Any] = {"color_jitter": (0.0, 0.0, 0.0), "hflip": 0.0}
 
 
 def augmented(key: int, **settings: Any) -> np.ndarray:
-    """The result for one key of the random streams: (SIDE, SIDE, 3), or (views, SIDE, SIDE, 3)."""
+    """Return the result for one random stream: (SIDE, SIDE, 3), or (views, SIDE, SIDE, 3)."""
     transform = TrainTransform(SIDE, **settings)
     out = np.empty((transform.views, SIDE, SIDE, 3), np.uint8)
     transform(DecodedImage(PIXELS), out, generator(1, SAMPLE, key))
@@ -33,53 +33,55 @@ def augmented(key: int, **settings: Any) -> np.ndarray:
 
 
 def negative(pixels: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
-    """A policy."""
+    """Invert the image; a policy without randomness."""
     return 255 - pixels
 
 
 @pytest.mark.parametrize("hflip", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("jitter", [(0.4, 0.4, 0.4), (0.0, 0.0, 0.0), (0.0, 0.3, 0.0)])
-def test_by_default_an_image_is_cropped_flipped_and_jittered_and_nothing_else_is_drawn(
+def test_by_default_an_image_is_cropped_flipped_and_jittered_without_further_draws(
     hflip: float, jitter: tuple[float, float, float]
 ) -> None:
-    """The published recipe, written out, to the last bit and the last draw."""
+    """Compare with the published recipe, bit for bit and draw for draw."""
     transform = TrainTransform(SIDE, hflip=hflip, color_jitter=jitter)
     for key in range(40):
-        rng, other = generator(1, SAMPLE, key), generator(1, SAMPLE, key)
+        rng, reference_rng = generator(1, SAMPLE, key), generator(1, SAMPLE, key)
         out = np.empty((SIDE, SIDE, 3), np.uint8)
         transform(DecodedImage(PIXELS), out, rng)
-        top, left, height, width = transform.draw_crop(46, 61, other)
-        flipped = other.random() < hflip
+        top, left, height, width = transform.draw_crop(46, 61, reference_rng)
+        flipped = reference_rng.random() < hflip
         expected = cv2.resize(PIXELS[top : top + height, left : left + width], (SIDE, SIDE))
         expected = expected[:, ::-1] if flipped else expected
         if any(jitter):
-            expected = cv2.transform(np.ascontiguousarray(expected), draw_jitter(jitter, other).matrix(cv2.mean(expected)))
+            expected = cv2.transform(
+                np.ascontiguousarray(expected), draw_jitter(jitter, reference_rng).matrix(cv2.mean(expected))
+            )
         assert np.array_equal(out, expected)
-        assert rng.random() == other.random()
+        assert rng.random() == reference_rng.random()
 
 
-def test_flips_mirror_both_ways_with_their_probabilities() -> None:
-    upright = [augmented(key, **PLAIN) for key in range(300)]
+def test_flips_have_their_directions_and_probabilities() -> None:
+    unflipped = [augmented(key, **PLAIN) for key in range(300)]
     both = PLAIN | {"hflip": 1.0, "vflip": 1.0}
     for key in range(20):
-        assert np.array_equal(augmented(key, **PLAIN | {"vflip": 1.0}), upright[key][::-1])
-        assert np.array_equal(augmented(key, **both), upright[key][::-1, ::-1])
-    flipped = [np.array_equal(augmented(key, **PLAIN | {"vflip": 0.3}), upright[key][::-1]) for key in range(300)]
+        assert np.array_equal(augmented(key, **PLAIN | {"vflip": 1.0}), unflipped[key][::-1])
+        assert np.array_equal(augmented(key, **both), unflipped[key][::-1, ::-1])
+    flipped = [np.array_equal(augmented(key, **PLAIN | {"vflip": 0.3}), unflipped[key][::-1]) for key in range(300)]
     assert np.mean(flipped) == pytest.approx(0.3, abs=0.08)
 
 
-def test_grey_images_are_pillows_and_as_many_as_asked_for() -> None:
+def test_grey_images_match_pillow_and_have_their_probability() -> None:
     colourful = [augmented(key, **PLAIN) for key in range(300)]
     for key in range(20):
         grey = augmented(key, **PLAIN, grayscale=1.0)
         assert np.array_equal(grey, grey[:, :, :1].repeat(3, axis=2))
         expected = np.asarray(Image.fromarray(np.ascontiguousarray(colourful[key][:, :, ::-1])).convert("L")).astype(int)
         assert np.abs(grey[:, :, 0] - expected).max() <= 1
-    kept = [np.array_equal(augmented(key, **PLAIN, grayscale=0.3), colourful[key]) for key in range(300)]
-    assert np.mean(kept) == pytest.approx(0.7, abs=0.08)
+    unchanged = [np.array_equal(augmented(key, **PLAIN, grayscale=0.3), colourful[key]) for key in range(300)]
+    assert np.mean(unchanged) == pytest.approx(0.7, abs=0.08)
 
 
-def test_blurred_images_are_torchvisions_and_as_many_as_asked_for() -> None:
+def test_blurred_images_match_torchvision_and_have_their_probability() -> None:
     sharp = [augmented(key, **PLAIN) for key in range(300)]
     for key in range(20):
         rng = generator(1, SAMPLE, key)
@@ -87,10 +89,10 @@ def test_blurred_images_are_torchvisions_and_as_many_as_asked_for() -> None:
         rng.random(2)  # whether to flip, whether to blur
         sigma = 0.1 + 1.9 * rng.random()
         expected = gaussian_blur(torch.from_numpy(sharp[key]).permute(2, 0, 1), [BLUR_KERNEL] * 2, [sigma] * 2)
-        got = augmented(key, **PLAIN, blur=1.0).astype(int)
-        assert np.abs(got - expected.permute(1, 2, 0).numpy()).max() <= 1
-    kept = [np.array_equal(augmented(key, **PLAIN, blur=0.3), sharp[key]) for key in range(300)]
-    assert np.mean(kept) == pytest.approx(0.7, abs=0.08)
+        result = augmented(key, **PLAIN, blur=1.0).astype(int)
+        assert np.abs(result - expected.permute(1, 2, 0).numpy()).max() <= 1
+    unchanged = [np.array_equal(augmented(key, **PLAIN, blur=0.3), sharp[key]) for key in range(300)]
+    assert np.mean(unchanged) == pytest.approx(0.7, abs=0.08)
 
 
 INTERPOLATIONS = {
@@ -99,7 +101,7 @@ INTERPOLATIONS = {
 }  # fmt: skip
 
 
-def test_images_are_resized_in_the_way_asked_for_in_training_and_in_evaluation() -> None:
+def test_training_and_evaluation_resize_with_the_given_interpolation() -> None:
     whole = PLAIN | {"scale": (1.0, 1.0), "ratio": (61 / 46, 61 / 46)}
     results = set()
     for name, flag in INTERPOLATIONS.items():
@@ -113,18 +115,18 @@ def test_images_are_resized_in_the_way_asked_for_in_training_and_in_evaluation()
     assert len(results) == len(INTERPOLATIONS)
 
 
-def test_a_random_interpolation_is_bilinear_or_bicubic_as_often() -> None:
+def test_a_random_interpolation_is_bilinear_or_bicubic_equally_often() -> None:
     bilinear = 0
     for key in range(300):
-        got = augmented(key, **PLAIN, interpolation="random")
-        ways = [np.array_equal(got, augmented(key, **PLAIN, interpolation=name)) for name in ("bilinear", "bicubic")]
-        assert any(ways)
-        bilinear += ways[0]
+        result = augmented(key, **PLAIN, interpolation="random")
+        matches = [np.array_equal(result, augmented(key, **PLAIN, interpolation=name)) for name in ("bilinear", "bicubic")]
+        assert any(matches)
+        bilinear += matches[0]
     assert 120 < bilinear < 180
 
 
-def test_a_policy_comes_after_the_flips_and_before_the_jitter_which_comes_before_grey() -> None:
-    def marked(pixels: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
+def test_the_order_of_steps_is_flips_policy_jitter_grayscale() -> None:
+    def mark_corner(pixels: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
         result = pixels.copy()
         result[0, 0] = (10, 200, 90)
         return result
@@ -136,14 +138,14 @@ def test_a_policy_comes_after_the_flips_and_before_the_jitter_which_comes_before
         rng.random()
         expected = augmented(key, **PLAIN | {"hflip": 1.0})
         expected[0, 0] = (10, 200, 90)
-        assert np.array_equal(augmented(key, **PLAIN | {"hflip": 1.0}, policy=marked), expected)
+        assert np.array_equal(augmented(key, **PLAIN | {"hflip": 1.0}, policy=mark_corner), expected)
         expected = cv2.transform(expected, draw_jitter((0.4,) * 3, rng).matrix(cv2.mean(expected)))
-        assert np.array_equal(augmented(key, hflip=1.0, policy=marked), expected)
+        assert np.array_equal(augmented(key, hflip=1.0, policy=mark_corner), expected)
         expected = cv2.transform(expected, np.array([[0.114, 0.587, 0.299]] * 3))
-        assert np.array_equal(augmented(key, hflip=1.0, policy=marked, grayscale=1.0), expected)
+        assert np.array_equal(augmented(key, hflip=1.0, policy=mark_corner, grayscale=1.0), expected)
 
 
-def test_the_first_of_several_views_is_only_cropped_and_flipped_and_all_are_of_that_crop() -> None:
+def test_several_views_share_a_crop_and_the_first_is_not_augmented_further() -> None:
     for key in range(30):
         for hflip in (0.0, 0.5):
             plain = augmented(key, **PLAIN | {"hflip": hflip})
@@ -155,20 +157,20 @@ def test_the_first_of_several_views_is_only_cropped_and_flipped_and_all_are_of_t
             assert not np.array_equal(views[1], views[2])
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_the_first_view_is_erased_too_unless_it_is_to_be_left_alone(first: bool) -> None:
+@pytest.mark.parametrize("erases_first", [True, False])
+def test_the_first_view_is_erased_unless_erases_first_is_false(erases_first: bool) -> None:
     erasing = RandomErasing(1.0, "const", mean=(1.0, 2.0, 3.0))
     for key in range(20):
         plain = augmented(key, **PLAIN)
-        views = augmented(key, **PLAIN, views=3, erasing=erasing, erases_first=first)
+        views = augmented(key, **PLAIN, views=3, erasing=erasing, erases_first=erases_first)
         erased = [(view != plain).any() and (view[(view != plain).any(axis=2)] == (1, 2, 3)).all() for view in views]
-        assert erased == [first, True, True]
-        assert not np.array_equal(views[1], views[2])  # each in its own place
+        assert erased == [erases_first, True, True]
+        assert not np.array_equal(views[1], views[2])  # the rectangles are drawn for each view
     assert (augmented(0, **PLAIN, erasing=erasing) != augmented(0, **PLAIN)).any()
 
 
 @pytest.mark.parametrize("views", [1, 2, 5, 10])
-def test_views_of_an_evaluation_are_the_centre_the_corners_and_their_mirror_images(views: int) -> None:
+def test_evaluation_views_are_the_centre_the_corners_and_their_mirror_images(views: int) -> None:
     resized = OpencvResize(40)(PIXELS)  # 40 rows, 53 columns
     assert resized.shape == (40, 53, 3)
     crops = [resized[4:36, 10:42], resized[:32, :32], resized[:32, 21:], resized[8:, :32], resized[8:, 21:]]
@@ -180,11 +182,11 @@ def test_views_of_an_evaluation_are_the_centre_the_corners_and_their_mirror_imag
     assert np.array_equal(out, np.stack(expected))
 
 
-def test_a_repeated_sample_stands_beside_itself_and_is_augmented_otherwise() -> None:
+def test_repeats_of_a_sample_are_neighbours_and_augmented_differently() -> None:
     digits = Digits("train")
     with_repeats = DataIterator(digits, TrainTransform(SIDE), 9, seed=4, workers=2, repeats=3)
     order = DataIterator(digits, TrainTransform(SIDE), 9, seed=4, workers=1)
-    later = DataIterator(digits, TrainTransform(SIDE), 9, seed=4, workers=1, repeats=3, start_iteration=2)
+    resumed = DataIterator(digits, TrainTransform(SIDE), 9, seed=4, workers=1, repeats=3, start_iteration=2)
     singles = order.sample_names(1)
     for iteration in range(1, 4):
         names = with_repeats.sample_names(iteration)
@@ -192,22 +194,22 @@ def test_a_repeated_sample_stands_beside_itself_and_is_augmented_otherwise() -> 
         images, targets = with_repeats.next()
         assert torch.equal(targets.view(3, 3), targets.view(3, 3)[:, :1].expand(3, 3))
         assert len({image.numpy().tobytes() for image in images}) == 9
-    assert torch.equal(later.next()[0], images)
-    for iterator in (with_repeats, order, later):
+    assert torch.equal(resumed.next()[0], images)
+    for iterator in (with_repeats, order, resumed):
         iterator.close()
 
 
-def test_the_first_views_of_a_batch_come_before_the_second_ones() -> None:
+def test_a_batch_holds_all_first_views_before_all_second_views() -> None:
     settings: dict[str, Any] = {"views": 3, "policy": negative, **PLAIN}
     images, targets = DataIterator(Digits("train"), TrainTransform(SIDE, **settings), 4, seed=4, workers=2).next()
-    plain, same = DataIterator(Digits("train"), TrainTransform(SIDE, **PLAIN), 4, seed=4, workers=2).next()
+    plain, plain_targets = DataIterator(Digits("train"), TrainTransform(SIDE, **PLAIN), 4, seed=4, workers=2).next()
     assert images.shape == (12, 3, SIDE, SIDE)
-    assert torch.equal(targets, same)
+    assert torch.equal(targets, plain_targets)
     assert torch.equal(images, torch.cat((plain, 255 - plain, 255 - plain)))
 
 
-class Lookup(nn.Module):
-    """Answers with the logits that its images hold."""
+class LogitsFromPixels(nn.Module):
+    """Return the pixels of the images as logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -217,17 +219,17 @@ class Lookup(nn.Module):
         return images.flatten(1)
 
 
-def answers(count: int, views: int, n_class: int, scale: float = 3.0) -> tuple[Tensor, Tensor]:
-    """Logits (views, N, n_class) and targets (N,)."""
+def random_logits(count: int, views: int, n_class: int, scale: float = 3.0) -> tuple[Tensor, Tensor]:
+    """Return logits (views, N, n_class) and targets (N,)."""
     rng = torch.Generator().manual_seed(count)
     return scale * torch.randn(views, count, n_class, generator=rng), torch.randint(0, n_class, (count,), generator=rng)
 
 
 @pytest.mark.parametrize("views", [1, 2, 5])
-def test_views_are_judged_by_the_mean_of_their_probabilities(views: int) -> None:
-    logits, targets = answers(30, views, 7)
+def test_views_are_evaluated_by_the_mean_of_their_probabilities(views: int) -> None:
+    logits, targets = random_logits(30, views, 7)
     batches = [(logits[:, part].reshape(-1, 7, 1, 1), targets[part]) for part in (slice(0, 8), slice(8, 29), slice(29, 30))]
-    result = evaluate(Lookup(), batches)
+    result = evaluate(LogitsFromPixels(), batches)
     mean = logits.double().softmax(dim=2).mean(dim=0)
     ranks = (mean > mean.gather(1, targets[:, None])).sum(dim=1)
     assert result.images == 30
@@ -237,16 +239,16 @@ def test_views_are_judged_by_the_mean_of_their_probabilities(views: int) -> None
     assert result.confusion is None
 
 
-def test_views_that_are_surely_wrong_have_a_large_loss_and_not_an_infinite_one() -> None:
+def test_confidently_wrong_views_have_a_finite_loss() -> None:
     logits = torch.tensor([[[200.0, 0.0]], [[300.0, 0.0]]])
-    result = evaluate(Lookup(), [(logits.reshape(2, 2, 1, 1), torch.tensor([1]))])
+    result = evaluate(LogitsFromPixels(), [(logits.reshape(2, 2, 1, 1), torch.tensor([1]))])
     assert result.loss == pytest.approx(200 + math.log(2), rel=1e-5)
 
 
-def test_what_is_taken_for_what_is_counted() -> None:
-    logits, targets = answers(200, 2, 6)
+def test_the_confusion_matrix_counts_predicted_classes() -> None:
+    logits, targets = random_logits(200, 2, 6)
     batches = [(logits[:, part].reshape(-1, 6, 1, 1), targets[part]) for part in (slice(0, 77), slice(77, 200))]
-    result = evaluate(Lookup(), batches, confusion=True)
+    result = evaluate(LogitsFromPixels(), batches, confusion=True)
     guesses = logits.softmax(dim=2).mean(dim=0).argmax(dim=1)
     assert result.confusion is not None
     assert result.confusion.dtype == torch.int64
