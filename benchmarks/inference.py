@@ -31,7 +31,7 @@ from measuring import RESULTS, USABLE_CORES, OtherLoad, installed_versions, summ
 from torch import Tensor, nn
 
 from shufflenetv2.engine import recalibrate_batch_norm
-from shufflenetv2.export.formats import folded
+from shufflenetv2.export import fold_batch_norms
 from shufflenetv2.network import SIZES, ShuffleNetV2
 
 SIZE = 224
@@ -79,9 +79,9 @@ def onnx_runtime(network: ShuffleNetV2, images: Tensor, threads: int) -> Side:
 def make_sides(network: ShuffleNetV2, images: Tensor, threads: int, with_compiled: bool) -> dict[str, Side]:
     sides: dict[str, Side] = {
         BASE: network,
-        "folded": folded(network),
+        "folded": fold_batch_norms(network),
         "channels last": channels_last(network),
-        "folded, channels last": channels_last(folded(network)),
+        "folded, channels last": channels_last(fold_batch_norms(network)),
     }
     if with_compiled:
         sides["compiled"] = torch.compile(network, dynamic=False)

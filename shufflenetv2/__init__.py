@@ -1,4 +1,15 @@
-"""A reference trainer for ShuffleNetV2: faithful, unkillable, fast."""
+"""A reference trainer for ShuffleNetV2.
+
+Load, use and convert models:
+
+    >>> import shufflenetv2
+    >>> model = shufflenetv2.load_model("models/model.pkl")   # takes BGR images on 0..255, returns logits
+    >>> shufflenetv2.describe("models/model.pkl")["accuracy"]
+    >>> shufflenetv2.convert("models/model.pkl", "torchvision.pth", "torchvision")
+
+Build a training loop of your own from the packages `shufflenetv2.data`, `shufflenetv2.recipe` and `shufflenetv2.engine`.
+Training itself is a command: `shufflenetv2 train --help`.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -7,36 +18,54 @@ __version__ = "0.1.0"
 
 
 if TYPE_CHECKING:
+    from . import data as data
+    from . import engine as engine
+    from . import recipe as recipe
     from .blocks import ShuffleV2Block as ShuffleV2Block
     from .cli.recalibrate import recalibrate as recalibrate
     from .errors import UserError as UserError
-    from .export.formats import export as export
-    from .export.prediction import open_model as open_model
-    from .export.prediction import predict as predict
+    from .export import export as export
+    from .export import open_model as open_model
+    from .export import predict as predict
     from .network import ShuffleNetV2 as ShuffleNetV2
+    from .weights import Preprocessing as Preprocessing
+    from .weights import Weights as Weights
     from .weights import convert as convert
     from .weights import describe as describe
     from .weights import load_model as load_model
+    from .weights import pretrained_weights as pretrained_weights
     from .weights import read_weights as read_weights
 
-_HOMES = {
-    "UserError": ".errors",
+PACKAGES = ("data", "engine", "export", "recipe")
+# Name: module that defines it
+MODULES = {
+    "Preprocessing": ".weights",
     "ShuffleNetV2": ".network",
     "ShuffleV2Block": ".blocks",
-    "load_model": ".weights",
-    "read_weights": ".weights",
+    "UserError": ".errors",
+    "Weights": ".weights",
     "convert": ".weights",
     "describe": ".weights",
-    "export": ".export.formats",
-    "open_model": ".export.prediction",
-    "predict": ".export.prediction",
+    "load_model": ".weights",
+    "open_model": ".export",
+    "predict": ".export",
+    "pretrained_weights": ".weights",
+    "read_weights": ".weights",
     "recalibrate": ".cli.recalibrate",
 }
-__all__ = [*_HOMES]
+FORMER_NAMES = {"read_any": "read_weights"}
+__all__ = ["__version__", *PACKAGES, *MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    # On demand, so that `train.py --help` and a mistyped option do not wait for torch to load.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name], __name__), name)
+    # Names are imported when they are used: importing torch takes seconds, which `--help` should not wait for.
+    name = FORMER_NAMES.get(name, name)
+    if name in PACKAGES:
+        return import_module(f".{name}", __name__)
+    if name in MODULES:
+        return getattr(import_module(MODULES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""What is predicted is what the evaluation would say of the same images, from whatever file the model comes."""
+"""`shufflenetv2 predict` computes the probabilities of an evaluation, from weight files and from exported files."""
 
 import json
 import math
@@ -21,9 +21,9 @@ from PIL import Image
 
 from shufflenetv2.cli import predict
 from shufflenetv2.data import EvaluationTransform, FolderDataset, ImageFiles, evaluation_batches
-from shufflenetv2.export.formats import export
-from shufflenetv2.export.prediction import Tolerant
-from shufflenetv2.weights import read_weights
+from shufflenetv2.export import Model, export
+from shufflenetv2.export import predict as predict_images
+from shufflenetv2.weights import Preprocessing, read_weights
 from tests.models import SIZE, write_model
 from tests.support import ONE_THREAD, ROOT, Run
 
@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command in this process, which has loaded torch already; its status, output and errors."""
+    """Run the command in this process, which has already imported torch."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
@@ -52,24 +52,24 @@ def lines(output: str) -> list[dict[str, Any]]:
 
 
 def probabilities(output: str, n_class: int = 7) -> torch.Tensor:
-    """(N, n_class) of what `--json --top n_class` printed."""
-    found = torch.full((len(output.splitlines()), n_class), math.nan)
-    for row, line in zip(found, lines(output), strict=True):
-        for guess in line["predictions"]:
-            row[guess["label"]] = guess["probability"]
-    return found
+    """Return (N, n_class) from the output of `--json --top n_class`."""
+    table = torch.full((len(output.splitlines()), n_class), math.nan)
+    for row, line in zip(table, lines(output), strict=True):
+        for prediction in line["predictions"]:
+            row[prediction["label"]] = prediction["probability"]
+    return table
 
 
-def evaluated(model: Path, folder: Path) -> torch.Tensor:
-    """Of every image in class folders, (N, 7), by the evaluation's own means."""
+def evaluated_probabilities(model: Path, folder: Path) -> torch.Tensor:
+    """Return the probabilities (N, 7) of the images in class folders, computed as an evaluation does."""
     network = read_weights(model).network()
     batches = evaluation_batches(FolderDataset(folder), EvaluationTransform(SIZE, SIZE + 8), 4, workers=1)
     with torch.inference_mode():
         return torch.cat([network(images) for images, _ in batches]).softmax(dim=1)
 
 
-def test_it_says_what_the_evaluation_would(run: Run, model: Path, photographs: Path) -> None:
-    expected = evaluated(model, photographs)
+def test_predictions_equal_an_evaluation_for_every_batch_size(run: Run, model: Path, photographs: Path) -> None:
+    expected = evaluated_probabilities(model, photographs)
     assert expected.std(dim=0).max() > 0.01
     outputs = [
         run(model, photographs, "--json", "--top", "7", "-b", size, "-j", workers)
@@ -81,18 +81,20 @@ def test_it_says_what_the_evaluation_would(run: Run, model: Path, photographs: P
         torch.testing.assert_close(probabilities(output), expected, rtol=0, atol=1e-4)
 
 
-def test_the_likeliest_classes_come_first_and_by_name(run: Run, model: Path, photographs: Path) -> None:
+def test_the_most_likely_classes_come_first_and_are_named(run: Run, model: Path, photographs: Path) -> None:
     (image, *_) = sorted(photographs.rglob("*.jpg"))
-    best = evaluated(model, photographs)[0].sort(descending=True)
+    best = evaluated_probabilities(model, photographs)[0].sort(descending=True)
     (line,) = lines(run(model, image, "--json")[1])
-    assert [guess["label"] for guess in line["predictions"]] == best.indices[:5].tolist()
-    assert [guess["class"] for guess in line["predictions"]] == [f"Käfer {label}" for label in best.indices[:5].tolist()]
-    guesses = ", ".join(f"Käfer {label} {p:.2%}" for p, label in zip(*(part[:2].tolist() for part in best), strict=True))
-    assert run(model, image, "--top", "2")[1] == f"{image}: {guesses}\n"
+    assert [prediction["label"] for prediction in line["predictions"]] == best.indices[:5].tolist()
+    assert [prediction["class"] for prediction in line["predictions"]] == [f"Käfer {i}" for i in best.indices[:5].tolist()]
+    (p0, p1), (label0, label1) = best.values[:2].tolist(), best.indices[:2].tolist()
+    assert run(model, image, "--top", "2")[1] == f"{image}: Käfer {label0} {p0:.2%}, Käfer {label1} {p1:.2%}\n"
     assert len(lines(run(model, image, "--json", "--top", "99")[1])[0]["predictions"]) == 7
 
 
-def test_files_and_folders_in_the_order_given(run: Run, model: Path, tmp_path: Path, photographs: Path) -> None:
+def test_images_come_in_the_given_order_and_sorted_within_a_folder(
+    run: Run, model: Path, tmp_path: Path, photographs: Path
+) -> None:
     image = photographs / "cat/0.jpg"
     for name in ("b/2.jpg", "b/10.JPG", "b/a/deep/1.jpeg", "b/.hidden.jpg", "b/.git/3.jpg", "z.data", "linked/4.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -102,18 +104,24 @@ def test_files_and_folders_in_the_order_given(run: Run, model: Path, tmp_path: P
     (tmp_path / "b/back").symlink_to(tmp_path / "b", target_is_directory=True)
     status, output, errors = run(model, "z.data", "b", "b/2.jpg", "--json")
     assert (status, errors) == (0, "")
-    found = [line["path"] for line in lines(output)]
-    assert found == ["z.data", "b/10.JPG", "b/2.jpg", "b/a/deep/1.jpeg", "b/link/4.jpg", "b/2.jpg"]
+    assert [line["path"] for line in lines(output)] == [
+        "z.data",
+        "b/10.JPG",
+        "b/2.jpg",
+        "b/a/deep/1.jpeg",
+        "b/link/4.jpg",
+        "b/2.jpg",
+    ]
 
 
-def test_unreadable_images_are_named_and_the_rest_goes_on(run: Run, model: Path, tmp_path: Path, photographs: Path) -> None:
+def test_unreadable_images_are_reported_and_skipped(run: Run, model: Path, tmp_path: Path, photographs: Path) -> None:
     good = photographs / "cat/0.jpg"
     encoded = good.read_bytes()
     (tmp_path / "bad").mkdir()
     (tmp_path / "empty").mkdir()
     for name, content in {
         "1.jpg": b"no image", "2.jpg": encoded, "3.png": b"", "4.jpg": encoded[:900],
-        "5.jpg": encoded.split(b"\xff\xda")[0] + b"\xff\xd9",  # a header and an end: found out when it is decoded
+        "5.jpg": encoded.split(b"\xff\xda")[0] + b"\xff\xd9",  # header and end without data: fails in decoding only
     }.items():  # fmt: skip
         (tmp_path / "bad" / name).write_bytes(content)
     for size in ("1", "3", "64"):
@@ -121,7 +129,7 @@ def test_unreadable_images_are_named_and_the_rest_goes_on(run: Run, model: Path,
         assert status == 0
         assert [line["path"] for line in lines(output)] == ["bad/2.jpg", str(good)]
         assert lines(output)[0]["predictions"] == lines(output)[1]["predictions"]
-        reasons = [line.removeprefix("shufflenetv2 predict: left out: ") for line in errors.splitlines()]
+        reasons = [line.removeprefix("shufflenetv2 predict: skipped: ") for line in errors.splitlines()]
         assert reasons == [
             "empty holds no images",
             "bad/1.jpg is not a readable image; remove it or replace it",
@@ -132,60 +140,61 @@ def test_unreadable_images_are_named_and_the_rest_goes_on(run: Run, model: Path,
         ]
 
 
-def test_an_image_that_cannot_be_resized_is_named_too(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_resized_is_reported_and_skipped(tmp_path: Path) -> None:
     line, dot = str(tmp_path / "line.png"), str(tmp_path / "dot.png")
     assert cv2.imwrite(line, np.full((1, 1_000_000), 255, np.uint8))
     assert cv2.imwrite(dot, np.full((50, 50), 255, np.uint8))
-    images = Tolerant(ImageFiles([line, dot]), EvaluationTransform(32, 4000))  # 4 thousand million pixels wide
-    assert images.image(0).crop(0, 0, 32, 32).max() == 0
-    assert images.unreadable == {0: f"{line} is too long and thin to be resized; remove it or replace it"}
-    assert images.image(1).crop(0, 0, 32, 32).min() == 255
-    assert len(images.unreadable) == 1
+    warnings: list[str] = []
+    # With a short side of 4000 pixels, the first image would be four thousand million pixels wide.
+    model = Model(lambda images: torch.zeros(len(images), 1), None, Preprocessing(input_size=32, resize_size=4000))
+    predictions = list(predict_images(model, ImageFiles([line, dot]), top=1, batch_size=1, workers=1, warn=warnings.append))
+    assert [prediction.path for prediction in predictions] == [dot]
+    assert warnings == [f"{line} is too long and thin to be resized; remove it or replace it"]
 
 
 @pytest.mark.parametrize("path", ["bad.jpg", "empty"])
-def test_nothing_readable_is_a_failure(run: Run, model: Path, tmp_path: Path, path: str) -> None:
+def test_no_readable_image_is_a_failure(run: Run, model: Path, tmp_path: Path, path: str) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     (tmp_path / "empty").mkdir()
     status, output, errors = run(model, path)
     assert (status, output) == (1, "")
-    assert errors.splitlines()[-1] == "shufflenetv2 predict: error: no image was readable"
+    assert errors.splitlines()[-1] == "shufflenetv2 predict: error: no image is readable"
 
 
-# ---- the model
+# ---- model files
 
 
 @pytest.mark.parametrize(("format", "suffix"), [("onnx", ".onnx"), ("torchscript", ".pt"), ("exported", ".pt2")])
-def test_an_exported_file_is_all_it_takes(
+def test_an_exported_file_contains_all_that_a_prediction_needs(
     run: Run, model: Path, tmp_path: Path, photographs: Path, format: str, suffix: str
 ) -> None:
-    as_bytes = "rgb-nhwc" if format == "onnx" else ""
-    content = export(read_weights(model), format, uint8_input=as_bytes)
+    uint8_input = "rgb-nhwc" if format == "onnx" else None
+    content = export(read_weights(model), format, uint8_input=uint8_input)
     (tmp_path / f"other{suffix}").write_bytes(content)
     status, output, errors = run(f"other{suffix}", photographs, "--json", "--top", "7", "-b", "5")
     assert (status, errors) == (0, "")
-    torch.testing.assert_close(probabilities(output), evaluated(model, photographs), rtol=0, atol=1e-3)
+    torch.testing.assert_close(probabilities(output), evaluated_probabilities(model, photographs), rtol=0, atol=1e-3)
     assert lines(output)[0]["predictions"][0]["class"].startswith("Käfer ")
-    if as_bytes:
-        # The pixels of a picture that has the model's size already, as anyone reads them.
+    if uint8_input:
+        # An image of resize_size needs no resizing: pass its central pixels directly to ONNX Runtime.
         picture = Image.open(photographs / "dog/1.jpg").convert("RGB").resize((SIZE + 8, SIZE + 8))
         picture.save(tmp_path / "raw.png")
         pixels = np.asarray(picture.crop((4, 4, SIZE + 4, SIZE + 4)))[None]
         logits = onnxruntime.InferenceSession(content).run(None, {"images": pixels})[0]
         expected = torch.from_numpy(logits).softmax(dim=1)
         for file in (model, "other.onnx"):
-            found = probabilities(run(file, "raw.png", "--json", "--top", "7")[1])
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+            predicted = probabilities(run(file, "raw.png", "--json", "--top", "7")[1])
+            torch.testing.assert_close(predicted, expected, rtol=0, atol=1e-3)
 
 
-def test_weights_without_names_give_numbers(run: Run, model: Path, tmp_path: Path, photographs: Path) -> None:
+def test_weights_without_class_names_give_labels_as_names(run: Run, model: Path, tmp_path: Path, photographs: Path) -> None:
     torch.save({"state_dict": read_weights(model).state_dict}, tmp_path / "bare.pth.tar")
     (line,) = lines(run("bare.pth.tar", photographs / "cat/0.jpg", "--json")[1])
-    assert all(guess["class"] == str(guess["label"]) for guess in line["predictions"])
+    assert all(prediction["class"] == str(prediction["label"]) for prediction in line["predictions"])
 
 
-class Trap:
-    """What a pickle can do to whoever loads it."""
+class MakesFolder:
+    """An object whose pickle makes a folder when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -195,27 +204,29 @@ class Trap:
 
 
 @pytest.mark.parametrize("name", ["model.pkl", "model.pt", "model.pt2", "model.onnx"])
-@pytest.mark.parametrize("save", [torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap))])
-def test_code_in_a_pickle_is_refused_and_not_run(
+@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_code_in_a_pickle_is_refused_and_not_executed(
     run: Run, tmp_path: Path, photographs: Path, name: str, save: Callable[..., object]
 ) -> None:
-    save({"state_dict": Trap(tmp_path / "sprung")}, tmp_path / name)
+    save({"state_dict": MakesFolder(tmp_path / "executed")}, tmp_path / name)
     status, output, errors = run(name, photographs)
     assert status in (1, 2)
     assert (output, errors.count("\n")) == ("", 1)
     assert errors.startswith(f"shufflenetv2 predict: error: {name} ")
-    assert not (tmp_path / "sprung").exists()
+    assert not (tmp_path / "executed").exists()
 
 
-def test_a_program_is_only_run_under_a_name_that_says_so(run: Run, model: Path, tmp_path: Path, photographs: Path) -> None:
+def test_a_program_is_executed_only_with_the_suffix_of_a_program(
+    run: Run, model: Path, tmp_path: Path, photographs: Path
+) -> None:
     (tmp_path / "model.pkl").write_bytes(export(read_weights(model), "torchscript"))
     status, _, errors = run("model.pkl", photographs)
     assert status == 2
     assert errors == (
-        "shufflenetv2 predict: error: model.pkl holds a TorchScript program, which is code and no weights; "
-        "to run it nevertheless, name it *.pt\n"
+        "shufflenetv2 predict: error: model.pkl holds a TorchScript program, which is code and not weights; "
+        "rename it to *.pt to execute it\n"
     )
-    shutil.copy(model, tmp_path / "weights.pt")  # and weights stay weights
+    shutil.copy(model, tmp_path / "weights.pt")
     assert run("weights.pt", photographs / "cat/0.jpg")[0] == 0
 
 
@@ -225,11 +236,11 @@ def test_a_program_is_only_run_under_a_name_that_says_so(run: Run, model: Path, 
         (["absent.pkl", "x.jpg"], "absent.pkl cannot be read: No such file"),
         (["absent.onnx", "x.jpg"], "absent.onnx cannot be read: No such file"),
         (["absent.pt2", "x.jpg"], "absent.pt2 cannot be read: No such file"),
-        (["MODEL"], "IMAGE_OR_FOLDER"),
+        (["MODEL"], "IMAGES"),
         (["MODEL", "x.jpg", "--top", "0"], "--top 0: must be a whole number of at least 1"),
         (["MODEL", "x.jpg", "--batch-size", "many"], "--batch-size many: must be"),
         (["MODEL", "x.jpg", "--device", "abacus"], "--device abacus: there is no such device here"),
-        (["some.onnx", "x.jpg", "--device", "cuda"], "--device cuda: an exported file runs on the CPU here"),
+        (["some.onnx", "x.jpg", "--device", "cuda"], "--device cuda: an exported file runs on the CPU only"),
     ],
 )
 def test_wrong_use_gets_one_line_and_status_2(
@@ -242,12 +253,12 @@ def test_wrong_use_gets_one_line_and_status_2(
     assert message in errors
 
 
-# ---- as a process of its own
+# ---- in a process
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_predictions_come_as_they_are_made_and_may_be_cut_off(model: Path, tmp_path: Path, photographs: Path) -> None:
-    """The second picture is a pipe, which nobody has written to when the first prediction is read."""
+def test_predictions_are_printed_at_once_until_the_pipe_is_closed(model: Path, tmp_path: Path, photographs: Path) -> None:
+    """The second image is a named pipe that is still empty when the first prediction is read."""
     image = photographs / "cat/0.jpg"
     os.mkfifo(tmp_path / "later.jpg")
     environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
@@ -257,8 +268,8 @@ def test_predictions_come_as_they_are_made_and_may_be_cut_off(model: Path, tmp_p
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stderr is not None
-    rescue = threading.Timer(100, process.kill)  # from waiting for ever for what does not come
-    rescue.start()
+    timeout = threading.Timer(100, process.kill)
+    timeout.start()
     first = process.stdout.readline()
     assert first.startswith(f"{image}: Käfer ")
     (tmp_path / "later.jpg").write_bytes(image.read_bytes())
@@ -266,4 +277,4 @@ def test_predictions_come_as_they_are_made_and_may_be_cut_off(model: Path, tmp_p
     process.stdout.close()  # as `head` does
     assert process.stderr.read() == ""
     assert process.wait() == 0
-    rescue.cancel()
+    timeout.cancel()

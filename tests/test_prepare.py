@@ -266,8 +266,8 @@ def test_unreadable_images_are_left_out_by_name(process: Run, run: Run, tmp_path
 
     status, output, errors = process("src", "dst", "--short-side", "64")
     assert status == 0, errors
-    assert output == "10 images: 1 encoded anew, 1 copied as they are, 0 there already, 8 unreadable\n"
-    assert [line.split(": left out: ")[1].split()[0] for line in errors.splitlines()] == [
+    assert output == "10 images: 1 encoded, 1 copied unchanged, 0 already there, 8 unreadable\n"
+    assert [line.split(": skipped: ")[1].split()[0] for line in errors.splitlines()] == [
         f"src/{name}"
         for name in ("cat/cut-small.jpg", "cat/cut.jpg", "cat/empty.png", "cat/hollow.jpg", "cat/huge.png", "cat/long.png",
                      "cat/lost.jpg", "dog/bad.jpg")
@@ -281,7 +281,7 @@ def test_unreadable_images_are_left_out_by_name(process: Run, run: Run, tmp_path
     shutil.copy(good, tmp_path / "src/dog/bad.jpg")
     assert (
         run("src", "dst", "--short-side", "64")[1]
-        == "10 images: 1 encoded anew, 0 copied as they are, 2 there already, 7 unreadable\n"
+        == "10 images: 1 encoded, 0 copied unchanged, 2 already there, 7 unreadable\n"
     )
 
 
@@ -303,7 +303,7 @@ def test_wrong_use_gets_one_line_and_status_2_and_writes_nothing(run: Run, tmp_p
     before = everything(tmp_path)
     small = ["--short-side", "64"]
     for arguments, part in (
-        ([], "SRC, DST, --short-side"),
+        ([], "SOURCE, DESTINATION missing"),
         (["src", "dst"], "--short-side"),
         (["src", "dst", "--short-side", "31"], "--short-side 31: must be a whole number of pixels, at least 32"),
         (["src", "dst", *small, "--quality", "101"], "--quality 101: must be a whole number from 1 to 100"),

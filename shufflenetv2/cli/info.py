@@ -1,95 +1,89 @@
-"""The command `shufflenetv2 info`: what a weight file is."""
+"""The command `shufflenetv2 info`: describe a weight file."""
 
-import argparse
-import io
 import json
-import os
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ..config.declaration import Parser, flag
-from .command import exit_status, parse
+from ..config import Config, InfoConfig
+from .command import run_command
+from .parser import OptionParser
 
-NAMES_SHOWN = 5
+DESCRIPTION = "Describe a weight file: its origin, network, preprocessing and training."
+MAX_CLASS_NAMES = 5
 
 
 def main(argv: Sequence[str], prog: str = "shufflenetv2 info") -> int:
-    """Prints what the weight file is that the arguments name.
+    """Print the description of a weight file.
 
     Returns:
-        The exit status: 0 done, 1 failed, 2 wrong use.
+        The exit status: 0 done; 1 failed; 2 wrong usage.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without the table's lines is no reason to fail
-    try:
-        given = parser(prog).parse_args(argv)
+    parser = OptionParser(
+        prog, InfoConfig, description="Describe a weight file: its origin, network, preprocessing and training."
+    )
+
+    def run() -> None:
+        config = parser.parse_group(InfoConfig, argv)
         from ..weights import describe  # here because torch takes seconds to import
 
-        told = describe(given.model)
-        plain = {name: told[name] for name in told if name != "table"}
-        print(json.dumps(plain, indent=2) if given.json else shown(told), flush=True)
-    except BrokenPipeError:  # by `| head`; whatever Python would still write goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (Exception, KeyboardInterrupt) as error:
-        return exit_status(error, prog)
-    return 0
+        info = describe(config.model)
+        if config.json:
+            print(json.dumps({name: value for name, value in info.items() if name != "table"}, indent=2), flush=True)
+        else:
+            print(format_info(info), flush=True)
+
+    return run_command(parser, run)
 
 
-def parser(prog: str) -> argparse.ArgumentParser:
-    """The arguments and their help."""
-    found = Parser(prog=prog, allow_abbrev=False, description="Says what a weight file is, whoever wrote it.")
-    found.add_argument("model", metavar="MODEL", type=Path, help="weight file of any origin")
-    found.add_argument("--json", action="store_true", help="for programs to read")
-    return found
-
-
-def shown(told: Mapping[str, Any]) -> str:
-    """What `describe` gave, for people."""
-    names = told["class_names"]
-    some = f": {', '.join(names[:NAMES_SHOWN])}{', ...' if len(names) > NAMES_SHOWN else ''}" if names else ", without names"
+def format_info(info: Mapping[str, Any]) -> str:
+    """Format the result of `describe` as lines of text."""
     lines = {
-        "origin": told["origin"],
-        "layout": f"{told['layout']}; head {'with' if told['head_bias'] else 'without'} biases, pooling {told['pooling']}, "
-        f"batch norm's epsilon {told['bn_eps']:g}",
-        "classes": f"{told['n_class']:,}{some}",
-        "preprocessing": _preprocessing(told["preprocessing"]),
-        "iteration": told["iteration"] and f"{told['iteration']:,}",
-        "accuracy": _accuracy(told["accuracy"]),
-        "recipe": _recipe(told["options"]),
-        "written": told["host"] and f"by version {told['version']} on {told['host']} at {told['time']}",
-        "parameters": f"{told['parameters']:,} ({told['bytes']:,} bytes)",
-        "mult-adds": f"{told['mult_adds'] / 1e6:,.1f} M",
+        "origin": info["origin"],
+        "layout": f"{info['layout']}; head {'with' if info['head_bias'] else 'without'} biases, pooling {info['pooling']}, "
+        f"batch-norm epsilon {info['bn_eps']:g}",
+        "classes": _format_classes(info["n_class"], info["class_names"]),
+        "preprocessing": _format_preprocessing(info["preprocessing"]),
+        "iteration": info["iteration"] and f"{info['iteration']:,}",
+        "accuracy": _format_accuracy(info["accuracy"]),
+        "recipe": _format_recipe(info["options"]),
+        "written": info["host"] and f"by version {info['version']} on {info['host']} at {info['time']}",
+        "parameters": f"{info['parameters']:,} ({info['bytes']:,} bytes)",
+        "mult-adds": f"{info['mult_adds'] / 1e6:,.1f} M",
     }
-    heading = f"{told['path']}: ShuffleNetV2 {told['model_size']}"
-    return "\n".join([heading, *(f"  {name:<15}{text}" for name, text in lines.items() if text), told["table"]])
+    heading = f"{info['path']}: ShuffleNetV2 {info['model_size']}"
+    return "\n".join([heading, *(f"  {name:<15}{text}" for name, text in lines.items() if text), info["table"]])
 
 
-def _preprocessing(use: Mapping[str, Any] | None) -> str:
-    if use is None:
+def _format_classes(count: int, names: list[str] | None) -> str:
+    if not names:
+        return f"{count:,}, without names"
+    return f"{count:,}: {', '.join(names[:MAX_CLASS_NAMES])}{', ...' if len(names) > MAX_CLASS_NAMES else ''}"
+
+
+def _format_preprocessing(preprocessing: Mapping[str, Any] | None) -> str:
+    if preprocessing is None:
         return "not in the file; the original's is a short side of 256, central 224 x 224 pixels, BGR, 0..255"
-    mean, std = (", ".join(f"{value:g}" for value in use[name]) for name in ("mean", "std"))
-    side = use["input_size"]
+    mean, std = (", ".join(f"{value:g}" for value in preprocessing[name]) for name in ("mean", "std"))
+    size = preprocessing["input_size"]
     return (
-        f"short side {use['resize_size']} ({use['interpolation']}), central {side} x {side} pixels; "
+        f"short side {preprocessing['resize_size']} ({preprocessing['interpolation']}), central {size} x {size} pixels; "
         f"BGR, 0..255, mean {mean}, std {std}"
     )
 
 
-def _accuracy(accuracy: Mapping[str, float] | None) -> str:
+def _format_accuracy(accuracy: Mapping[str, float] | None) -> str:
     if accuracy is None:
         return ""
     return f"top-1 {accuracy['top1']:.2%}, top-5 {accuracy['top5']:.2%}, loss {accuracy['loss']:.4f}"
 
 
-def _recipe(options: Mapping[str, Any] | None) -> str:
-    """The options of the run that are not the published recipe's, as they would be given."""
+def _format_recipe(options: Mapping[str, Any] | None) -> str:
+    """Return the options that differ from the published recipe, as they would be given on the command line."""
     if options is None:
         return ""
-    published = parse(["--train-dir=."]).recipe()
+    published = Config.from_values({"train_dir": "."}).recipe()
     differing = [
-        f"{flag(name)} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+        f"--{name.replace('_', '-')} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
         for name, value in options.items()
         if value not in (None, "", ()) and value != published.get(name)
     ]

@@ -1,5 +1,16 @@
 """Options: declared once, in typed groups, each of which configures one part of the program."""
 
+from .commands import CALIBRATION_IMAGES as CALIBRATION_IMAGES
+from .commands import EXPORT_SUFFIXES as EXPORT_SUFFIXES
+from .commands import ConvertConfig as ConvertConfig
+from .commands import ExportConfig as ExportConfig
+from .commands import ExportFormat as ExportFormat
+from .commands import InfoConfig as InfoConfig
+from .commands import PredictConfig as PredictConfig
+from .commands import PrepareConfig as PrepareConfig
+from .commands import RecalibrateConfig as RecalibrateConfig
+from .commands import Uint8Input as Uint8Input
+from .commands import WeightFormat as WeightFormat
 from .config import DEFAULTS as DEFAULTS
 from .config import GROUPS as GROUPS
 from .config import OPTIONS as OPTIONS

@@ -1,0 +1,84 @@
+"""Images to predict, calibrate and compare on: files and folders without labels, read as in an evaluation."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..data import Dataset, DecodedImage, Digits, EvaluationTransform, ImageError, ImageFiles, Subset, find_images
+from ..data.images import Image
+from ..errors import UserError
+
+DIGITS = "digits"  # instead of a folder: the built-in images
+
+
+class SkipUnreadable:
+    """A data set of transformed images, in which an unreadable image is black.
+
+    Attributes:
+        unreadable: {index: reason} for the images that were requested and could not be read.
+    """
+
+    def __init__(self, dataset: Dataset, transform: EvaluationTransform) -> None:
+        self.dataset, self.transform = dataset, transform
+        self.class_names, self.targets, self.name = dataset.class_names, dataset.targets, dataset.name
+        self.unreadable: dict[int, str] = {}
+
+    def image(self, index: int) -> Image:
+        pixels = np.zeros((self.transform.size, self.transform.size, 3), np.uint8)
+        try:
+            self.transform(self.dataset.image(index), pixels)
+        except ImageError as error:
+            self.unreadable[index] = str(error)
+        except cv2.error:
+            self.unreadable[index] = f"{self.name(index)} is too long and thin to be resized; remove it or replace it"
+        return DecodedImage(pixels)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+def image_paths(paths: Iterable[str | Path], warn: Callable[[str], object]) -> list[str]:
+    """Return the files among `paths`, with any suffix, and the images below the folders among them, at any depth.
+
+    The order is that of `paths`; images of one folder are sorted.
+
+    Args:
+        warn: called with a message for each folder that holds no images or cannot be listed.
+    """
+    images: list[str] = []
+    for path in [os.fspath(path) for path in paths]:
+        if not os.path.isdir(path):
+            images.append(path)
+        elif names := find_images(path, lambda error: warn(f"{error.filename} cannot be read: {error.strerror}")):
+            images += [os.path.join(path, name) for name in names]
+        else:
+            warn(f"{path} holds no images")
+    return images
+
+
+def open_images(source: str, split: str, option: str) -> Dataset:
+    """Open the images below a folder, or the built-in digits of a split for 'digits'.
+
+    Args:
+        option: name of the option that gave the source, for messages.
+
+    Raises:
+        UserError: if there is no such folder, or no image in it.
+    """
+    if source == DIGITS and not os.path.exists(source):
+        return Digits(split)
+    if not os.path.isdir(source):
+        raise UserError(f"`{option}` {source} is not a folder; it should hold images, at any depth")
+    warnings: list[str] = []
+    paths = image_paths([source], warnings.append)
+    if not paths:
+        raise UserError(f"`{option}` {warnings[0]}")
+    return ImageFiles(paths)
+
+
+def select_evenly(dataset: Dataset, count: int) -> Subset:
+    """Return `count` samples of a data set, evenly spread over it; all of them if it has fewer."""
+    return Subset(dataset, np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)))

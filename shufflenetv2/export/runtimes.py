@@ -1,0 +1,135 @@
+"""Run exported files with the runtime of their format, on the CPU."""
+
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import EXPORT_SUFFIXES
+from ..errors import UserError
+from .metadata import KEYS, ExportMetadata
+from .packages import MissingPackageError, import_optional, silenced
+
+Forward = Callable[[Tensor], Tensor]  # images in the input format of the file -> logits
+
+
+@dataclass(frozen=True)
+class Program:
+    """An exported file that can be called.
+
+    Attributes:
+        metadata: classes, preprocessing and input format of the file.
+        forward: takes images in the input format of the file.
+
+    Shape:
+        images (N, 3, H, W), uint8, BGR -> logits (N, n_class), float32, on the CPU
+    """
+
+    metadata: ExportMetadata
+    forward: Forward
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.cat([self.forward(batch) for batch in self.metadata.input_batches(images)]).float()
+
+
+def open_program(format: str, content: bytes, name: str) -> Program:
+    """Open the content of a file that `export` wrote.
+
+    TorchScript and torch's exported programs are code: open only files that you would execute.
+
+    Args:
+        format: as `export` takes it.
+        name: of the file, for messages.
+
+    Raises:
+        UserError: if the file is damaged, has another format, was not written by `export`, or needs a package that is not
+            installed.
+    """
+    try:
+        with silenced():
+            forward, strings = READERS[format](content)
+    except MissingPackageError:
+        raise
+    except Exception as error:  # the errors of the four runtimes have no common class
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{name} is damaged, or not a file of the format {format}: {reason}", status=1) from error
+    try:
+        return Program(ExportMetadata.from_strings(strings), forward)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{name} does not describe its input and classes; export it with `shufflenetv2 export`", status=1
+        ) from error
+
+
+def identify_format(path: Path) -> str | None:
+    """Return the format of an exported file, or None if the file should contain weights. Nothing in the file is executed.
+
+    Raises:
+        UserError: if the file is a program, but its suffix is not that of a program. The suffix shows that the user knows that
+            the file is executed.
+    """
+    if path.suffix in (EXPORT_SUFFIXES["onnx"], EXPORT_SUFFIXES["executorch"]):
+        return "onnx" if path.suffix == EXPORT_SUFFIXES["onnx"] else "executorch"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name.partition("/")[2] for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return "exported" if path.suffix == EXPORT_SUFFIXES["exported"] else None
+    if "archive_format" in members:
+        format, kind = "exported", "a program of torch.export"
+    elif "constants.pkl" in members:
+        format, kind = "torchscript", "a TorchScript program"
+    else:
+        return None
+    if path.suffix != EXPORT_SUFFIXES[format]:
+        raise UserError(
+            f"{path} holds {kind}, which is code and not weights; rename it to *{EXPORT_SUFFIXES[format]} to execute it"
+        )
+    return format
+
+
+def _read_onnx(content: bytes) -> tuple[Forward, Mapping[str, str]]:
+    (runtime,) = import_optional("an ONNX file", "onnxruntime")
+    settings = runtime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    settings.log_severity_level = 3
+    session = runtime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+    (name,) = (images.name for images in session.get_inputs())
+
+    def forward(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+
+    return forward, session.get_modelmeta().custom_metadata_map
+
+
+def _read_torchscript(content: bytes) -> tuple[Forward, Mapping[str, str]]:
+    extra = dict.fromkeys(KEYS, "")
+    module = torch.jit.load(io.BytesIO(content), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
+    return module, {key: text.decode() if isinstance(text, bytes) else text for key, text in extra.items()}
+
+
+def _read_exported(content: bytes) -> tuple[Forward, Mapping[str, str]]:
+    extra: dict[str, Any] = dict.fromkeys(KEYS, "")
+    return torch.export.load(io.BytesIO(content), extra_files=extra).module(), extra
+
+
+def _read_executorch(content: bytes) -> tuple[Forward, Mapping[str, str]]:
+    (runtime,) = import_optional("an ExecuTorch file", "executorch.runtime")
+    program = runtime.Runtime.get().load_program(content)
+    method = program.load_method("forward")
+    strings = {key: program.load_method(key).execute([])[0] for key in KEYS if key in program.method_names}
+    return lambda images: method.execute([images])[0].clone(), strings
+
+
+READERS: dict[str, Callable[[bytes], tuple[Forward, Mapping[str, str]]]] = {
+    "onnx": _read_onnx,
+    "torchscript": _read_torchscript,
+    "exported": _read_exported,
+    "executorch": _read_executorch,
+}
