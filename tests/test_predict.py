@@ -239,11 +239,11 @@ def test_a_program_is_executed_only_with_the_suffix_of_a_program(
         (["MODEL"], "IMAGES"),
         (["MODEL", "x.jpg", "--top", "0"], "--top 0: must be a whole number of at least 1"),
         (["MODEL", "x.jpg", "--batch-size", "many"], "--batch-size many: must be"),
-        (["MODEL", "x.jpg", "--device", "abacus"], "--device abacus: there is no such device here"),
+        (["MODEL", "x.jpg", "--device", "abacus"], "--device abacus: this machine has no such device"),
         (["some.onnx", "x.jpg", "--device", "cuda"], "--device cuda: an exported file runs on the CPU only"),
     ],
 )
-def test_wrong_use_gets_one_line_and_status_2(
+def test_wrong_usage_is_one_line_and_status_2(
     model: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert predict.main([str(model) if argument == "MODEL" else argument for argument in arguments]) == 2
