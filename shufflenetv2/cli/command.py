@@ -70,8 +70,8 @@ def parse(argv: Sequence[str], parser: OptionParser | None = None) -> Config:
     parser = parser or training_parser()
     explicit = parser.parse(argv)
     layers = [layer for path in explicit.get("config", ()) for layer in read_layers(Path(path), parser)]
-    for layer in layers:
-        parser.spellings = layer.spellings | {name: parser.spellings[name] for name in explicit}
+    for layer in reversed(layers):
+        parser.spellings = layer.spellings | parser.spellings
     values, notes = merge([*layers, Layer("", explicit)])
     return Config.from_values(values, explicit=explicit, notes=notes)
 

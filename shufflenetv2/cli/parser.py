@@ -32,6 +32,10 @@ class OptionParser:
         examples: text at the end of the help; {prog} is replaced.
         usage: form of the command line, after the program's name; default: listed by argparse.
         refused: names that other programs have for options, and the reason why they are not options here.
+
+    Attributes:
+        spellings: by name of option, how the user spelled it; messages name it like this.
+        debug: an error is to be shown with its traceback.
     """
 
     def __init__(
@@ -41,7 +45,7 @@ class OptionParser:
         self.prog = prog
         self.options = options_of(*groups)
         self.refused = refused or {}
-        self.debug = False  # show the traceback of an error
+        self.debug = False
         self.spellings: dict[str, str] = {option.name: _metavar(option) for option in self.options if option.positional}
         self._names = {"--help", "--version"}
         self._parser = _ArgumentParser(
@@ -103,8 +107,8 @@ class OptionParser:
         if not dashes and where == "on the command line":
             remedy = f"; did you mean --data-dir {name}?" if any(option.name == "data_dir" for option in self.options) else ""
             return f"{name!r} {where} belongs to no option{remedy}"
-        names = {option.key: option.key for option in self.options if not option.positional}
-        names |= {alias[2:]: alias[2:] for option in self.options for alias in option.aliases}
+        names = [option.key for option in self.options if not option.positional]
+        names += [alias[2:] for option in self.options for alias in option.aliases]
         near = nearest(bare, names)
         return f"unknown option {name!r} {where}" + (f"; did you mean {dashes}{near}?" if near else "; --help lists them all")
 

@@ -3,14 +3,14 @@
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_type_hints
 
 import yaml
 
 from ..errors import UserError, nearest
 from .data import AugmentationConfig, DataConfig
-from .fields import Option, in_words, options_of, validate
+from .fields import Option, in_words, is_group, options_of, validate
 from .recipe import (
     REFERENCE_BATCH_SIZE,
     REFERENCE_ITERS,
@@ -26,20 +26,6 @@ from .run import CommonConfig, EvaluationConfig, ExecutionConfig, RunConfig
 REFERENCE_JITTER = 0.4
 SGD_OPTIMIZERS = ("sgd", "nesterov", "momentum")
 
-GROUPS: dict[str, type] = {
-    "common": CommonConfig,
-    "data": DataConfig,
-    "augmentation": AugmentationConfig,
-    "model": ModelConfig,
-    "fine_tuning": FineTuningConfig,
-    "distillation": DistillationConfig,
-    "optimization": OptimizationConfig,
-    "schedule": ScheduleConfig,
-    "execution": ExecutionConfig,
-    "run": RunConfig,
-    "evaluation": EvaluationConfig,
-}
-
 
 @dataclass(frozen=True)
 class Config:
@@ -54,17 +40,17 @@ class Config:
         notes: lines for the log about values that were derived from other options.
     """
 
-    common: CommonConfig = field(default_factory=CommonConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    fine_tuning: FineTuningConfig = field(default_factory=FineTuningConfig)
-    distillation: DistillationConfig = field(default_factory=DistillationConfig)
-    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
-    run: RunConfig = field(default_factory=RunConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    common: CommonConfig
+    data: DataConfig
+    augmentation: AugmentationConfig
+    model: ModelConfig
+    fine_tuning: FineTuningConfig
+    distillation: DistillationConfig
+    optimization: OptimizationConfig
+    schedule: ScheduleConfig
+    execution: ExecutionConfig
+    run: RunConfig
+    evaluation: EvaluationConfig
     explicit: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
@@ -144,9 +130,24 @@ class Config:
         return "\n".join(lines) + "\n"
 
 
+GROUPS: dict[str, type] = {name: cls for name, cls in get_type_hints(Config).items() if is_group(cls)}
 OPTIONS: list[Option] = options_of(*GROUPS.values())
 GROUP_OF = {option.name: attribute for attribute, group in GROUPS.items() for option in options_of(group)}
 DEFAULTS = {option.name: option.default for option in OPTIONS}
+
+
+# Options that have no effect without another one.
+REQUIRES = {
+    "amp_dtype": "amp",
+    "distill_alpha": "teacher",
+    "distill_temperature": "teacher",
+    "model_ema_decay": "model_ema",
+    "model_ema_force_cpu": "model_ema",
+    "recount": "reprob",
+    "remode": "reprob",
+    "tta": "eval",
+    "warmup_lr": "warmup_iters",
+}
 
 
 def default_learning_rate(batch_size: int) -> float:
@@ -167,20 +168,6 @@ def check(config: Config) -> None:
     for name, required in REQUIRES.items():
         if values[name] != DEFAULTS[name] and not values[required]:
             raise UserError(f"`{name}` has no effect without `{required}`; leave it out, or give both")
-
-
-# Options that have no effect without another one.
-REQUIRES = {
-    "amp_dtype": "amp",
-    "distill_alpha": "teacher",
-    "distill_temperature": "teacher",
-    "model_ema_decay": "model_ema",
-    "model_ema_force_cpu": "model_ema",
-    "recount": "reprob",
-    "remode": "reprob",
-    "tta": "eval",
-    "warmup_lr": "warmup_iters",
-}
 
 
 def constraints(config: Config) -> list[tuple[bool, str]]:
@@ -217,8 +204,7 @@ def constraints(config: Config) -> list[tuple[bool, str]]:
         ),
         (
             optimization.batch_size % optimization.grad_accum_steps > 0,
-            f"`batch_size` {optimization.batch_size} cannot be divided into "
-            f"`grad_accum_steps` {optimization.grad_accum_steps}",
+            f"`batch_size` {optimization.batch_size} cannot be divided into `grad_accum_steps` {optimization.grad_accum_steps}",
         ),
         (
             optimization.clip_mode != "norm" and not optimization.clip_grad,
@@ -262,7 +248,7 @@ def constraints(config: Config) -> list[tuple[bool, str]]:
             f"`mean` {in_words(config.data.mean)} is for pixels of 0..1 in RGB; here pixels are 0..255 in BGR, "
             "so reverse `mean` and `std`, and multiply them by 255",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _resolved(config: Config) -> Config:

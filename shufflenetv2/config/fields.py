@@ -57,6 +57,11 @@ def group(heading: str) -> Callable[[type[T]], type[T]]:
     return decorate
 
 
+def is_group(cls: Any) -> bool:
+    """Return whether `group` made this class."""
+    return cls in _HEADINGS
+
+
 @dataclass(frozen=True)
 class Option:
     """An option as declared in a group, in the form that parsers, help texts and files need.
