@@ -1,4 +1,4 @@
-"""A data set that was shrunk shows training the same pictures, and an interrupted run goes on."""
+"""A shrunk data set has the same classes and pictures, and an interrupted run of `prepare` can be continued."""
 
 import os
 import resource
@@ -32,7 +32,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """The data set in a folder: what is not hidden."""
+    """Return path and content of the files that are not hidden."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -40,7 +40,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def everything(folder: Path) -> list[str]:
+def all_paths(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
@@ -52,7 +52,7 @@ def save(path: Path, width: int, height: int, mode: str = "RGB", **options: Any)
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command in this process, which has loaded torch already; its status, output and errors."""
+    """Run the command in this process, which has imported torch already."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
@@ -64,14 +64,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture
 def process(tmp_path: Path) -> Run:
-    """The same as a process of its own."""
+    """Run the command in a new process."""
 
     def call(*arguments: str | Path, **options: Any) -> tuple[int, str, str]:
         environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
+        completed = subprocess.run(
             [*COMMAND, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, **options
         )
-        return done.returncode, done.stdout, done.stderr
+        return completed.returncode, completed.stdout, completed.stderr
 
     return call
 
@@ -81,7 +81,7 @@ def process(tmp_path: Path) -> Run:
 
 @pytest.mark.parametrize("size", [(200, 150), (150, 200), (97, 301), (64, 65), (333, 333), (1000, 70), (900, 700)])
 @pytest.mark.parametrize("encoding", [{}, {"progressive": True}, {"subsampling": 0}])
-def test_the_short_side_is_exact_and_validation_sees_the_same_picture(
+def test_images_have_the_size_to_which_validation_resizes(
     tmp_path: Path, size: tuple[int, int], encoding: dict[str, Any]
 ) -> None:
     source = save(tmp_path / "src/cat/1.jpg", *size, quality=95, **encoding)
@@ -89,15 +89,15 @@ def test_the_short_side_is_exact_and_validation_sees_the_same_picture(
     assert (outcome.encoded, outcome.copied, outcome.unreadable) == (int(min(size) > 64), int(min(size) <= 64), [])
     image, original = read_image(tmp_path / "dst/cat/1.jpg"), read_image(source)
     height, width = image.shape[:2]
-    assert (width, height) == OpencvResize(64).target(*original.shape[:2])  # aspect ratio and all
-    assert np.array_equal(OpencvResize(64)(image), image)  # validation has nothing left to resize
-    # Not the training's own filter, which aliases the noise of these pictures, but one that averages.
+    assert (width, height) == OpencvResize(64).target(*original.shape[:2])
+    assert np.array_equal(OpencvResize(64)(image), image)  # validation does not resize again
+    # Compare with a filter that averages: the bilinear filter of training aliases the noise of these images.
     expected = cv2.resize(original, (width, height), interpolation=cv2.INTER_AREA)
-    assert psnr(image, expected) > 33  # colour at half the resolution costs some
+    assert psnr(image, expected) > 33  # limited by the chroma subsampling
 
 
-def test_training_sees_a_photograph_as_it_was(tmp_path: Path) -> None:
-    """Against validation's own pixels, of a picture without noise."""
+def test_validation_sees_nearly_the_same_pixels(tmp_path: Path) -> None:
+    """Compare on an image without noise."""
     path = tmp_path / "src/cat/1.png"
     path.parent.mkdir(parents=True)
     photograph(8, 6, seed=1).resize((500, 375), Image.Resampling.BICUBIC).save(path)
@@ -116,7 +116,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("size", [(150, 120), (60, 50)])  # one to shrink, one that is small already
+@pytest.mark.parametrize("size", [(150, 120), (60, 50)])  # one to shrink, one that is small enough
 def test_every_kind_of_image_becomes_a_jpeg_of_the_same_picture(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
     mode, options = KINDS[name]
     path = tmp_path / "src/cat" / name
@@ -129,20 +129,20 @@ def test_every_kind_of_image_becomes_a_jpeg_of_the_same_picture(tmp_path: Path, 
     shrink(tmp_path / "src", tmp_path / "dst", short_side=64, quality=98)
     (target,) = files(tmp_path / "dst")
     assert target == f"cat/{Path(name).stem}.jpg"
-    got, original = read_image(tmp_path / "dst" / target), read_image(path)
+    result, original = read_image(tmp_path / "dst" / target), read_image(path)
     with Image.open(tmp_path / "dst" / target) as written:
         assert written.format == "JPEG"
     expected = original
     if size[1] > 64:
-        assert got.shape == (64, 80, 3)
+        assert result.shape == (64, 80, 3)
         assert b"\xff\xdd\x00\x04\x00\x04" in (tmp_path / "dst" / target).read_bytes()  # restart markers, for crops
         expected = cv2.resize(original, (80, 64), interpolation=cv2.INTER_AREA)
-    assert got.shape == expected.shape
-    assert psnr(got, expected) > (22 if name == "palette.gif" else 30)  # its dots of colour run together
+    assert result.shape == expected.shape
+    assert psnr(result, expected) > (22 if name == "palette.gif" else 30)  # the dithering of the palette is averaged
 
 
 @pytest.mark.parametrize("progressive", [False, True])  # two decoders
-def test_an_orientation_tag_turns_the_picture_no_more_than_training_does(tmp_path: Path, progressive: bool) -> None:
+def test_orientation_tags_are_ignored_as_in_training(tmp_path: Path, progressive: bool) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     for name, size in (("large", (150, 100)), ("small", (80, 60))):
@@ -157,7 +157,7 @@ def test_an_orientation_tag_turns_the_picture_no_more_than_training_does(tmp_pat
     assert np.array_equal(read_image(tmp_path / "dst/cat/small.jpg"), read_image(tmp_path / "src/cat/small.jpg"))
 
 
-def test_small_jpegs_are_copied_byte_for_byte_whatever_their_name(tmp_path: Path) -> None:
+def test_small_jpegs_are_copied_byte_for_byte_with_any_suffix(tmp_path: Path) -> None:
     for number, (name, mode) in enumerate((("a.jpg", "RGB"), ("b.JPEG", "CMYK"), ("c.png", "L"), ("d.jpe", "RGB"))):
         save(tmp_path / "src/cat" / name, 64, 70 + number, mode, format="JPEG", quality=30)
     outcome = shrink(tmp_path / "src", tmp_path / "dst", short_side=64, quality=95)
@@ -166,7 +166,7 @@ def test_small_jpegs_are_copied_byte_for_byte_whatever_their_name(tmp_path: Path
     assert list(files(tmp_path / "dst").values()) == list(files(tmp_path / "src").values())
 
 
-def test_the_quality_is_the_one_asked_for(tmp_path: Path) -> None:
+def test_the_quality_decides_the_size_of_the_files(tmp_path: Path) -> None:
     save(tmp_path / "src/cat/1.png", 200, 150)
     sizes = []
     for quality in (50, 95):
@@ -178,7 +178,7 @@ def test_the_quality_is_the_one_asked_for(tmp_path: Path) -> None:
 # ---- the folders
 
 
-def test_paths_classes_and_labels_stay(tmp_path: Path) -> None:
+def test_paths_classes_and_labels_are_kept(tmp_path: Path) -> None:
     for name in ("b/1.JPG", "b/deep/er/2.jpeg", "a/3.jpg", "a/.hidden.jpg", ".cache/4.jpg", "elsewhere/5.jpg", "stray.jpg"):
         save(tmp_path / "src" / name, 70, 66)
     (tmp_path / "src/a/notes.txt").write_text("no image")
@@ -192,8 +192,8 @@ def test_paths_classes_and_labels_stay(tmp_path: Path) -> None:
     assert list(files(tmp_path / "dst")) == after.paths
 
 
-def test_a_class_without_images_stays_one(tmp_path: Path) -> None:
-    """Of a folder to validate on that is no error; of one to train on training itself complains."""
+def test_a_class_without_images_is_kept(tmp_path: Path) -> None:
+    """An empty class is allowed in a validation folder and refused in a training folder, as before shrinking."""
     save(tmp_path / "src/cat/1.jpg", 70, 66)
     (tmp_path / "src/dog").mkdir()
     shrink(tmp_path / "src", tmp_path / "dst", short_side=64, quality=95)
@@ -202,7 +202,7 @@ def test_a_class_without_images_stays_one(tmp_path: Path) -> None:
         FolderDataset(tmp_path / "dst")
 
 
-def test_images_that_would_get_the_same_name_all_survive(tmp_path: Path) -> None:
+def test_images_that_would_get_the_same_name_are_all_kept(tmp_path: Path) -> None:
     for number, name in enumerate(("a.jpg", "a.png", "a.webp", "b.PNG", "b.tiff", "c.png")):
         save(tmp_path / "src/cat" / name, 70 + number, 66)
     shrink(tmp_path / "src", tmp_path / "dst", short_side=64, quality=95)
@@ -222,27 +222,26 @@ def test_images_that_would_get_the_same_name_all_survive(tmp_path: Path) -> None
         ["a.png.gif", "a.gif", "a.png", "a.jpeg"],
     ],
 )
-def test_no_two_names_are_ever_the_same(paths: list[str]) -> None:
+def test_target_names_are_distinct(paths: list[str]) -> None:
     names = target_names(paths)
     assert len({name.lower() for name in names}) == len(paths)
     assert all(name == path for path, name in zip(paths, names, strict=True) if path.lower().endswith((".jpg", ".jpeg")))
     assert all(name.startswith(path.split(".")[0]) for path, name in zip(paths, names, strict=True))
 
 
-def test_the_threads_have_few_images_on_their_way() -> None:
-    taken = []
-    results = map_in_threads(lambda number: number * 2, (taken.append(number) or number for number in range(10_000)), 2)  # type: ignore[func-returns-value]
+def test_threads_read_few_items_ahead() -> None:
+    numbers = iter(range(10_000))
+    results = map_in_threads(lambda number: number * 2, numbers, 2)
     assert [next(results) for _ in range(5)] == [0, 2, 4, 6, 8]
-    assert len(taken) < 20
     results.close()
-    assert len(taken) < 20
+    assert next(numbers) < 20
 
 
 # ---- the command
 
 
 def huge_png(width: int, height: int) -> bytes:
-    """A few bytes that claim to be more pixels than anyone can hold."""
+    """Return a small PNG file whose header claims a huge size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -257,7 +256,7 @@ def test_unreadable_images_are_left_out_by_name(process: Run, run: Run, tmp_path
     for name, content in {
         "dog/bad.jpg": b"no image", "cat/empty.png": b"", "cat/cut.jpg": good.read_bytes()[:900],
         "cat/cut-small.jpg": small.read_bytes()[:700], "cat/huge.png": huge_png(100_000, 100_000),
-        "cat/hollow.jpg": small.read_bytes().split(b"\xff\xda")[0] + b"\xff\xd9",  # a header and an end
+        "cat/hollow.jpg": small.read_bytes().split(b"\xff\xda")[0] + b"\xff\xd9",  # a header and an end marker only
     }.items():  # fmt: skip
         (tmp_path / "src" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "src" / name).write_bytes(content)
@@ -277,7 +276,7 @@ def test_unreadable_images_are_left_out_by_name(process: Run, run: Run, tmp_path
     assert "src/cat/lost.jpg cannot be read: No such file" in errors
     assert list(files(tmp_path / "dst")) == ["cat/good.jpg", "cat/small.jpg"]
 
-    # One that was replaced since is done by the next run.
+    # The next run encodes an image that was repaired in the meantime.
     shutil.copy(good, tmp_path / "src/dog/bad.jpg")
     assert (
         run("src", "dst", "--short-side", "64")[1]
@@ -285,14 +284,14 @@ def test_unreadable_images_are_left_out_by_name(process: Run, run: Run, tmp_path
     )
 
 
-def test_nothing_readable_is_a_failure(run: Run, tmp_path: Path) -> None:
+def test_a_data_set_without_readable_images_is_a_failure(run: Run, tmp_path: Path) -> None:
     (tmp_path / "src/cat").mkdir(parents=True)
     (tmp_path / "src/cat/bad.jpg").write_bytes(b"no image")
     status, _, errors = run("src", "dst", "--short-side", "64")
     assert (status, errors.count("\n")) == (1, 1)
 
 
-def test_wrong_use_gets_one_line_and_status_2_and_writes_nothing(run: Run, tmp_path: Path) -> None:
+def test_wrong_usage_is_one_line_with_status_2_and_writes_nothing(run: Run, tmp_path: Path) -> None:
     save(tmp_path / "src/cat/1.jpg", 100, 80)
     (tmp_path / "empty").mkdir()
     (tmp_path / "bare/cat").mkdir(parents=True)
@@ -300,7 +299,7 @@ def test_wrong_use_gets_one_line_and_status_2_and_writes_nothing(run: Run, tmp_p
     save(tmp_path / "other/cat/1.jpg", 100, 80)
     (tmp_path / "link").symlink_to(tmp_path / "src", target_is_directory=True)
     shrink(tmp_path / "src", tmp_path / "done", short_side=64, quality=95)
-    before = everything(tmp_path)
+    before = all_paths(tmp_path)
     small = ["--short-side", "64"]
     for arguments, part in (
         ([], "SOURCE, DESTINATION missing"),
@@ -325,22 +324,27 @@ def test_wrong_use_gets_one_line_and_status_2_and_writes_nothing(run: Run, tmp_p
         assert (status, errors.count("\n")) == (2, 1), (arguments, errors)
         assert errors.startswith("shufflenetv2 prepare: error: ")
         assert part in errors
-    assert everything(tmp_path) == before
+    assert all_paths(tmp_path) == before
 
 
-def test_a_full_disk_ends_the_run_with_one_line_and_no_half_files(process: Run, run: Run, tmp_path: Path) -> None:
-    """With a real limit on the size of files."""
+def test_a_full_disk_ends_the_run_with_one_line_and_no_partial_files(run: Run, tmp_path: Path) -> None:
+    """Use a limit on the size of files, which is the error that a process can provoke."""
     save(tmp_path / "src/cat/large.png", 300, 200)
     arguments = ["src", "dst", "--short-side", "150"]
-    status, _, errors = process(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        status, _, errors = run(*arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (status, errors.count("\n")) == (1, 1), errors
     assert "dst/cat/large.jpg cannot be written: File too large" in errors
-    assert everything(tmp_path / "dst/cat") == []
+    assert all_paths(tmp_path / "dst/cat") == []
     assert run(*arguments)[0] == 0
-    assert everything(tmp_path / "dst/cat") == ["large.jpg"]
+    assert all_paths(tmp_path / "dst/cat") == ["large.jpg"]
 
 
-def test_help_does_not_wait_for_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     program = (
         "import sys; from shufflenetv2 import __main__\n"
         "for name in __main__.COMMANDS:\n"
@@ -349,78 +353,76 @@ def test_help_does_not_wait_for_torch() -> None:
         "assert __main__.main(['prepare', 'SRC', 'DST', '--short-side', '7']) == 2\n"
         "print({'torch', 'cv2', 'numpy'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert done.stdout.splitlines()[-1] == "set()", done.stderr
+    completed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert completed.stdout.splitlines()[-1] == "set()", completed.stderr
 
 
 # ---- interruptions
 
+Images = tuple[Path, dict[str, bytes]]  # a folder, and the files into which an uninterrupted run shrinks it
+
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
-    """A folder of images that takes a while, and what an untouched run makes of it."""
+def many_images(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    """Make a folder of 60 images, which takes long enough to interrupt."""
     folder = tmp_path_factory.mktemp("many")
     first = save(folder / "src/cat/0.png", 900, 700, compress_level=1)
     for number in range(1, 60):
         target = folder / f"src/{'cat' if number % 2 else 'dog'}/{number}.png"
         target.parent.mkdir(exist_ok=True)
         os.link(first, target)
-    shrink(folder / "src", folder / "whole", short_side=300, quality=95)
-    assert len(files(folder / "whole")) == 60
-    return folder / "src", files(folder / "whole")
+    shrink(folder / "src", folder / "complete", short_side=300, quality=95)
+    assert len(files(folder / "complete")) == 60
+    return folder / "src", files(folder / "complete")
 
 
 def start(source: Path, destination: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+    """Start the command and wait until it has written three images."""
+    process = subprocess.Popen(
         [*COMMAND, str(source), str(destination), "--short-side", "300", "--workers", "2"],
         cwd=ROOT, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore SIGINT
     )  # fmt: skip
-
-
-def wait_for_files(destination: Path, count: int) -> None:
     for _ in range(20_000):
-        if destination.exists() and len(list(destination.rglob("*.jpg"))) >= count:
-            return
+        if destination.exists() and len(list(destination.rglob("*.jpg"))) >= 3:
+            return process
         time.sleep(0.002)
     raise AssertionError("nothing was written")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_run_goes_on(tmp_path: Path, many: tuple[Path, dict[str, bytes]], signum: int) -> None:
-    source, whole = many
-    process = start(source, tmp_path / "dst")
-    wait_for_files(tmp_path / "dst", 3)
-    process.send_signal(signum)
-    output, errors = process.communicate(timeout=100)
-    if signum == signal.SIGINT:
-        assert (process.returncode, errors) == (130, "shufflenetv2 prepare: interrupted\n")
-    else:
-        assert (process.returncode, output) == (-signum, "")
-    # What is there is whole.
-    there = files(tmp_path / "dst")
-    assert 3 <= len(there) < 60
-    assert all(whole[name] == content for name, content in there.items())
+def assert_continues(images: Images, destination: Path) -> None:
+    """Check that an interrupted run left complete files only, and that the next run writes the others."""
+    source, complete = images
+    existing = files(destination)
+    assert 3 <= len(existing) < 60
+    assert all(complete[name] == content for name, content in existing.items())
 
-    # A half-written file of a killed run, and one that a power cut left empty.
-    (tmp_path / "dst/cat/.0123456789abcdef.tmp").write_bytes(b"half")
-    name = min(there)
-    (tmp_path / "dst" / name).write_bytes(b"")
-    times = {other: (tmp_path / "dst" / other).stat().st_mtime_ns for other in there if other != name}
-    outcome = shrink(source, tmp_path / "dst", short_side=300, quality=95)
-    assert (outcome.existing, outcome.encoded) == (len(there) - 1, 61 - len(there))
-    assert files(tmp_path / "dst") == whole
-    assert not list((tmp_path / "dst").rglob(".*.tmp"))
-    assert all((tmp_path / "dst" / other).stat().st_mtime_ns == made for other, made in times.items())  # not done again
+    # A temporary file of a killed process, and a file that a power failure left empty.
+    (destination / "cat/.0123456789abcdef.tmp").write_bytes(b"half")
+    empty = min(existing)
+    (destination / empty).write_bytes(b"")
+    times = {name: (destination / name).stat().st_mtime_ns for name in existing if name != empty}
+    outcome = shrink(source, destination, short_side=300, quality=95)
+    assert (outcome.existing, outcome.encoded) == (len(existing) - 1, 61 - len(existing))
+    assert files(destination) == complete
+    assert not list(destination.rglob(".*.tmp"))
+    assert all((destination / name).stat().st_mtime_ns == time_ns for name, time_ns in times.items())  # not written again
 
 
-def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path, many: tuple[Path, dict[str, bytes]], run: Run) -> None:
-    source, _ = many
-    first = start(source, tmp_path / "dst")
-    wait_for_files(tmp_path / "dst", 1)
-    first.send_signal(signal.SIGSTOP)  # as long as the second one needs
-    status, _, errors = run(source, "dst", "--short-side", "300")
-    first.kill()
-    first.communicate()
+def test_a_run_stopped_by_ctrl_c_can_be_continued(tmp_path: Path, many_images: Images) -> None:
+    process = start(many_images[0], tmp_path / "dst")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (130, "shufflenetv2 prepare: interrupted\n")
+    assert_continues(many_images, tmp_path / "dst")
+
+
+def test_a_killed_run_can_be_continued_but_not_while_it_lives(tmp_path: Path, many_images: Images, run: Run) -> None:
+    process = start(many_images[0], tmp_path / "dst")
+    process.send_signal(signal.SIGSTOP)
+    status, _, errors = run(many_images[0], "dst", "--short-side", "300")
     assert (status, errors.count("\n")) == (2, 1)
-    assert f"dst is in use by process {first.pid} on " in errors
+    assert f"dst is in use by process {process.pid} on " in errors
+    process.kill()
+    assert process.communicate(timeout=100)[0] == ""
+    assert_continues(many_images, tmp_path / "dst")
