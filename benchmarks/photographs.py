@@ -1,12 +1,12 @@
-"""Make class folders of JPEG photographs like ImageNet's, as input for the other benchmarks.
+"""Make class folders of JPEG photographs like those of ImageNet, to measure how fast they are loaded.
 
-The pixels come from the photographs inside the installed packages scikit-image and scikit-learn; nothing is downloaded.
-Every image is a random crop of one of them at a random scale, about 500 x 375 pixels (a quarter of them portrait), saved
-as baseline JPEG with 4:2:0 chroma at the quality that gives ImageNet's mean file size, 67 kB. The random numbers are
-seeded: the same version of Pillow makes the same files. The labels have no meaning.
+The pixels come from the photographs in the wheels of scikit-image and scikit-learn; nothing is downloaded. Each image is a
+random crop of one of them at a random scale, about 500 x 375 pixels (a quarter of them portraits), saved as baseline JPEG with
+4:2:0 chroma subsampling at the quality that gives ImageNet's mean file size, 67 kB. The draws are seeded: the same version of
+Pillow makes the same files. The labels are arbitrary.
 
-With --long-side 4000 the images are as large as a phone's. The sources are smaller than that, so that noise like a
-sensor's is added: enlarged images without it would be unusually easy to decode.
+With --long-side 4000 the images have the size of a phone's photographs. Since the sources are smaller, noise like that of a
+camera sensor is added; otherwise these images would be as cheap to decode as blank paper.
 
     python benchmarks/photographs.py FOLDER [--count 512] [--classes 8] [--long-side 500]
 """
@@ -33,8 +33,8 @@ SOURCES = [
 ]
 LONG_SIDE = 500
 SHORT_SIDES = (0.66, 0.84)  # smallest and largest short side relative to the long side, drawn uniformly
-PORTRAITS = 0.25  # share of the images
-SMALLEST_CROP = 0.65  # side length relative to the largest crop that fits into the source
+PORTRAITS = 0.25  # fraction  # share of the images
+MIN_CROP = 0.65  # side length relative to the largest crop that fits into the source
 QUALITY = 95  # gives a mean of 67 kB
 LARGE = 2000  # pixels of the long side from which noise is added
 NOISE = 4.0  # its standard deviation, on a scale of 0..255
@@ -47,7 +47,7 @@ def photograph(sources: list[Image.Image], rng: np.random.Generator, long_side: 
     source = sources[rng.integers(len(sources))]
     short = int(rng.integers(round(SHORT_SIDES[0] * long_side), round(SHORT_SIDES[1] * long_side) + 1))
     width, height = (short, long_side) if rng.random() < PORTRAITS else (long_side, short)
-    scale = min(source.width / width, source.height / height) * rng.uniform(SMALLEST_CROP, 1)
+    scale = min(source.width / width, source.height / height) * rng.uniform(MIN_CROP, 1)
     left, top = rng.random() * (source.width - width * scale), rng.random() * (source.height - height * scale)
     box = (left, top, left + width * scale, top + height * scale)
     image = source.resize((width, height), Image.Resampling.BICUBIC, box)
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--count", type=int, default=512, help="number of images (default: %(default)s)")
     parser.add_argument("--classes", type=int, default=8, help="number of class folders (default: %(default)s)")
-    parser.add_argument("--long-side", type=int, default=LONG_SIDE, help="in pixels (default: %(default)s)")
+    parser.add_argument("--long-side", type=int, default=LONG_SIDE, help="long side in pixels (default: %(default)s)")
     arguments = parser.parse_args()
 
     rng = np.random.Generator(np.random.Philox(SEED))
