@@ -32,6 +32,6 @@ setup(
         # Without contraction to fused multiply-adds: sample positions are OpenCV's to the last bit.
         library("pixels", ["jpeg.c", "jpeg_headers.c", "crop_resize.c", "jitter.c"], ["-ffp-contract=off"]),
         # OpenMP: the library that torch has loaded, and its threads.
-        library("training", ["depthwise.c"], ["-fopenmp"], ["-fopenmp"]),
+        library("training", ["batch_norm.c", "depthwise.c"], ["-fopenmp"], ["-fopenmp"]),
     ]
 )
