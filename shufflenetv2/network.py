@@ -1,13 +1,13 @@
-"""ShuffleNetV2 as published, in its four sizes."""
+"""ShuffleNetV2 as published, in its four sizes (section 3 of the paper)."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .blocks import Branch, ShuffleV2Block
+from .blocks import ShuffleV2Block, conv_norm
 
-# size: output channels of the three stages, and of the last convolution (paper, table 5)
+# size: output channels of stages 2, 3 and 4, and of the last convolution (table 5 of the paper)
 SIZES: dict[str, tuple[tuple[int, int, int], int]] = {
     "0.5x": ((48, 96, 192), 1024),
     "1.0x": ((116, 232, 464), 1024),
@@ -15,13 +15,13 @@ SIZES: dict[str, tuple[tuple[int, int, int], int]] = {
     "2.0x": ((244, 488, 976), 2048),
 }
 STAGE_UNITS = (4, 8, 4)
+STAGE_ENDS = {4: "stage2", 12: "stage3", 16: "stage4"}  # number of the last unit: name of the stage in the paper
 LAYOUTS = ("original", "torchvision")
 POOLINGS = ("avg", "max", "avgmax", "catavgmax")
-# DropBlock's (block size, share of the rate) in the last two stages, as timm's ResNet has it
+# (block size, factor on the rate) of DropBlock in stages 2, 3 and 4, as in timm's ResNet
 DROP_BLOCKS = (None, (5, 0.25), (3, 1.0))
 STEM_CHANNELS = 24
 SMALLEST_INPUT = 32  # the network halves its input five times
-DROPOUT = {"2.0x": 0.2}
 
 
 def published_name(name: str) -> str:
@@ -31,34 +31,25 @@ def published_name(name: str) -> str:
 
 
 class ShuffleNetV2(nn.Module):
-    """The network: images in, logits out.
+    """Classify images.
 
     Args:
-        input_size: side of the square images it is meant for, in pixels. The weights do not depend
-            on it, and any image of at least 32 x 32 pixels is taken.
+        input_size: side of the images in pixels; informative: any image of at least 32 x 32 pixels is accepted.
         n_class: number of classes.
         model_size: '0.5x', '1.0x', '1.5x' or '2.0x'.
-        dropout: probability, before the classifier; None is the published one, 0.2 for 2.0x and 0 else.
-        mean, std: three numbers each, in BGR order and on the scale 0..255. Where they are not
-            0 and 1 the network normalises its input first. They are part of the model but not of
-            its state dict, whose names stay those of the published weights.
-        pooling: 'avg', as published; 'max'; 'avgmax', the mean of the two; or 'catavgmax', one after the other.
-        layout: 'original'; or 'torchvision' (mmpretrain's as well), where both branches of the very
-            first unit make half of its channels. For 0.5x the two are the same.
-        head_bias: whether the classifier has biases; the original's has none, torchvision's has.
-        drop_path: stochastic depth: for how many of the samples the main branch of the last unit is zero,
-            less the earlier the unit; those of stride 2 are spared. (timm.layers.DropPath)
-        drop_block: rate of DropBlock in the last two stages, on what the main branches make. (timm.layers.DropBlock2d)
-        bn_eps, bn_momentum: batch norm's, as torch defines them.
-
-    Attributes:
-        architecture: those of the arguments above, by name, that inference depends on.
+        dropout: probability before the classifier; None is the published value, 0.2 for 2.0x and 0 otherwise.
+        mean, std: in BGR order, on the scale 0..255; the network normalizes its input with them. They are not part of the
+            state dict, whose names stay those of the published weights.
+        pooling: 'avg' as published, 'max', 'avgmax' (the mean of both) or 'catavgmax' (both, concatenated).
+        layout: 'original', or 'torchvision' (also mmpretrain's), where both branches of the first unit have half of its
+            output channels. The two are the same for 0.5x.
+        head_bias: whether the classifier has biases: no in the original, yes in torchvision.
+        drop_path: rate of stochastic depth in the last unit, linearly less in earlier ones; units of stride 2 are exempt.
+        drop_block: rate of DropBlock on the main branches of stages 3 and 4.
+        bn_eps, bn_momentum: of batch norm, as torch defines them.
 
     Shape:
-        images (N, 3, H, W), BGR, 0..255, uint8 or floating point -> logits (N, n_class)
-
-    Raises:
-        ValueError: for an unknown size, too small an input, or no classes.
+        (N, 3, H, W), BGR, 0..255, uint8 or floating point -> logits (N, n_class)
     """
 
     def __init__(
@@ -79,16 +70,17 @@ class ShuffleNetV2(nn.Module):
         bn_momentum: float = 0.1,
     ) -> None:
         super().__init__()
-        if model_size not in SIZES:
-            raise ValueError(f"model_size is one of {', '.join(SIZES)}, not {model_size!r}")
+        choices = {"model_size": (model_size, SIZES), "pooling": (pooling, POOLINGS), "layout": (layout, LAYOUTS)}
+        for name, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
         if input_size < SMALLEST_INPUT:
-            raise ValueError(f"input_size is at least {SMALLEST_INPUT} pixels, not {input_size}")
+            raise ValueError(f"input_size must be at least {SMALLEST_INPUT} pixels, not {input_size}")
         if n_class < 1:
-            raise ValueError(f"n_class is at least 1, not {n_class}")
-        if pooling not in POOLINGS or layout not in LAYOUTS:
-            raise ValueError(f"pooling is one of {', '.join(POOLINGS)}, and layout one of {', '.join(LAYOUTS)}")
+            raise ValueError(f"n_class must be at least 1, not {n_class}")
         self.input_size, self.n_class, self.model_size = input_size, n_class, model_size
         self.mean, self.std, self.pooling = tuple(mean), tuple(std), pooling
+        # The arguments on which inference depends; they are written to model files.
         self.architecture = {"pooling": pooling, "layout": layout, "head_bias": head_bias, "bn_eps": bn_eps}
         self.input_mean: Tensor
         self.input_std: Tensor
@@ -97,32 +89,23 @@ class ShuffleNetV2(nn.Module):
         self.register_buffer("input_std", torch.tensor(self.std).view(1, 3, 1, 1), persistent=False)
 
         stage_channels, last_channels = SIZES[model_size]
-        self.first_conv = Branch(
-            nn.Conv2d(3, STEM_CHANNELS, 3, 2, 1, bias=False),
-            nn.BatchNorm2d(STEM_CHANNELS),
-            nn.ReLU(inplace=True),
-        )
+        self.first_conv = nn.Sequential(*conv_norm(3, STEM_CHANNELS, 3, stride=2))
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         units: list[nn.Module] = []
         inp = STEM_CHANNELS
         for oup, repeats, block in zip(stage_channels, STAGE_UNITS, DROP_BLOCKS, strict=True):
-            for number in range(repeats):
-                path = drop_path * len(units) / (sum(STAGE_UNITS) - 1) if number else 0.0
-                drop = _drop(path, drop_block if block else 0.0, block)
-                if number:
-                    units.append(ShuffleV2Block(oup // 2, oup, oup // 2, ksize=3, stride=1, drop=drop))
-                else:
-                    projected = inp if layout == "original" else oup // 2
-                    units.append(ShuffleV2Block(inp, oup, oup // 2, ksize=3, stride=2, projected=projected, drop=drop))
+            block_rate = drop_block if block else 0.0
+            projected = inp if layout == "original" else oup // 2
+            drop = _make_drop(0.0, block_rate, block)
+            units.append(ShuffleV2Block(inp, oup, oup // 2, ksize=3, stride=2, projected=projected, drop=drop))
+            for _ in range(repeats - 1):
+                drop = _make_drop(drop_path * len(units) / (sum(STAGE_UNITS) - 1), block_rate, block)
+                units.append(ShuffleV2Block(oup // 2, oup, oup // 2, ksize=3, stride=1, drop=drop))
             inp = oup
         self.features = nn.Sequential(*units)
-        self.conv_last = Branch(
-            nn.Conv2d(inp, last_channels, 1, bias=False),
-            nn.BatchNorm2d(last_channels),
-            nn.ReLU(inplace=True),
-        )
+        self.conv_last = nn.Sequential(*conv_norm(inp, last_channels))
         self.globalpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(DROPOUT.get(model_size, 0.0) if dropout is None else dropout)
+        self.dropout = nn.Dropout(dropout if dropout is not None else 0.2 if model_size == "2.0x" else 0.0)
         pooled = 2 * last_channels if pooling == "catavgmax" else last_channels
         self.classifier = nn.Sequential(nn.Linear(pooled, n_class, bias=head_bias))
         for module in self.modules():
@@ -132,19 +115,33 @@ class ShuffleNetV2(nn.Module):
         self.initialize_weights()
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.first_conv(self.to_input(images))  # (N, 24, H/2, W/2)
-        x = self.maxpool(x)  # (N, 24, H/4, W/4)
+        x = self.maxpool(self.first_conv(self.to_input(images)))  # (N, 24, H/4, W/4)
         x = self.features(x)  # (N, C, H/32, W/32)
-        x = self.conv_last(x)
-        x = self.pool(x)  # (N, 1024 or 2048)
-        logits: Tensor = self.classifier(self.dropout(x))
+        x = self.conv_last(x)  # (N, 1024 or 2048, H/32, W/32)
+        x = self.dropout(self.pool(x))  # (N, 1024 or 2048)
+        logits: Tensor = self.classifier(x)  # (N, n_class)
         return logits
 
+    def forward_features(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the feature maps of every stage, for detection, segmentation or retrieval.
+
+        Shape:
+            (N, 3, H, W) -> "stem" (N, 24, H/4, W/4), "stage2" (N, C2, H/8, W/8), "stage3" (N, C3, H/16, W/16), "stage4"
+            (N, C4, H/32, W/32), "conv_last" (N, C5, H/32, W/32), rounded up; C2 to C5 as in SIZES
+        """
+        x = self.maxpool(self.first_conv(self.to_input(images)))
+        maps = {"stem": x}
+        for number, unit in enumerate(self.features, 1):
+            x = unit(x)
+            if number in STAGE_ENDS:
+                maps[STAGE_ENDS[number]] = x
+        maps["conv_last"] = self.conv_last(x)
+        return maps
+
     def pool(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C), or (N, 2 C) with 'catavgmax'."""
+        """Pool the maps of the last convolution: (N, C, H, W) -> (N, C), or (N, 2 C) with 'catavgmax'."""
         if self.pooling == "avg":
-            pooled: Tensor = self.globalpool(x).flatten(1)
-            return pooled
+            return torch.flatten(self.globalpool(x), 1)
         largest = x.amax((2, 3))
         if self.pooling == "max":
             return largest
@@ -152,19 +149,12 @@ class ShuffleNetV2(nn.Module):
         return (mean + largest) / 2 if self.pooling == "avgmax" else torch.cat((mean, largest), dim=1)
 
     def to_input(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) images as the first convolution takes them: floating point, normalised if this model is."""
-        # The loader's bytes lie interleaved (N, H, W, 3) in memory; casting is the moment to plane them,
-        # unless the weights want them as they are.
-        weight: Tensor = self.first_conv[0].weight  # type: ignore[assignment]
-        layout = torch.contiguous_format if weight.is_contiguous() else torch.channels_last
-        dtype = images.dtype if images.is_floating_point() else weight.dtype
-        images = images.to(dtype, memory_format=layout)
-        if self.normalizes:
-            images = (images - self.input_mean) / self.input_std
-        return images
+        """Convert images (N, 3, H, W) to floating point and, if the model has a mean and std, normalize them."""
+        images = convert_like(images, self.first_conv[0].weight)  # type: ignore[arg-type]
+        return (images - self.input_mean) / self.input_std if self.normalizes else images
 
     def initialize_weights(self, generator: torch.Generator | None = None) -> None:
-        """Draws new weights, as the original does: from `generator`, or from torch's global one."""
+        """Draw new weights from the original's distributions, with torch's global generator by default."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):
                 std = 0.01 if name.startswith("first_conv") else 1.0 / module.weight.shape[1]
@@ -179,22 +169,27 @@ class ShuffleNetV2(nn.Module):
                     nn.init.zeros_(module.bias)
 
 
+def convert_like(images: Tensor, weight: Tensor) -> Tensor:
+    """Convert uint8 images to the dtype, and all images to the memory layout, of the first convolution's weights."""
+    # The data loader's images are channels-last in memory; without a conversion every layer would follow their layout.
+    layout = torch.contiguous_format if weight.is_contiguous() else torch.channels_last
+    return images.to(images.dtype if images.is_floating_point() else weight.dtype, memory_format=layout)
+
+
+torch.fx.wrap("convert_like")  # a single node for torch.fx, which cannot trace conditions on tensors
+
+
 def _rename_keys(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Give the keys of a state dict that is being loaded their published names, in place."""
-    for key in [key for key in state_dict if key.startswith(prefix)]:
-        if (name := published_name(key.removeprefix(prefix))) != key.removeprefix(prefix):
-            state_dict[prefix + name] = state_dict.pop(key)
+    """Rename the keys of a state dict to the published names before it is loaded, in place."""
+    for key in [key for key in state_dict if key.startswith(f"{prefix}last_conv.")]:
+        state_dict[prefix + published_name(key.removeprefix(prefix))] = state_dict.pop(key)
 
 
-def _drop(path: float, blocks: float, block: tuple[int, float] | None) -> nn.Module | None:
-    """What drops a part of what a main branch makes, by stochastic depth, DropBlock or both; None where neither does."""
-    if not (path or blocks):
+def _make_drop(path_rate: float, block_rate: float, block: tuple[int, float] | None) -> nn.Module | None:
+    """Make the DropBlock and stochastic depth of a main branch; None if both rates are 0."""
+    if not (path_rate or block_rate):
         return None
-    from timm.layers import DropBlock2d, DropPath  # here, since timm takes a second to load
+    from timm.layers import DropBlock2d, DropPath  # imported here: timm takes a second to load
 
-    parts: list[nn.Module] = []
-    if blocks and block:
-        parts.append(DropBlock2d(blocks, block_size=block[0], gamma_scale=block[1]))
-    if path:
-        parts.append(DropPath(path))
-    return nn.Sequential(*parts)
+    blocks = [DropBlock2d(block_rate, block_size=block[0], gamma_scale=block[1])] if block_rate and block else []
+    return nn.Sequential(*blocks, *([DropPath(path_rate)] if path_rate else []))
