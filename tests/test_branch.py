@@ -1,10 +1,11 @@
-"""Channels-last on a processor the branches of the units are trained by compiled code: torch's results, to rounding."""
+"""The accelerated training step gives torch's results: to rounding with compiled code, bit for bit without."""
 
 import copy
 import itertools
 import logging
 import platform
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,24 +14,29 @@ import torch
 from torch import Tensor, nn
 
 from shufflenetv2 import ShuffleNetV2
-from shufflenetv2.blocks import Branch, ShuffleV2Block
-from shufflenetv2.kernels import training as branch
+from shufflenetv2.blocks import ShuffleV2Block
+from shufflenetv2.config import ExecutionConfig
+from shufflenetv2.engine import choose_devices
+from shufflenetv2.kernels import autograd
 from shufflenetv2.kernels.bindings import parse_prototypes
+from shufflenetv2.kernels.training import FusedBlock, FusedBranch, accelerate
 
-compiled = pytest.mark.skipif(branch.library() is None, reason="the branches are not compiled here")
+compiled = pytest.mark.skipif(autograd.library() is None, reason="the C code is not compiled")
 
 FORMS = ("stem", "last", "main", "main of stride 2", "projection")
 SHAPES = ((4, 9, 12), (3, 7, 7), (2, 1, 5), (1, 4, 3), (2, 28, 2), (2, 16, 15), (1, 29, 30))
 
 
-def make(form: str) -> Branch:
-    """With channels that are not multiples of a vector's lanes, and norms that do something."""
+def make(form: str) -> FusedBranch:
+    """Make an accelerated branch with channels that are not multiples of a vector's lanes, and norms that are not neutral."""
     torch.manual_seed(1)
     network = ShuffleNetV2(32, 3, "0.5x")
     stride = 1 if form == "main" else 2
     unit = ShuffleV2Block(13, 29 if stride == 1 else 31, 11, ksize=3, stride=stride)
     made = {"stem": network.first_conv, "last": network.conv_last, "projection": unit.branch_proj}.get(form, unit.branch_main)
-    assert isinstance(made, Branch)
+    accelerate(network)
+    accelerate(unit)
+    assert isinstance(made, FusedBranch)
     for layer in made:
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, -1.0, 1.5)
@@ -50,7 +56,7 @@ def images(form: str, shape: tuple[int, int, int]) -> Tensor:
 
 
 def step(trained: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """What a step makes: the output, the gradients, the buffers."""
+    """Run a forward and a backward pass; return the output, the gradients and the buffers."""
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
     made = trained(x)
     made.backward(torch.randn(made.shape, generator=torch.Generator().manual_seed(3)).to(made.dtype))
@@ -58,10 +64,10 @@ def step(trained: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {"output": made.detach(), "x": x.grad, **gradients, **dict(trained.named_buffers())}
 
 
-def test_where_there_is_a_compiler_the_branches_are_compiled() -> None:
+def test_the_step_is_compiled_on_a_machine_with_a_compiler() -> None:
     has_compiler = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
     if platform.system() == "Linux" and has_compiler and "avx2" in Path("/proc/cpuinfo").read_text():
-        assert branch.library() is not None, "pip install -e . compiles it"
+        assert autograd.library() is not None, "pip install -e . compiles it"
 
 
 def move_values_off_relu_kinks(trained: nn.Module, x: Tensor) -> None:
@@ -84,7 +90,7 @@ def move_values_off_relu_kinks(trained: nn.Module, x: Tensor) -> None:
         return output - shift[:, :, None]
 
     for module in exact.modules():
-        if isinstance(module, Branch):
+        if isinstance(module, nn.Sequential):
             for layer, following in itertools.pairwise(module):
                 if isinstance(following, nn.ReLU):
                     layer.register_forward_hook(shift_into_gap)
@@ -124,19 +130,20 @@ def check(trained: nn.Module, x: Tensor) -> None:
 @compiled
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("form", "offset"), [*((form, 0) for form in FORMS), *((form, 100) for form in FORMS[:-1])])
-def test_a_step_is_as_near_to_the_exact_one_as_torchs_is(form: str, offset: int, shape: tuple[int, int, int]) -> None:
+def test_a_step_is_as_accurate_as_torchs(form: str, offset: int, shape: tuple[int, int, int]) -> None:
     trained, x = make(form), images(form, shape) + offset  # no offset for projections: they are given what a ReLU made
-    assert branch.is_fast(trained, x)
+    assert trained.can_fuse(x)
     check(trained, x)
     assert trained[1].num_batches_tracked == 1
 
 
 @compiled
-@pytest.mark.parametrize("drop", [None, nn.Identity()], ids=["joined", "dropped"])
+@pytest.mark.parametrize("drop", [None, nn.Identity()], ids=["without drop", "with drop"])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_what_passes_by_a_branch_and_its_gradient_are_kept(stride: int, drop: nn.Module | None) -> None:
+def test_the_left_branch_and_its_gradient_are_kept(stride: int, drop: nn.Module | None) -> None:
     torch.manual_seed(0)
     unit = ShuffleV2Block(13, 29, 11, ksize=3, stride=stride, drop=drop).train()
+    accelerate(unit)
     x = torch.randn(3, 26 if stride == 1 else 13, 6, 9).contiguous(memory_format=torch.channels_last)
     check(unit, x)
     assert unit.branch_main[1].num_batches_tracked == 1
@@ -144,50 +151,116 @@ def test_what_passes_by_a_branch_and_its_gradient_are_kept(stride: int, drop: nn
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_channels_are_dealt_out_and_interleaved_again(layout: torch.memory_format, dtype: torch.dtype) -> None:
+def test_interleave_reverses_the_channel_split(layout: torch.memory_format, dtype: torch.dtype) -> None:
     for channels in (1, 5, 29, 48):
         x = torch.randn(2, 2 * channels, 3, 4).to(dtype, memory_format=layout)
         joined = torch.zeros(2, 7 + channels, 3, 4).to(dtype, memory_format=layout)
         odd, again = torch.empty_like(x[:, :channels], memory_format=layout), torch.empty_like(x)
-        branch.gather(x[:, 0::2], joined[:, 7:])
-        branch.gather(x[:, 1::2], odd)
+        autograd.gather(x[:, 0::2], joined[:, 7:])
+        autograd.gather(x[:, 1::2], odd)
         assert torch.equal(joined[:, 7:], x[:, 0::2])
         assert torch.equal(odd, x[:, 1::2])
         assert not joined[:, :7].any()
-        branch.interleave(joined[:, 7:], odd, again)
+        autograd.interleave(joined[:, 7:], odd, again)
         assert torch.equal(again, x)
 
 
 @compiled
-def test_the_units_branches_are_the_compiled_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: set[nn.Module] = set()
-    forward = branch.forward
-
-    def watched(trained: nn.Sequential, x: Tensor, passing: Tensor | None) -> Tensor:
-        seen.add(trained)
-        return forward(trained, x, passing)
-
-    monkeypatch.setattr(branch, "forward", watched)
+def test_a_network_placed_for_training_uses_all_compiled_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = autograd.library()
     called: set[str] = set()
-    call = branch._call
 
-    def listed(name: str, *arguments: Tensor | float | None) -> None:
-        called.add(name)
-        call(name, *arguments)
+    class Recorder:
+        def __getattr__(self, name: str) -> object:
+            called.add(name)
+            return getattr(library, name)
 
-    monkeypatch.setattr(branch, "_call", listed)
-    network = ShuffleNetV2(32, 3, "0.5x").to(memory_format=torch.channels_last).train()
-    network(torch.rand(2, 3, 64, 64)).sum().backward()
-    assert seen == {module for module in network.modules() if isinstance(module, Branch)}
-    assert called == parse_prototypes(branch.HEADER.read_text()).keys() - {
-        "is_supported",
-        "header_checksum",
-    }  # the shuffle's copies too
+    monkeypatch.setattr(autograd, "library", Recorder)
+    network = ShuffleNetV2(32, 3, "0.5x")
+    devices = choose_devices("cpu", ExecutionConfig(channels_last=True))
+    devices.place(network, training=True).train()(torch.rand(2, 3, 64, 64)).sum().backward()
+    assert called == parse_prototypes(autograd.HEADER.read_text()).keys() - {"is_supported", "header_checksum"}
+
+
+def accelerated_and_plain(layout: torch.memory_format) -> tuple[ShuffleNetV2, ShuffleNetV2]:
+    plain = ShuffleNetV2(64, 10, "0.5x", drop_block=0.0).train()
+    plain.initialize_weights(torch.Generator().manual_seed(0))
+    plain.to(memory_format=layout)
+    accelerated = copy.deepcopy(plain)
+    accelerate(accelerated)
+    return accelerated, plain
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_gradients_of_the_shuffle_equal_those_of_plain_slices(
+    layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FusedBranch, "can_fuse", lambda branch, x: False)
+    x = (torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255).contiguous(memory_format=layout)
+    accelerated, plain = (step(network, x) for network in accelerated_and_plain(layout))
+    assert accelerated.keys() == plain.keys()
+    assert all(torch.equal(accelerated[name], plain[name]) for name in plain)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_all_but_training_steps_are_the_plain_network(layout: torch.memory_format) -> None:
+    accelerated, plain = accelerated_and_plain(layout)
+    assert accelerated.state_dict().keys() == plain.state_dict().keys()
+    assert sum(isinstance(module, FusedBlock) for module in accelerated.modules()) == 16
+    images = torch.rand(2, 3, 64, 64) * 255
+    with torch.no_grad():
+        assert torch.equal(accelerated(images), plain(images))
+    for network in (accelerated, plain):
+        network.eval()
+    assert torch.equal(accelerated(images), plain(images))
+    compiled_network = torch.compile(accelerated, backend="eager", fullgraph=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(accelerated)
+    for other in (compiled_network, scripted, torch.fx.symbolic_trace(accelerated)):
+        torch.testing.assert_close(other(images), plain(images))
+    torch.export.export(accelerated, (images,))
+
+
+@compiled
+def test_a_deep_copy_and_an_unpickled_network_train_like_the_network(tmp_path: Path) -> None:
+    network, _ = accelerated_and_plain(torch.channels_last)
+    torch.save(network, tmp_path / "network.pt")
+    unpickled = torch.load(tmp_path / "network.pt", weights_only=False)
+    x = torch.rand(4, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    assert all(module.can_fuse(x) for module in unpickled.modules() if isinstance(module, FusedBranch))
+    copied = copy.deepcopy(network)
+    expected = step(network, x)
+    for other in (unpickled, copied):
+        result = step(other, x)
+        assert all(torch.equal(result[name], expected[name]) for name in expected)
+
+
+@compiled
+def test_a_hook_on_a_branch_sees_its_output_and_a_hook_on_a_layer_the_layers() -> None:
+    network, plain = accelerated_and_plain(torch.channels_last)
+    shapes: dict[str, list[torch.Size]] = {"branch": [], "layer": []}
+    unit = network.features[1]
+    assert isinstance(unit, ShuffleV2Block)
+    unit.branch_main.register_forward_hook(lambda module, inputs, output: shapes["branch"].append(output.shape))
+    unit.branch_main[4].register_forward_hook(lambda module, inputs, output: shapes["layer"].append(output.shape))
+    x = torch.rand(4, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(step(network, x)["output"], step(plain, x)["output"], rtol=1e-3, atol=1e-5)
+    assert shapes == {"branch": [(4, 24, 8, 8)], "layer": [(4, 24, 8, 8)]}
+
+
+def test_synchronized_batch_norm_is_computed_by_torch() -> None:
+    network, _ = accelerated_and_plain(torch.channels_last)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    x = torch.rand(4, 24, 16, 16).contiguous(memory_format=torch.channels_last)
+    branches = [module for module in converted.modules() if isinstance(module, FusedBranch)]
+    assert branches
+    assert not any(branch.can_fuse(x) for branch in branches)
 
 
 @compiled
 @pytest.mark.parametrize("form", FORMS)
-def test_the_number_of_threads_changes_no_bit_of_the_sums(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_do_not_depend_on_the_number_of_threads(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sums of the compiled code: torch's matrix products stay on one thread, as their bits may depend on it."""
     assert torch.get_num_threads() == 1
     results = []
@@ -200,8 +273,8 @@ def test_the_number_of_threads_changes_no_bit_of_the_sums(form: str, monkeypatch
 
 
 @compiled
-def test_gradients_lie_in_memory_as_their_weights_do() -> None:
-    """Or else every one of them would be copied, and DistributedDataParallel would warn."""
+def test_gradients_have_the_memory_layout_of_their_weights() -> None:
+    """Otherwise DistributedDataParallel would copy every gradient and warn."""
     network = ShuffleNetV2(32, 3, "0.5x").to(memory_format=torch.channels_last).train()
     network(torch.rand(2, 3, 64, 64)).sum().backward()
     for name, parameter in network.named_parameters():
@@ -210,7 +283,7 @@ def test_gradients_lie_in_memory_as_their_weights_do() -> None:
 
 
 @compiled
-def test_frozen_weights_get_no_gradient_and_the_others_theirs() -> None:
+def test_frozen_weights_get_no_gradient_and_change_no_other_gradient() -> None:
     x = images("main", (2, 5, 5))
     everything = step(make("main"), x)
     trained = make("main")
@@ -223,7 +296,7 @@ def test_frozen_weights_get_no_gradient_and_the_others_theirs() -> None:
         assert torch.equal(value, everything[name]), name
 
 
-def plain_cases() -> Iterator[tuple[str, Branch, Tensor]]:
+def plain_cases() -> Iterator[tuple[str, FusedBranch, Tensor]]:
     x = images("main", (2, 5, 5))
     yield "evaluation", make("main").eval(), x
     yield "planar", make("main"), x.contiguous()
@@ -247,35 +320,37 @@ def plain_cases() -> Iterator[tuple[str, Branch, Tensor]]:
 
 
 @pytest.mark.parametrize(("trained", "x"), [pytest.param(*case[1:], id=case[0]) for case in plain_cases()])
-def test_what_the_compiled_code_does_not_know_is_left_to_torch(trained: Branch, x: Tensor) -> None:
-    assert not branch.is_fast(trained, x)
+def test_unsupported_calls_are_computed_by_torch(trained: FusedBranch, x: Tensor) -> None:
+    assert not trained.can_fuse(x)
 
 
 @compiled
 def test_without_gradients_and_under_autocast_torch_computes() -> None:
     trained, x = make("main"), images("main", (2, 5, 5))
     with torch.no_grad():
-        assert not branch.is_fast(trained, x)
+        assert not trained.can_fuse(x)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not branch.is_fast(trained, x)
-    assert branch.is_fast(trained, x)
+        assert not trained.can_fuse(x)
+    assert trained.can_fuse(x)
 
 
-def test_one_value_per_channel_is_refused_as_torch_refuses_it() -> None:
+def test_one_value_per_channel_raises_torchs_error() -> None:
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         make("projection")(images("projection", (1, 2, 2)))
 
 
-def test_without_the_compiled_code_torch_computes_and_one_line_says_so(
+def test_without_compiled_code_torch_computes_and_one_log_line_tells_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(branch, "LIBRARY", tmp_path / "absent")
-    branch.library.cache_clear()
+    monkeypatch.setattr(autograd, "LIBRARY", tmp_path / "absent")
+    autograd.library.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             for _ in range(2):
-                assert not branch.is_fast(make("main"), images("main", (2, 5, 5)))
+                assert not make("main").can_fuse(images("main", (2, 5, 5)))
                 step(make("main"), images("main", (2, 5, 5)))
     finally:
-        branch.library.cache_clear()
-    assert [record.message.split(":")[0] for record in caplog.records] == ["Steps with --channels-last take a quarter longer"]
+        autograd.library.cache_clear()
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "Training steps on this CPU take a quarter longer in the channels-last layout"
+    ]

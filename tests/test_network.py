@@ -115,27 +115,6 @@ def test_nonsense_is_refused(wrong: dict[str, object]) -> None:
         ShuffleNetV2(**wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_shuffles_own_gradients_are_those_of_plain_slices(
-    layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    network = ShuffleNetV2(64, 10, "0.5x").train()
-    network.initialize_weights(generator)
-    network.to(memory_format=layout)
-    images = (torch.rand(4, 3, 64, 64, generator=generator) * 255).contiguous(memory_format=layout)
-    weights = torch.rand(4, 10, generator=generator)
-
-    def gradients() -> list[torch.Tensor]:
-        return list(torch.autograd.grad((network(images) * weights).sum(), list(network.parameters())))
-
-    monkeypatch.setattr("shufflenetv2.kernels.training.is_fast", lambda branch, x: False)
-    own = gradients()
-    monkeypatch.setattr("shufflenetv2.blocks._is_plain", lambda x: True)
-    for mine, plain in zip(own, gradients(), strict=True):
-        assert torch.equal(mine, plain)
-
-
 def test_the_network_can_be_exported() -> None:
     network, images = ShuffleNetV2(32, 10, "0.5x").eval(), torch.rand(2, 3, 32, 32) * 255
     exported = torch.export.export(network, (images,)).module()

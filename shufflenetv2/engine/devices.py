@@ -53,6 +53,8 @@ class Devices:
             _keep_freed_memory()
         layout = torch.channels_last if self.execution.channels_last else torch.contiguous_format
         model = network.to(self.first).to(memory_format=layout)
+        if training and not (self.execution.torchscript or self.execution.torchcompile):
+            _accelerate(model)
         if training and self.execution.torchscript:
             model = _to_torchscript(model)
         if self.execution.amp:
@@ -83,6 +85,15 @@ class _Autocast(nn.Module):
         with torch.autocast(self.device_type, self.dtype):
             logits: Tensor = self.model(images)
         return logits.float()
+
+
+def _accelerate(network: nn.Module) -> None:
+    """Use the faster training step of shufflenetv2.kernels, unless that folder was deleted."""
+    try:
+        from ..kernels.training import accelerate
+    except ImportError:
+        return
+    accelerate(network)
 
 
 def _to_torchscript(network: nn.Module) -> nn.Module:

@@ -101,6 +101,10 @@ class FusedBranch(nn.Sequential):
         output = DepthwiseBranch.apply(norms, depthwise.stride[0], x, left, depthwise.weight, pointwise.weight, *parameters)
         return output
 
+    def __prepare_scriptable__(self) -> nn.Sequential:
+        """Give torch.jit.script the plain layers."""
+        return nn.Sequential(*self).train(self.training)
+
 
 class FusedBlock(ShuffleV2Block):
     """A unit whose branches, channel shuffle and concatenation are faster in training."""
@@ -118,7 +122,7 @@ class FusedBlock(ShuffleV2Block):
         return _join(left, right)
 
     def __prepare_scriptable__(self) -> ShuffleV2Block:
-        """Give torch.jit.script the plain unit."""
+        """Give torch.jit.script the plain unit. (It replaces the unit in the network that is scripted, too.)"""
         plain: ShuffleV2Block = copy.copy(self)
         plain.__class__ = ShuffleV2Block
         return plain
