@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from ..blocks import ShuffleV2Block
-from .autograd import DepthwiseBranch, Join, NormReLU, Pointwise, Split, library
+from . import autograd
 
 FUSED_FORMS = (
     ("convolution", "norm", "relu"),
@@ -78,7 +78,7 @@ class FusedBranch(nn.Sequential):
         images, _, height, width = x.shape
         if images * ((height + 1) // 2) * ((width + 1) // 2) < 2:  # one value per channel, which torch's batch norm refuses
             return False
-        return tuple(self) == self.fused_layers and all(map(_is_trained, self.fused_layers)) and library() is not None
+        return tuple(self) == self.fused_layers and all(map(_is_trained, self.fused_layers)) and autograd.library() is not None
 
     def fused_forward(self, x: Tensor, left: Tensor | None) -> Tensor:
         """Compute the layers and concatenate `left` (if given) with their output.
@@ -91,14 +91,16 @@ class FusedBranch(nn.Sequential):
         if len(layers) != 4:  # the branch begins with a convolution, norm and ReLU
             convolution, first_norm = layers[:2]
             is_pointwise = _kind(convolution) == "pointwise"
-            x = Pointwise.apply(x, convolution.weight) if is_pointwise else convolution(x)
+            x = autograd.Pointwise.apply(x, convolution.weight) if is_pointwise else convolution(x)
         if len(layers) == 2:
-            output: Tensor = NormReLU.apply(first_norm, x, left, first_norm.weight, first_norm.bias)
+            output: Tensor = autograd.NormReLU.apply(first_norm, x, left, first_norm.weight, first_norm.bias)
             return output
         depthwise, second_norm, pointwise, third_norm = layers[-4:]
         norms = (first_norm, second_norm, third_norm)
         parameters = [parameter for norm in norms for parameter in ((norm.weight, norm.bias) if norm else (None, None))]
-        output = DepthwiseBranch.apply(norms, depthwise.stride[0], x, left, depthwise.weight, pointwise.weight, *parameters)
+        output = autograd.DepthwiseBranch.apply(
+            norms, depthwise.stride[0], x, left, depthwise.weight, pointwise.weight, *parameters
+        )
         return output
 
     def __prepare_scriptable__(self) -> nn.Sequential:
@@ -151,7 +153,7 @@ def _split(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the even channels and the odd ones."""
     if not x.requires_grad:
         return x[:, 0::2], x[:, 1::2]
-    left, right = Split.apply(x)
+    left, right = autograd.Split.apply(x)
     return left, right
 
 
@@ -159,5 +161,5 @@ def _join(left: Tensor, right: Tensor) -> Tensor:
     """Concatenate the channels of both tensors."""
     if not right.requires_grad:
         return torch.cat((left, right), dim=1)
-    output: Tensor = Join.apply(left, right)
+    output: Tensor = autograd.Join.apply(left, right)
     return output
