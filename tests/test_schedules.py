@@ -354,7 +354,10 @@ def test_a_learning_rate_is_a_function_of_the_iteration() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"warmup_iters": 80, "cooldown_iters": 20}, "`warmup_iters` 80 and `cooldown_iters` 20 .* all of the 100 iterations"),
+        (
+            {"warmup_iters": 80, "cooldown_iters": 20},
+            "`warmup_iters` 80 and `cooldown_iters` 20 leave none of the 100 iterations",
+        ),
         ({"warmup_iters": 101}, "`warmup_iters` 101"),
         ({"min_lr": 0.06}, r"`min_lr` 0\.06 is higher than the learning rate, 0\.05"),
         ({"sched": "step"}, "`sched` step needs `decay_iters`"),

@@ -1,7 +1,7 @@
-"""Learning-rate schedules: pure functions of the iteration, which torch's LambdaLR applies.
+"""Learning-rate schedules: pure functions of the iteration, applied to an optimizer by torch's LambdaLR.
 
-The k-th update (k = 1, 2, ..., total_iters) uses `learning_rate(k, ...)`. `linear` is the original's
-base_lr * (1 - k / total_iters); all other schedules have the values of timm's schedulers at t = k - 1.
+The k-th update (k = 1, 2, ..., total_iters) uses `learning_rate(k, ...)`. The schedule `linear` is the original's,
+base_lr * (1 - k / total_iters); the other schedules have the values of timm's schedulers at time t = k - 1.
 """
 
 import bisect
@@ -31,20 +31,24 @@ def learning_rate(iteration: int, base_lr: float, config: ScheduleConfig, total_
         seed: seed of the noise.
     """
     t = max(0, iteration - 1)
+    # 1) cool-down at the end
     if t >= total_iters - config.cooldown_iters:
         return config.min_lr
+    # 2) linear warm-up
     if t < config.warmup_iters:
         lr = warmup(t, base_lr, config, total_iters)
         return lr + lr * noise(t, config, total_iters, seed)
+    # 3) decay in between
     if config.sched == "linear":
-        t = iteration  # the original's first update is already one step down, and its last one uses 0
+        t = iteration  # in the original the first update is already below the base rate, and the last update uses 0
     lr = decay(t, base_lr, config, total_iters)
     return max(config.min_lr, lr + lr * noise(t, config, total_iters, seed))
 
 
-# ---- curves: the factor of the base rate at time t of a decay, or of a cycle, that takes `length` updates
+# ---- curves: the factor of the base rate at time t of a decay, or of a cycle, of `length` updates
 
 Curve = Callable[[float, float, ScheduleConfig], float]
+STEP_FACTOR = 0.1  # default of `decay_rate` for step, multistep and plateau
 
 
 def linear(t: float, length: float, config: ScheduleConfig) -> float:
@@ -65,11 +69,11 @@ def poly(t: float, length: float, config: ScheduleConfig) -> float:
 
 
 def step(t: float, length: float, config: ScheduleConfig) -> float:
-    return float((config.decay_rate or 0.1) ** (t // (config.decay_iters or 1)))
+    return float((config.decay_rate or STEP_FACTOR) ** (t // (config.decay_iters or 1)))
 
 
 def multistep(t: float, length: float, config: ScheduleConfig) -> float:
-    return float((config.decay_rate or 0.1) ** bisect.bisect_right(config.decay_milestones, t + 1))
+    return float((config.decay_rate or STEP_FACTOR) ** bisect.bisect_right(config.decay_milestones, t + 1))
 
 
 def constant(t: float, length: float, config: ScheduleConfig) -> float:
@@ -87,10 +91,11 @@ CURVES: dict[str, Curve] = {
     "plateau": constant,  # PlateauSchedule lowers the base rate
 }
 CYCLIC = ("cosine", "tanh", "poly")
-TO_MIN_LR = ("linear", *CYCLIC)  # curves that are scaled to end at min_lr; the others are cut off there
+# These curves are scaled to end at `min_lr`. The others ignore `min_lr` until they reach it, and then stay there.
+ENDS_AT_MIN_LR = ("linear", *CYCLIC)
 
 
-# ---- what the curves are composed with
+# ---- composition of a curve with cycles, warm-up and noise
 
 
 def decay(t: int, base_lr: float, config: ScheduleConfig, total_iters: int) -> float:
@@ -99,7 +104,7 @@ def decay(t: int, base_lr: float, config: ScheduleConfig, total_iters: int) -> f
     if number >= config.lr_cycle_limit:
         return config.min_lr
     top = base_lr * config.lr_cycle_decay**number
-    bottom = config.min_lr if config.sched in TO_MIN_LR else 0.0
+    bottom = config.min_lr if config.sched in ENDS_AT_MIN_LR else 0.0
     return bottom + (top - bottom) * CURVES[config.sched](t_in_cycle, length, config)
 
 
@@ -110,7 +115,7 @@ def warmup(t: int, base_lr: float, config: ScheduleConfig, total_iters: int) -> 
 
 
 def noise(t: int, config: ScheduleConfig, total_iters: int, seed: int) -> float:
-    """Return the relative change of the rate at time t: normal, below `lr_noise_pct`, a function of (seed, t); or 0."""
+    """Return the relative change of the rate at time t: normally distributed, below `lr_noise_pct`; 0 outside `lr_noise`."""
     if config.lr_noise is None:
         return 0.0
     first, last = (*config.lr_noise, 1.0)[:2]
@@ -145,7 +150,7 @@ def first_cycle_length(config: ScheduleConfig, total_iters: int) -> float:
 
 
 class Schedule(Protocol):
-    """Interface of a schedule: the k-th call of `step` sets the learning rates of the k-th update, and comes before it."""
+    """Interface of a schedule: the k-th call of `step`, before the k-th update, sets the learning rates of that update."""
 
     def step(self) -> None:
         """Set the learning rates of the next update."""
@@ -167,7 +172,7 @@ class IterationSchedule(LambdaLR):
         return [lr_of_iteration(self.last_epoch) for lr_of_iteration in self.lr_lambdas]
 
     def step(self, epoch: int | None = None) -> None:
-        with warnings.catch_warnings():  # as in the original the schedule comes before the update; torch expects it after
+        with warnings.catch_warnings():  # torch warns, since it expects this call after the update; see linear_decay
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             super().step(epoch)
 
@@ -191,10 +196,12 @@ class PlateauSchedule:
     def __init__(self, optimizer: Optimizer, config: ScheduleConfig, total_iters: int, *, patience: int, seed: int = 0) -> None:
         self.iteration = 0
         self._optimizer, self._config, self._total_iters, self._seed = optimizer, config, total_iters, seed
-        # torch's rule multiplies the rates of an optimizer. It gets one of its own, without warm-up and noise.
+        # ReduceLROnPlateau multiplies the rates of an optimizer. A second one holds the base rates, without warm-up and noise.
         base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
         self._base = SGD([{"params": [nn.Parameter(torch.empty(0))], "lr": lr} for lr in base_lrs])
-        self._rule = ReduceLROnPlateau(self._base, factor=config.decay_rate or 0.1, patience=patience, min_lr=config.min_lr)
+        self._rule = ReduceLROnPlateau(
+            self._base, factor=config.decay_rate or STEP_FACTOR, patience=patience, min_lr=config.min_lr
+        )
         self._set_rates()
 
     def _set_rates(self) -> None:
@@ -262,7 +269,7 @@ def _iteration_schedule(optimizer: Optimizer, config: ScheduleConfig, total_iter
 
 
 def fast_forward(schedule: Schedule, iteration: int) -> None:
-    """Set a schedule, and the optimizer's rates, to where `iteration` calls of `step` on a new schedule lead."""
+    """Set a schedule and the rates of its optimizer to the state after `iteration` calls of `step` on a new schedule."""
     if isinstance(schedule, PlateauSchedule):
         schedule.iteration = iteration - 1
     else:
@@ -296,8 +303,8 @@ def check_schedule(config: ScheduleConfig, total_iters: int, base_lr: float) -> 
             raise UserError(f"`{name}` has no effect on `sched` {sched}; it is for {', '.join(schedules)}")
     if config.warmup_iters + config.cooldown_iters >= total_iters:
         raise UserError(
-            f"`warmup_iters` {config.warmup_iters} and `cooldown_iters` {config.cooldown_iters} take up all of the "
-            f"{total_iters} iterations; shorten them"
+            f"`warmup_iters` {config.warmup_iters} and `cooldown_iters` {config.cooldown_iters} leave none of the "
+            f"{total_iters} iterations between them; lower them"
         )
     if not config.min_lr <= base_lr:
         raise UserError(f"`min_lr` {config.min_lr:g} is higher than the learning rate, {base_lr:g}; lower it")
@@ -311,7 +318,7 @@ def check_schedule(config: ScheduleConfig, total_iters: int, base_lr: float) -> 
             raise UserError(f"`decay_milestones` {text} must be in ascending order")
         if milestones[-1] > total_iters:
             raise UserError(f"`decay_milestones` {text} exceed the {total_iters} iterations; leave the last ones out")
-    if sched == "plateau" and (config.decay_rate or 0.1) >= 1:
+    if sched == "plateau" and config.decay_rate and config.decay_rate >= 1:
         raise UserError(f"`decay_rate` {config.decay_rate:g} of `sched` plateau must be below 1")
     if config.lr_noise:
         if config.lr_noise[0] >= (*config.lr_noise, 1.0)[1]:
