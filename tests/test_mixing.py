@@ -74,13 +74,13 @@ def test_timm_gives_the_same_for_the_same_draws(kind: str, mode: str, monkeypatc
         draws = {"batch": 1, "pair": 4, "elem": 8}[mode]
         has_box: np.ndarray = (boxes[1] > boxes[0]) & (boxes[3] > boxes[2])
         queue = [(tuple(boxes[:, i]), lams[i]) for i in range(draws) if has_box[i]]
-        reference = timm_mixup.Mixup(mode=mode, label_smoothing=0.0, num_classes=CLASSES)
-        monkeypatch.setattr(timm_mixup, "cutmix_bbox_and_lam", lambda *_, queue=queue, **__: queue.pop(0))
-        monkeypatch.setattr(
-            reference, "_params_per_batch", lambda lams=lams, has_box=has_box: (float(lams[0]), bool(has_box[0]))
-        )
-        monkeypatch.setattr(reference, "_params_per_elem", lambda n, lams=lams, has_box=has_box: (lams[:n].copy(), has_box[:n]))
-        expected_images, expected_targets = reference(images.float(), targets)
+        reference = timm_mixup.Mixup(1.0, 1.0, switch_prob=0.5, mode=mode, label_smoothing=0.0, num_classes=CLASSES)
+        switches = np.where(has_box, 0.0, 0.9)  # below switch_prob for cutmix, and always below the probability of mixing
+        with monkeypatch.context() as context:
+            context.setattr(np.random, "rand", lambda n=None, values=switches: values[:n] if n else values[0])
+            context.setattr(np.random, "beta", lambda *_, size=None, values=lams: values[:size] if size else values[0])
+            context.setattr(timm_mixup, "cutmix_bbox_and_lam", lambda *_, queue=queue, **__: queue.pop(0))
+            expected_images, expected_targets = reference(images.float(), targets)
         assert not queue
         mixed, mixed_targets = mixing(images, targets, iteration)
         torch.testing.assert_close(mixed, expected_images, rtol=0, atol=1e-4)

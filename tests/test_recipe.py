@@ -1,6 +1,8 @@
 """Losses, updates and the learning rate are the original's."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,15 @@ from shufflenetv2.data import DataIterator, Digits, TrainTransform
 from shufflenetv2.engine import train_step
 from shufflenetv2.recipe import AveragedWeights, build_loss, linear_decay, parameter_groups
 from tests.reference import ReferenceNetwork, reference_training, smoothed_cross_entropy
+from tests.support import ROOT
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
+
+
+def test_the_recipe_is_imported_without_timm() -> None:
+    """Importing timm takes a second; only optimizers and teachers of timm need it."""
+    program = "import sys, shufflenetv2.recipe; sys.exit('timm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=100).returncode == 0
 
 
 def test_label_smoothing_is_the_originals() -> None:

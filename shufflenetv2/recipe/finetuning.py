@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import accumulate
 
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
 from ..config import FineTuningConfig, ModelConfig
 from ..errors import UserError, nearest
@@ -108,7 +108,7 @@ def freeze(network: ShuffleNetV2, names: Sequence[str]) -> str:
     for parameter in frozen:
         parameter.requires_grad_(False)
     for name, module in list(network.named_modules()):
-        if isinstance(module, _BatchNorm) and f"{name}.".startswith(prefixes):
+        if isinstance(module, nn.BatchNorm2d) and f"{name}.".startswith(prefixes):
             frozen_norm = FrozenBatchNorm2d(module.num_features, module.eps).to(module.weight)
             frozen_norm.load_state_dict(module.state_dict())
             parent, _, own_name = name.rpartition(".")
