@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from . import engine as engine
     from . import recipe as recipe
     from .blocks import ShuffleV2Block as ShuffleV2Block
-    from .cli.recalibrate import recalibrate as recalibrate
+    from .engine.recalibration import recalibrate as recalibrate
     from .errors import UserError as UserError
     from .export import export as export
     from .export import open_model as open_model
@@ -51,7 +51,7 @@ MODULES = {
     "predict": ".export",
     "pretrained_weights": ".weights",
     "read_weights": ".weights",
-    "recalibrate": ".cli.recalibrate",
+    "recalibrate": ".engine.recalibration",
 }
 FORMER_NAMES = {"read_any": "read_weights"}
 __all__ = ["__version__", *PACKAGES, *MODULES]

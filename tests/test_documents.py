@@ -10,8 +10,16 @@ import pytest
 import torch.distributed.run
 
 import shufflenetv2
-from shufflenetv2.cli import convert, export, info, predict, prepare, recalibrate
-from shufflenetv2.config import OPTIONS
+from shufflenetv2.config import (
+    OPTIONS,
+    ConvertConfig,
+    ExportConfig,
+    InfoConfig,
+    PredictConfig,
+    PrepareConfig,
+    RecalibrateConfig,
+    options_of,
+)
 from tests.models import random_images, write_model
 from tests.support import ROOT
 
@@ -39,13 +47,15 @@ def test_every_file_that_a_document_names_exists(document: str) -> None:
 
 def test_every_option_that_the_readme_names_exists() -> None:
     text = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text())
+    commands = (ConvertConfig, ExportConfig, InfoConfig, PredictConfig, PrepareConfig, RecalibrateConfig)
     helps = [
-        *(command.parser("").format_help() for command in (convert, export, info, predict, prepare, recalibrate)),
         torch.distributed.run.get_args_parser().format_help(),
         run_script("benchmarks/kill_test.py", "--help").stdout,
     ]
     existing = (
-        {"--" + option.key for option in OPTIONS} | {"--no-auto-continue", "--help"} | set(re.findall(OPTION, str(helps)))
+        {"--" + option.key for option in (*OPTIONS, *options_of(*commands))}
+        | {"--no-auto-continue", "--help"}
+        | set(re.findall(OPTION, str(helps)))
     )
     options_of_sbatch = {"--nodes", "--gpus-per-node"}
     assert set(re.findall(OPTION, text)) - existing - options_of_sbatch == set()
