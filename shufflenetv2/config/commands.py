@@ -13,15 +13,18 @@ ExportFormat = Literal["onnx", "torchscript", "exported", "executorch"]
 Uint8Input = Literal["bgr-nchw", "bgr-nhwc", "rgb-nchw", "rgb-nhwc"]
 
 EXPORT_SUFFIXES: dict[str, str] = {
-    "onnx": ".onnx", "torchscript": ".pt", "exported": ".pt2", "executorch": ".pte",
-}  # fmt: skip
+    "onnx": ".onnx",
+    "torchscript": ".pt",
+    "exported": ".pt2",
+    "executorch": ".pte",
+}
 CALIBRATION_IMAGES = 256
 
 WEIGHT_FILE = "weight file of this trainer, the original, torchvision or mmpretrain"
 LOADER_THREADS = "number of threads that load images; default: the usable cores"
 
 
-@group("options")
+@group("arguments of this command")
 class PrepareConfig:
     """A data set to shrink."""
 
@@ -37,7 +40,7 @@ class PrepareConfig:
     workers: Count | None = option(None, "number of threads; default: the usable cores", short="-j")
 
 
-@group("options")
+@group("arguments of this command")
 class InfoConfig:
     """A weight file to describe."""
 
@@ -45,7 +48,7 @@ class InfoConfig:
     json: bool = option(False, "print JSON")
 
 
-@group("options")
+@group("arguments of this command")
 class ConvertConfig:
     """A weight file to convert."""
 
@@ -54,7 +57,7 @@ class ConvertConfig:
     to: WeightFormat = option(..., "format of the file to write")
 
 
-@group("options")
+@group("arguments of this command")
 class RecalibrateConfig:
     """A weight file to recalibrate, and the images to do it with."""
 
@@ -81,7 +84,7 @@ class RecalibrateConfig:
     device: Text = option("", "auto, cpu, cuda, cuda:N or mps; default: auto")
 
 
-@group("options")
+@group("arguments of this command")
 class ExportConfig:
     """Weights to export, and the images on which the exported file is compared with them."""
 
@@ -143,7 +146,7 @@ class ExportConfig:
             raise UserError(f"{self.path}: the name of a file of the format {format} must end with {suffix}")
 
 
-@group("options")
+@group("arguments of this command")
 class PredictConfig:
     """A model, and images to classify."""
 

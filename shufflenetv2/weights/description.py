@@ -41,9 +41,14 @@ def describe(path: str | Path) -> dict[str, Any]:
     network = weights.network()
     size = (weights.preprocessing or Preprocessing()).input_size
     summary = torchinfo.summary(
-        network, (1, 3, size, size), depth=2, mode="eval", device="cpu", verbose=0,
+        network,
+        (1, 3, size, size),
+        depth=2,
+        mode="eval",
+        device="cpu",
+        verbose=0,
         col_names=("output_size", "num_params", "mult_adds"),
-    )  # fmt: skip
+    )
     architecture = dict(network.architecture)
     if SIZES[weights.model_size][0][0] == 2 * STEM_CHANNELS:
         architecture["layout"] = "both"

@@ -115,9 +115,13 @@ class Weights:
         """
         preprocessing = preprocessing or self.preprocessing or Preprocessing()
         network = ShuffleNetV2(
-            preprocessing.input_size, self.n_class, self.model_size, mean=preprocessing.mean, std=preprocessing.std,
+            preprocessing.input_size,
+            self.n_class,
+            self.model_size,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
             **self.architecture,
-        )  # fmt: skip
+        )
         if mismatch := describe_mismatch(network.state_dict(), self.state_dict):
             raise UserError(f"{self.path} does not fit ShuffleNetV2 {self.model_size}: {mismatch}")
         network.load_state_dict(self.state_dict, strict=False)
