@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun, are one run."""
+"""Several processes, started by torchrun, perform one run together."""
 
 import copy
 import os
@@ -18,64 +18,65 @@ from shufflenetv2.data import DataIterator, Digits, EvaluationTransform, TrainTr
 from shufflenetv2.data.images import Image
 from shufflenetv2.engine import recalibrate_batch_norm
 from shufflenetv2.recipe import linear_decay, parameter_groups
+from shufflenetv2.rng import generator
 from tests.support import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 
-OPTIONS = [*SHORT, "--batch-size", "12", "--total-iters", "24", "--display-interval", "1", "--val-interval", "10",
+OPTIONS = [*SHORT, "--batch-size", "12", "--total-iters", "18", "--display-interval", "1", "--val-interval", "10",
            "--save-interval", "5", "--model-ema", "--drop", "0.2", "--grad-accum-steps", "2", "--mixup", "0.2",
            "--clip-grad", "5", "--aug-repeats", "2"]  # fmt: skip
 
 
-class Recorded(Digits):
-    """Digits that write down who was asked for."""
+class RecordingDigits(Digits):
+    """Digits that record the names of the images that are loaded."""
 
     def __init__(self, split: str) -> None:
         super().__init__(split)
-        self.asked: list[str] = []
+        self.loaded: list[str] = []
 
     def image(self, index: int) -> Image:
-        self.asked.append(self.name(index))
+        self.loaded.append(self.name(index))
         return super().image(index)
 
 
-def batches_seen(world_size: int, start: int, count: int) -> tuple[list[list[str]], list[torch.Tensor]]:
-    """Sample names and pixels of each global batch, put together from what so many processes load."""
+def load_batches(world_size: int, start: int, count: int) -> tuple[list[list[str]], list[torch.Tensor]]:
+    """Return the sample names and images of each batch, concatenated from the slices of `world_size` processes."""
     names: list[list[str]] = [[] for _ in range(count)]
     images: list[list[torch.Tensor]] = [[] for _ in range(count)]
     for rank in range(world_size):
         transform = TrainTransform(32, (0.5, 1), (0.8, 1.2), (0.4,) * 3, 0.5)
         for number in range(count):
-            dataset = Recorded("train")
+            dataset = RecordingDigits("train")
             iterator = DataIterator(
                 dataset, transform, 12, seed=5, start_iteration=start + number, workers=1, rank=rank, world_size=world_size
             )
             images[number].append(iterator.next()[0])
             iterator.close()
-            names[number] += dataset.asked[: 12 // world_size]
-    return names, [torch.cat(parts) for parts in images]
+            names[number] += dataset.loaded[: 12 // world_size]
+    return names, [torch.cat(slices) for slices in images]
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_several_processes_load_the_batches_of_one(world_size: int) -> None:
+def test_several_processes_together_load_the_batches_of_a_single_process(world_size: int) -> None:
     start = 117  # the epoch of 1,438 samples ends in the third batch
-    names, images = batches_seen(1, start, 4)
+    names, images = load_batches(1, start, 4)
     assert len({name for batch in names for name in batch}) > 40
-    shared_names, shared_images = batches_seen(world_size, start, 4)
-    assert shared_names == names
-    assert all(torch.equal(a, b) for a, b in zip(images, shared_images, strict=True))
-    whole = DataIterator(Digits("train"), TrainTransform(32, (0.5, 1), (0.8, 1.2), (0.4,) * 3, 0.5), 12, seed=5)
-    assert [whole.sample_names(start + number) for number in (1, 2, 3, 4)] == names
+    joined_names, joined_images = load_batches(world_size, start, 4)
+    assert joined_names == names
+    assert all(torch.equal(a, b) for a, b in zip(images, joined_images, strict=True))
+    single = DataIterator(Digits("train"), TrainTransform(32, (0.5, 1), (0.8, 1.2), (0.4,) * 3, 0.5), 12, seed=5)
+    assert [single.sample_names(start + number) for number in (1, 2, 3, 4)] == names
 
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(50, 2), (64, 3), (7, 8), (400, 5)])
-def test_several_processes_evaluate_every_image_once_in_equally_many_batches(batch_size: int, world_size: int) -> None:
-    sets = [Recorded("val") for _ in range(world_size)]
+def test_several_processes_evaluate_every_image_once_in_the_same_number_of_batches(batch_size: int, world_size: int) -> None:
+    datasets = [RecordingDigits("val") for _ in range(world_size)]
     counts = []
-    for rank, dataset in enumerate(sets):
-        loaded = evaluation_batches(dataset, EvaluationTransform(32, 32), batch_size, rank=rank, world_size=world_size)
-        counts.append([len(targets) for _, targets in loaded])
-    assert len({len(each) for each in counts}) == 1
-    assert sorted(name for dataset in sets for name in dataset.asked) == sorted(Digits("val").name(i) for i in range(359))
-    assert [sum(each) for each in zip(*counts, strict=True)][:-1] == [batch_size] * (len(counts[0]) - 1)
+    for rank, dataset in enumerate(datasets):
+        batches = evaluation_batches(dataset, EvaluationTransform(32, 32), batch_size, rank=rank, world_size=world_size)
+        counts.append([len(targets) for _, targets in batches])
+    assert len({len(count) for count in counts}) == 1
+    assert sorted(name for dataset in datasets for name in dataset.loaded) == sorted(Digits("val").name(i) for i in range(359))
+    assert [sum(batch) for batch in zip(*counts, strict=True)][:-1] == [batch_size] * (len(counts[0]) - 1)
 
 
 def torchrun(folder: Path, processes: int, *arguments: str, restarts: int = 0) -> "subprocess.Popen[str]":
@@ -86,7 +87,8 @@ def torchrun(folder: Path, processes: int, *arguments: str, restarts: int = 0) -
     )
 
 
-def ended(process: "subprocess.Popen[str]") -> tuple[str, str]:
+def wait_until_finished(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """Return the standard output and error of a process that succeeds."""
     output = process.communicate(timeout=300)
     assert process.returncode == 0, output[1]
     return output
@@ -100,26 +102,26 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("dist_bn", ["broadcast", "reduce"])
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_an_update_is_the_average_over_the_slices(tmp_path: Path, dist_bn: str) -> None:
-    """Two processes against the same thing done by hand in one."""
+    """Compare two processes with the same computation in one process."""
     short = [*SHORT, "--total-iters", "3", "--save-interval", "3", "--learning-rate", "0.02", "--display-interval", "1"]
-    output, _ = ended(torchrun(tmp_path, 2, *short, "--dist-bn", dist_bn))
+    output, _ = wait_until_finished(torchrun(tmp_path, 2, *short, "--dist-bn", dist_bn))
 
     network = ShuffleNetV2(32, 10, "0.5x")
     network.initialize_weights(torch.Generator().manual_seed(0))
     optimizer = torch.optim.SGD(parameter_groups(network, 4e-5), lr=0.02, momentum=0.9)
     schedule, loss_function = linear_decay(optimizer, 3), nn.CrossEntropyLoss(label_smoothing=0.1)
-    transform = TrainTransform(32, (0.8, 1.0), (0.9, 1.1), (0.2,) * 3, 0.0)  # those of digits.yaml
+    transform = TrainTransform(32, (0.8, 1.0), (0.9, 1.1), (0.2,) * 3, 0.0)  # as in digits.yaml
     stream, losses, wrong = DataIterator(Digits("train"), transform, 16, seed=0), [], []
     for _ in range(3):
         images, targets = stream.next()
         copies = [copy.deepcopy(network).train() for _ in range(2)]
         schedule.step()
-        logits = [each(part) for each, part in zip(copies, torch.split(images, 8), strict=True)]
+        logits = [network_copy(part) for network_copy, part in zip(copies, torch.split(images, 8), strict=True)]
         loss = torch.stack([loss_function(*pair) for pair in zip(logits, torch.split(targets, 8), strict=True)]).mean()
         wrong.append((torch.cat(logits).argmax(1) != targets).double().mean().item())
         torch.autograd.backward(loss)
         losses.append(loss.item())
-        for parameter, *others in zip(network.parameters(), *(each.parameters() for each in copies), strict=True):
+        for parameter, *others in zip(network.parameters(), *(copied.parameters() for copied in copies), strict=True):
             parameter.grad = sum(other.grad for other in others)
         optimizer.step()
         for buffer, first, second in zip(network.buffers(), copies[0].buffers(), copies[1].buffers(), strict=True):
@@ -131,86 +133,71 @@ def test_an_update_is_the_average_over_the_slices(tmp_path: Path, dist_bn: str) 
     for name, tensor in trained.items():
         torch.testing.assert_close(tensor, network.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
 
-    # The recalibration averages over the slices of all processes, whatever --dist-bn says.
-    stream, parts = DataIterator(Digits("train"), transform, 16, seed=0, start_iteration=3), []
+    # The recalibration averages over the slices of all processes, for either value of `dist_bn`.
+    stream, states = DataIterator(Digits("train"), transform, 16, seed=0, start_iteration=3), []
     batches = [torch.split(stream.next()[0], 8) for _ in range(1438 // 16)]
     for rank in range(2):
         network.load_state_dict(trained)
         recalibrate_batch_norm(network, [slices[rank] for slices in batches])
-        parts.append(copy.deepcopy(network.state_dict()))
+        states.append(copy.deepcopy(network.state_dict()))
     for name, tensor in read(tmp_path / "models/model.pkl").items():
-        expected = (parts[0][name] + parts[1][name]) / 2 if "running" in name else parts[0][name]
+        expected = (states[0][name] + states[1][name]) / 2 if "running" in name else states[0][name]
         torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.fixture(scope="module")
 def three_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What three processes leave behind when nobody touches them."""
+    """Return the folder of an uninterrupted run of three processes."""
     folder = tmp_path_factory.mktemp("three")
-    ended(torchrun(folder, 3, *OPTIONS))
+    wait_until_finished(torchrun(folder, 3, *OPTIONS))
     return folder
 
 
-def same_results(a: Path, b: Path) -> bool:
-    return all(same_tensors(read(a / "models" / name), read(b / "models" / name)) for name in ("model.pkl", "model-ema.pkl"))
-
-
-def test_only_the_first_process_speaks_and_writes(three_processes: Path) -> None:
+def test_only_process_0_writes_the_log_and_the_files(three_processes: Path) -> None:
     log = (three_processes / "logs/models/train.log").read_text()
-    assert re.findall(r"TRAIN Iter (\d+)", log) == [str(k) for k in range(1, 25)]
+    assert re.findall(r"TRAIN Iter (\d+)", log) == [str(k) for k in range(1, 19)]
     assert "training on 3 processes (cpu)" in log
     assert sorted(path.name for path in (three_processes / "models").glob("checkpoint*")) == [
-        f"checkpoint-{k:06}.pth.tar" for k in (5, 10, 15, 20, 24)
+        f"checkpoint-{k:06}.pth.tar" for k in (5, 10, 15, 18)
     ]
 
 
-def test_a_stopped_run_of_three_goes_on_to_the_same_bits_or_with_another_number(
-    tmp_path: Path, three_processes: Path, train: Train
-) -> None:
+def test_a_stopped_run_of_three_processes_continues_with_one(tmp_path: Path, train: Train) -> None:
     process = torchrun(tmp_path, 3, *OPTIONS)
     assert process.stdout is not None
     assert any("TRAIN Iter 7:" in line for line in process.stdout)
-    process.send_signal(signal.SIGTERM)  # torchrun hands it on
+    process.send_signal(signal.SIGTERM)  # torchrun forwards it
     rest, _ = process.communicate(timeout=300)
     assert rest.count("stopped by SIGTERM after iteration ") == 1
     (saved,) = set((tmp_path / "models").glob("*.pth.tar")) - {tmp_path / "models/checkpoint-000005.pth.tar"}
-    again, _ = ended(torchrun(tmp_path, 3, *OPTIONS))
-    assert f"continuing from models/{saved.name}" in again
-    assert same_results(tmp_path, three_processes)
-
-    for path in (tmp_path / "models").glob("*"):  # back to where it was stopped, and on alone
-        if path != saved:
-            path.unlink()
-    alone = train(*OPTIONS)
-    assert alone.returncode == 0, alone.stderr
-    assert f"continuing from models/{saved.name}" in alone.stdout
-    # Counted over all processes before the stop, and alone after it: every image of every iteration.
-    assert "finished: models/model.pkl" in alone.stdout
+    single = train(*OPTIONS)
+    assert single.returncode == 0, single.stderr
+    assert f"continuing from models/{saved.name}" in single.stdout
+    assert "finished: models/model.pkl" in single.stdout
 
 
-def test_a_process_that_dies_is_started_again_and_the_run_goes_on_to_the_same_bits(
-    tmp_path: Path, three_processes: Path
-) -> None:
+def test_a_process_that_dies_is_restarted_and_the_run_continues_to_the_same_bits(tmp_path: Path, three_processes: Path) -> None:
     process = torchrun(tmp_path, 3, *OPTIONS, restarts=3)
     assert process.stdout is not None
     assert any("TRAIN Iter 13:" in line for line in process.stdout)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(workers[1]), signal.SIGKILL)
-    rest, errors = ended(process)
-    assert re.search(r"continuing from models/checkpoint-0000(10|15|20)", rest)
+    rest, errors = wait_until_finished(process)
+    assert re.search(r"continuing from models/checkpoint-0000(10|15)", rest)
     assert "error: process 0 of 3: another process of this run has ended" in errors
-    assert same_results(tmp_path, three_processes)
+    for name in ("model.pkl", "model-ema.pkl"):
+        assert same_tensors(read(tmp_path / "models" / name), read(three_processes / "models" / name))
 
 
 def test_evaluation_gives_the_same_figures_with_one_process_and_two(
     tmp_path: Path, three_processes: Path, train: Train
 ) -> None:
     arguments = [*SHORT[:2], "--eval", "--eval-resume", str(three_processes / "models/model.pkl"), "--device", "cpu"]
-    alone = train(*arguments)
-    together, _ = ended(torchrun(tmp_path, 2, *arguments, "--val-batch-size", "50"))
+    single = train(*arguments)
+    joint_output, _ = wait_until_finished(torchrun(tmp_path, 2, *arguments, "--val-batch-size", "50"))
     figures = [
-        re.findall(r"TEST Iter 24: loss = ([\d.]+),\tTop-1 err = ([\d.]+),\tTop-5 err = ([\d.]+)", text)
-        for text in (alone.stdout, together)
+        re.findall(r"TEST Iter 18: loss = ([\d.]+),\tTop-1 err = ([\d.]+),\tTop-5 err = ([\d.]+)", text)
+        for text in (single.stdout, joint_output)
     ]
     assert len(figures[0]) == len(figures[1]) == 1
     assert figures[0][0][1:] == figures[1][0][1:]
@@ -225,9 +212,7 @@ def test_a_batch_that_cannot_be_divided_is_refused_once(tmp_path: Path) -> None:
     assert not (tmp_path / "models").exists()
 
 
-def test_the_part_of_a_stream_is_a_stream_of_its_own() -> None:
-    from shufflenetv2.rng import generator
-
+def test_each_process_has_its_own_random_stream() -> None:
     draws = {tuple(generator(0, 3, iteration, rank).integers(2**63, size=2)) for iteration in range(4) for rank in range(4)}
     assert len(draws) == 16
     np.testing.assert_array_equal(generator(0, 3, 7).integers(100, size=9), generator(0, 3, 7, 0).integers(100, size=9))

@@ -227,6 +227,12 @@ def test_a_non_finite_loss_is_reported_with_the_iteration_in_which_it_occurred()
     assert state.iteration == 4  # the loop waits for the device only here
 
 
+def test_the_message_of_a_non_finite_loss_lists_at_most_eight_samples() -> None:
+    error = NonFiniteLossError(3, "the loss is not finite").with_samples([f"{number}.jpg" for number in range(9)])
+    assert str(error) == f"the loss is not finite; its 9 samples were {', '.join(f'{n}.jpg' for n in range(8))}, ..."
+    assert error.iteration == 3
+
+
 class SynchronizingOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records every operation that waits for a device, because its result depends on values of a tensor."""
 

@@ -1,4 +1,4 @@
-"""Code of one's own is called when the documentation says so; and checkpoints that are not wanted any more go."""
+"""Hooks are called when the documentation says so; old checkpoints are deleted."""
 
 import json
 import sys
@@ -19,35 +19,35 @@ class Recorder(Hook):
     name = "recorder"
 
     def __init__(self):
-        self.told = []
+        self.calls = []
 
-    def note(self, *what):
-        self.told.append([self.name, *what])
+    def record(self, *call):
+        self.calls.append([self.name, *call])
 
     def before_run(self, run):
-        self.note("before_run", run.state.iteration, run.config.optimization.total_iters, len(run.train_set))
+        self.record("before_run", run.state.iteration, run.config.optimization.total_iters, len(run.train_set))
 
-    def before_iteration(self, iteration, images, goals):
-        self.note("before_iteration", iteration, list(images.shape), list(goals.shape))
+    def before_iteration(self, iteration, images, targets):
+        self.record("before_iteration", iteration, list(images.shape), list(targets.shape))
 
     def after_iteration(self, iteration, loss, logits):
         assert not (loss.requires_grad or logits.requires_grad)
-        self.note("after_iteration", iteration, list(loss.shape), list(logits.shape))
+        self.record("after_iteration", iteration, list(loss.shape), list(logits.shape))
 
     def before_evaluation(self, iteration):
-        self.note("before_evaluation", iteration)
+        self.record("before_evaluation", iteration)
 
     def after_evaluation(self, iteration, result):
-        self.note("after_evaluation", iteration, result.images)
+        self.record("after_evaluation", iteration, result.images)
 
     def after_save(self, iteration, path):
-        self.note("after_save", iteration, path.rpartition("/")[2])
+        self.record("after_save", iteration, path.rpartition("/")[2])
 
     def after_run(self, run):
         run.checkpointer.wait()
-        self.note("after_run", run.state.iteration, (run.checkpointer.folder / "model.pkl").exists())
+        self.record("after_run", run.state.iteration, (run.checkpointer.folder / "model.pkl").exists())
         with open(self.name + ".json", "w") as file:
-            json.dump(self.told, file)
+            json.dump(self.calls, file)
 
 class Second(Recorder):
     name = "second"
@@ -57,40 +57,40 @@ class Silent(Hook):
 """
 
 
-def test_hooks_are_called_all_along_a_run_and_in_order(train: Train, tmp_path: Path, photographs: Path) -> None:
+def test_hooks_are_called_during_a_run_in_order(train: Train, tmp_path: Path, photographs: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "hooks.py").write_text(RECORDER)
-    # The run's own working directory is where modules are found.
+    # The working directory of the run is searched for modules.
     done = train(
         "--train-dir", photographs, "--val-dir", photographs, "--model-size", "0.5x", "--input-size", "32", "--lr", "0.01",
         "--batch-size", "8", "--total-iters", "12", "--val-interval", "6", "--save-interval", "4", "--device", "cpu",
         "--mixup", "0.5", "--model-ema", "--hook", "mine.hooks:Recorder", "--hook", "mine.hooks:Silent", "mine.hooks:Second",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = json.loads((tmp_path / "recorder.json").read_text())
+    calls = json.loads((tmp_path / "recorder.json").read_text())
     second = json.loads((tmp_path / "second.json").read_text())
-    assert [what[1:] for what in second] == [what[1:] for what in told]
+    assert [call[1:] for call in second] == [call[1:] for call in calls]
 
     expected: list[list[object]] = [["before_run", 0, 12, 21]]
     for iteration in range(1, 13):
-        expected.append(["before_iteration", iteration, [8, 3, 32, 32], [8, 3]])  # goals are shares: they are mixed
+        expected.append(["before_iteration", iteration, [8, 3, 32, 32], [8, 3]])  # mixed targets
         expected.append(["after_iteration", iteration, [], [8, 3]])
         if iteration % 6 == 0:  # the weights, and their average
             expected += [["before_evaluation", iteration], ["after_evaluation", iteration, 21]] * 2
         if iteration % 4 == 0:
             expected.append(["after_save", iteration, f"checkpoint-{iteration:06}.pth.tar"])
-    kept = [what[1:] for what in told if what[-1] != "best.pth.tar"]
-    assert kept[: len(expected)] == expected
-    rest = kept[len(expected) :]
+    without_best = [call[1:] for call in calls if call[-1] != "best.pth.tar"]
+    assert without_best[: len(expected)] == expected
+    rest = without_best[len(expected) :]
     assert rest[-1] == ["after_run", 12, True]
     assert rest.count(["before_evaluation", 12]) == rest.count(["after_evaluation", 12, 21]) == 2
-    saved = {what[2] for what in rest if what[0] == "after_save"}
+    saved = {call[2] for call in rest if call[0] == "after_save"}
     assert {"model.pkl", "model-ema.pkl", "bnps-checkpoint-000012.pth.tar"} <= saved
-    best = [what for what in told if what[-1] == "best.pth.tar"]
-    assert all(what[1:3] in (["after_save", 6], ["after_save", 12]) for what in best)
+    best = [call for call in calls if call[-1] == "best.pth.tar"]
+    assert all(call[1:3] in (["after_save", 6], ["after_save", 12]) for call in best)
 
 
-def test_what_a_hook_raises_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_of_a_hook_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "raises.py").write_text(
         "from shufflenetv2.engine import Hook\n\n\nclass Stop(Hook):\n"
         "    def after_iteration(self, iteration, loss, logits):\n"
@@ -103,7 +103,9 @@ def test_what_a_hook_raises_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert [path.name for path in (tmp_path / "models").glob("checkpoint-*")] == ["checkpoint-000004.pth.tar"]
 
 
-def test_a_hook_is_found_beside_the_run_and_is_a_new_one_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hook_is_imported_from_the_working_directory_and_instantiated_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "found_beside.py").write_text(RECORDER)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -131,7 +133,9 @@ def test_a_hook_is_found_beside_the_run_and_is_a_new_one_each_time(tmp_path: Pat
         ("hooks_of_mine:Demanding", "missing a required argument: 'path'; a hook is instantiated without arguments"),
     ],
 )
-def test_what_is_no_hook_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, part: str) -> None:
+def test_a_name_that_is_no_hook_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, part: str
+) -> None:
     (tmp_path / "needs_more.py").write_text("import a_missing_library")
     (tmp_path / "hooks_of_mine.py").write_text(
         "from shufflenetv2.engine import Hook\n\ndef function(): pass\n\nclass Other: pass\n\n"
@@ -166,7 +170,7 @@ ITERATIONS = (4, 8, 9, 12, 15, 16, 18)
         (2, 9, (9, 18)),
     ],
 )
-def test_old_checkpoints_go_and_the_newest_never(
+def test_old_checkpoints_are_deleted_but_never_the_newest(
     tmp_path: Path, hist: int | None, interval: int | None, kept: tuple[int, ...]
 ) -> None:
     others = ["best.pth.tar", "bnps-checkpoint-000004.pth.tar", "checkpoint-000004.pth.tar.damaged", "model.pkl"]
@@ -178,6 +182,6 @@ def test_old_checkpoints_go_and_the_newest_never(
         assert names == {*map(checkpoint.checkpoint_name, kept), *others}
 
 
-def test_there_may_be_nothing_to_prune(tmp_path: Path) -> None:
+def test_an_empty_folder_is_pruned_without_error(tmp_path: Path) -> None:
     checkpoint.prune(tmp_path, hist=1)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""A file is complete or absent, a damaged one is noticed, and nothing in it is executed."""
+"""A file is complete or absent, damage is detected, and nothing in a file is executed."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def network() -> ShuffleNetV2:
     return ShuffleNetV2(32, 10, "0.5x")
 
 
-def test_what_is_written_can_be_read_here_and_by_torch_alone(tmp_path: Path, network: ShuffleNetV2) -> None:
+def test_a_file_is_read_back_here_and_by_torch_alone(tmp_path: Path, network: ShuffleNetV2) -> None:
     path = tmp_path / "file.pth"
     files.write(path, {"state_dict": network.state_dict(), "iteration": 3})
     for content in (files.read(path, require_checksum=True), torch.load(path, weights_only=True)):
@@ -30,8 +30,8 @@ def test_what_is_written_can_be_read_here_and_by_torch_alone(tmp_path: Path, net
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.pth"]
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
-    """With a real limit on the size of files, in a process of its own."""
+def test_a_full_disk_leaves_the_previous_file(tmp_path: Path) -> None:
+    """A limit on the size of files, in another process, has the effect of a full disk."""
     path = tmp_path / "file.pth"
     files.write(path, {"a": torch.ones(3)})
     before = path.read_bytes()
@@ -63,7 +63,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, monkeypatch: pyte
     assert not Path("executed").exists()
 
 
-def test_the_newest_good_checkpoint_is_found_and_the_damaged_ones_are_named(
+def test_the_newest_valid_checkpoint_is_read_and_the_damaged_ones_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")
@@ -72,11 +72,11 @@ def test_the_newest_good_checkpoint_is_found_and_the_damaged_ones_are_named(
     files.write(tmp_path / checkpoint.checkpoint_name(10, "bnps-"), {"iteration": 99})
     assert (tmp_path / "checkpoint-000010.pth.tar").exists()
     (tmp_path / "checkpoint-1000000.pth.tar").write_bytes(b"")
-    torch.save({"iteration": 77}, tmp_path / "checkpoint-000500.pth.tar")  # somebody else's
-    found = checkpoint.read_newest(tmp_path)
-    assert found is not None
-    assert found[1]["iteration"] == 10
-    assert (tmp_path / "checkpoint-000500.pth.tar.damaged").exists()  # kept, and out of the way
+    torch.save({"iteration": 77}, tmp_path / "checkpoint-000500.pth.tar")  # from another program
+    newest = checkpoint.read_newest(tmp_path)
+    assert newest is not None
+    assert newest[1]["iteration"] == 10
+    assert (tmp_path / "checkpoint-000500.pth.tar.damaged").exists()  # kept under another name
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2
     assert "checkpoint-1000000.pth.tar is empty" in messages[0]
@@ -86,7 +86,7 @@ def test_the_newest_good_checkpoint_is_found_and_the_damaged_ones_are_named(
 # ---- weights
 
 
-def test_our_file_knows_everything_about_its_model(tmp_path: Path) -> None:
+def test_a_weight_file_describes_its_model(tmp_path: Path) -> None:
     network = ShuffleNetV2(64, 3, "1.0x", mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0)).eval()
     preprocessing = Preprocessing(64, 73, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
     record = model_record(network, class_names=["a", "b", "c"], preprocessing=preprocessing, iteration=5)
@@ -104,7 +104,7 @@ def test_our_file_knows_everything_about_its_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("wrapped", [True, False])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_weights_the_original_wrote_are_read(tmp_path: Path, name: str, prefix: str, wrapped: bool, zipped: bool) -> None:
+def test_weights_of_the_original_are_read(tmp_path: Path, name: str, prefix: str, wrapped: bool, zipped: bool) -> None:
     network = ShuffleNetV2(n_class=12, model_size="0.5x")
     state_dict = OrderedDict((prefix + key, value) for key, value in network.state_dict().items())
     torch.save({"state_dict": state_dict} if wrapped else state_dict, tmp_path / name, _use_new_zipfile_serialization=zipped)

@@ -114,7 +114,7 @@ def _keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)  # allocate no block with mmap, since such a block is returned as soon as it is freed
+        mallopt(M_MMAP_MAX, 0)  # never allocate with mmap: those blocks are returned as soon as they are freed
         mallopt(M_TRIM_THRESHOLD, -1)  # never shrink the heap
 
 

@@ -59,7 +59,7 @@ def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, confusion: bool = False) -> EvaluationResult:
     """Evaluate a model in eval mode, and restore its mode.
 
-    Every image counts once, whatever the batch size, and the images of all processes are counted together.
+    Every image counts once for any batch size, and the images of all processes are counted together.
 
     Args:
         model: takes the images, gives logits (N, n_class).

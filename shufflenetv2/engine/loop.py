@@ -104,8 +104,7 @@ def train_step(
     losses, logits = [], []
     for step, (chunk, chunk_targets) in enumerate(zip(images.chunk(accum_steps), _chunk(targets, accum_steps), strict=True), 1):
         # Several processes sum their gradients once, with the last chunk.
-        is_partial = step < accum_steps and isinstance(model, DistributedDataParallel)
-        with model.no_sync() if is_partial else nullcontext():  # type: ignore[operator]
+        with model.no_sync() if step < accum_steps and isinstance(model, DistributedDataParallel) else nullcontext():
             logits.append(model(chunk))
             loss = loss_function(logits[-1], chunk_targets) / accum_steps
             torch.autograd.backward(loss if scaler is None else scaler.scale(loss))

@@ -81,7 +81,7 @@ def recover_from_nonfinite(error: NonFiniteLossError, policy: str, state: "Train
         restore: loads an earlier state into `state`, and returns the name of its origin.
 
     Returns:
-        One line for the log.
+        A line for the log.
 
     Raises:
         NonFiniteLossError: the policy is 'stop', or the run has recovered too often.
