@@ -2,13 +2,14 @@
 #
 #   make train ARGS="--train-dir D --val-dir V"     train on your own images
 #   make test TESTS=tests/test_schedules.py         run the tests of one file
+#   make sanitize                                   run the tests of the C code under AddressSanitizer and UBSan
 #   make check                                      run lint, types, import rule and tests, as CI does
 
 PYTHON ?= python3
 ARGS ?= --config configs/digits.yaml
 BIN := .venv/bin
 
-.PHONY: train test check lint format types imports install hooks clean
+.PHONY: train test check lint format sanitize types imports install hooks clean
 
 train: .venv/installed
 	$(BIN)/python train.py $(ARGS)
@@ -28,6 +29,9 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i shufflenetv2/kernels/*.[ch]
+
+sanitize: install
+	PYTHON=$(BIN)/python bash .ci/sanitize
 
 types: install
 	$(BIN)/mypy
