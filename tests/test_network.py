@@ -5,8 +5,10 @@ import warnings
 import pytest
 import torch
 import torchinfo
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from shufflenetv2 import ShuffleNetV2, ShuffleV2Block
+from shufflenetv2.network import SIZES
 from tests.models import randomize_batch_norms
 from tests.reference import ReferenceNetwork, ReferenceUnit, smoothed_cross_entropy
 
@@ -28,7 +30,7 @@ def test_parameters_and_mult_adds_are_the_published_ones(size: str) -> None:
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
-def test_the_network_computes_what_the_literal_one_computes(size: str) -> None:
+def test_logits_equal_those_of_the_literal_network(size: str) -> None:
     network, reference = ShuffleNetV2(n_class=7, model_size=size), ReferenceNetwork(7, size)
     randomize_batch_norms(reference, seed=3)
     network.load_state_dict(reference.state_dict())  # strict: the names are the published ones
@@ -37,7 +39,7 @@ def test_the_network_computes_what_the_literal_one_computes(size: str) -> None:
         torch.testing.assert_close(network.eval()(images), reference.eval()(images), rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_are_those_of_the_literal_network() -> None:
+def test_gradients_equal_those_of_the_literal_network() -> None:
     network, reference = ShuffleNetV2(64, 7, "0.5x"), ReferenceNetwork(7, "0.5x", 64)
     network.load_state_dict(reference.state_dict())
     images, targets = torch.rand(4, 3, 64, 64) * 255, torch.tensor([0, 3, 6, 3])
@@ -48,7 +50,7 @@ def test_gradients_are_those_of_the_literal_network() -> None:
 
 
 @pytest.mark.parametrize(("inp", "oup", "stride"), [(24, 48, 2), (24, 116, 2), (58, 116, 1)])
-def test_a_unit_is_the_literal_unit(inp: int, oup: int, stride: int) -> None:
+def test_a_unit_equals_the_literal_unit(inp: int, oup: int, stride: int) -> None:
     block, reference = ShuffleV2Block(inp, oup, oup // 2, ksize=3, stride=stride), ReferenceUnit(inp, oup, stride)
     randomize_batch_norms(reference, seed=5)
     block.load_state_dict(reference.state_dict())
@@ -76,25 +78,25 @@ def test_initial_weights_follow_the_original() -> None:
 def test_initial_weights_are_a_function_of_the_generator() -> None:
     networks = [ShuffleNetV2(32, 10, "0.5x") for _ in range(2)]
     for network in networks:
-        torch.rand(3)  # whatever the global generator is up to
+        torch.rand(3)  # the state of the global generator does not matter
         network.initialize_weights(torch.Generator().manual_seed(7))
     first, second = (network.state_dict() for network in networks)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (33, 47), (224, 224), (64, 300)])
-def test_any_image_of_at_least_32_pixels_is_taken(shape: tuple[int, int]) -> None:
+def test_every_image_size_from_32_pixels_is_accepted(shape: tuple[int, int]) -> None:
     assert ShuffleNetV2(n_class=5, model_size="0.5x").eval()(torch.zeros(2, 3, *shape)).shape == (2, 5)
 
 
 def test_bytes_and_floats_give_the_same_logits() -> None:
     network = ShuffleNetV2(32, 5, "0.5x").eval()
     interleaved = torch.randint(0, 256, (3, 40, 40, 3), dtype=torch.uint8)
-    images = interleaved.permute(0, 3, 1, 2)  # as the loader hands them over
+    images = interleaved.permute(0, 3, 1, 2)  # the data loader's memory layout
     assert torch.equal(network(images), network(images.contiguous().float()))
 
 
-def test_mean_and_std_are_applied_by_the_network_and_stay_out_of_its_names() -> None:
+def test_mean_and_std_are_applied_and_stay_out_of_the_state_dict() -> None:
     plain = ShuffleNetV2(32, 5, "0.5x").eval()
     mean, std = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
     normalizing = ShuffleNetV2(32, 5, "0.5x", mean=mean, std=std).eval()
@@ -105,14 +107,45 @@ def test_mean_and_std_are_applied_by_the_network_and_stay_out_of_its_names() -> 
     assert not torch.allclose(normalizing(images), plain(images))
 
 
-def test_dropout_is_in_the_largest_size_alone() -> None:
+def test_only_the_largest_size_has_dropout() -> None:
     assert [ShuffleNetV2(model_size=size).dropout.p for size in PUBLISHED] == [0, 0, 0, 0.2]
 
 
 @pytest.mark.parametrize("wrong", [{"model_size": "3.0x"}, {"input_size": 31}, {"n_class": 0}])
-def test_nonsense_is_refused(wrong: dict[str, object]) -> None:
+def test_invalid_arguments_raise_errors_that_name_them(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(wrong)))):
         ShuffleNetV2(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_forward_features_returns_the_maps_of_every_stage(size: str) -> None:
+    network, images = ShuffleNetV2(model_size=size).eval(), torch.rand(2, 3, 65, 97) * 255
+    maps = network.forward_features(images)
+    (stage2, stage3, stage4), last = SIZES[size]
+    assert {name: tuple(value.shape[1:]) for name, value in maps.items()} == {
+        "stem": (24, 17, 25),
+        "stage2": (stage2, 9, 13),
+        "stage3": (stage3, 5, 7),
+        "stage4": (stage4, 3, 4),
+        "conv_last": (last, 3, 4),
+    }
+    assert torch.equal(network.classifier(network.pool(maps["conv_last"])), network(images))
+
+
+def test_torchvision_extracts_features() -> None:
+    network = ShuffleNetV2(32, 10, "0.5x").eval()
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    nodes = {
+        "maxpool": "stem",
+        "features.3": "stage2",
+        "features.11": "stage3",
+        "features.15": "stage4",
+        "conv_last": "conv_last",
+    }
+    extracted = create_feature_extractor(network, nodes)(images)
+    expected = network.forward_features(images)
+    assert extracted.keys() == expected.keys()
+    assert all(torch.equal(extracted[name], expected[name]) for name in expected)
 
 
 def test_the_network_can_be_exported() -> None:

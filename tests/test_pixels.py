@@ -1,5 +1,7 @@
 """The compiled resizing, flips, colour jitter and crops give OpenCV's pixels, bit for bit."""
 
+import ctypes
+import os
 import platform
 import shutil
 import subprocess
@@ -14,8 +16,10 @@ import pytest
 from shufflenetv2.data.images import CropResize, Image, ImageError, SequentialJpeg, open_encoded
 from shufflenetv2.data.jitter import UNCHANGED, Jitter, draw_jitter
 from shufflenetv2.data.resize import INTERPOLATIONS, resize
-from shufflenetv2.kernels.pixels import library
-from tests.support import ROOT, photograph
+from shufflenetv2.kernels.bindings import load_library, parse_prototypes
+from shufflenetv2.kernels.pixels import HEADER as HEADER_FILE
+from shufflenetv2.kernels.pixels import LIBRARY, library
+from tests.support import ONE_THREAD, ROOT, photograph
 
 GUARD = 64  # bytes after a result, which must stay unchanged
 
@@ -176,18 +180,91 @@ print(digest.hexdigest())
 """
 
 
-def test_where_nothing_is_compiled_one_line_says_so_and_the_pixels_are_the_same(tmp_path: Path, photographs: Path) -> None:
-    """A copy of the package as it is before anything was compiled."""
-    copy = shutil.copytree(
-        ROOT / "shufflenetv2", tmp_path / "shufflenetv2", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+LOSSES = """
+import torch
+from shufflenetv2 import ShuffleNetV2
+from shufflenetv2.engine import choose_devices, train_step
+from shufflenetv2.recipe import parameter_groups
+from tests.test_recipe import digit_batches, golden_losses
+
+torch.set_num_threads(1)
+print(golden_losses())
+network = ShuffleNetV2(32, 10, "0.5x")
+network.initialize_weights(torch.Generator().manual_seed(0))
+model = choose_devices("cpu").place(network, training=True).train()
+optimizer = torch.optim.SGD(parameter_groups(network, 4e-5), lr=0.03, momentum=0.9)
+loss_function = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+print([train_step(model, *batch, loss_function, optimizer)[0].item() for batch in digit_batches(12)])
+"""
+
+
+def run_package(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run code with the package in `folder`."""
+    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(folder)}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
+
+
+def test_an_uncompiled_package_gives_the_same_pixels_and_logs_one_line(tmp_path: Path, photographs: Path) -> None:
+    ignored = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "shufflenetv2", tmp_path / "shufflenetv2", ignore=ignored)
     code = COMPARED.replace("PHOTOGRAPHS", repr(str(photographs)))
-    results = []
-    for folder in (ROOT, copy.parent):
-        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        results.append(done.stdout)
-    assert results[0] == results[1]
-    assert done.stderr.count("\n") == (platform.machine() == "x86_64")
+    expected, uncompiled = (run_package(folder, code) for folder in (ROOT, tmp_path))
+    assert (expected.returncode, uncompiled.returncode) == (0, 0), expected.stderr + uncompiled.stderr
+    assert uncompiled.stdout == expected.stdout
+    assert uncompiled.stderr.count("\n") == (platform.machine() == "x86_64")
     if platform.machine() == "x86_64":
-        assert "pip install -e ." in done.stderr
+        assert "pip install -e ." in uncompiled.stderr
+
+
+@pytest.mark.parametrize("program", [COMPARED, LOSSES], ids=["pixels", "losses"])
+def test_without_the_kernels_folder_pixels_and_golden_losses_are_the_same(
+    program: str, tmp_path: Path, photographs: Path
+) -> None:
+    ignored = shutil.ignore_patterns("kernels", "__pycache__")
+    shutil.copytree(ROOT / "shufflenetv2", tmp_path / "shufflenetv2", ignore=ignored)
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=ignored)
+    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    code = program.replace("PHOTOGRAPHS", repr(str(photographs)))
+    assert run_package(tmp_path, "import shufflenetv2.kernels").returncode == 1
+    expected, plain = (run_package(folder, code) for folder in (ROOT, tmp_path))
+    assert (expected.returncode, plain.returncode) == (0, 0), expected.stderr + plain.stderr
+    assert plain.stdout == expected.stdout != ""
+
+
+# Without this, an editable installation finds the missing kernels in the repository.
+SITECUSTOMIZE = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
+"""
+
+HEADER = """
+/* Return nothing of use; int ignored(int x); stays a comment. */
+int run(const float *x, ptrdiff_t count, double scale, uint8_t *bytes,
+        size_t size);
+int is_supported(void);
+"""
+
+
+def test_bindings_are_derived_from_the_header() -> None:
+    assert parse_prototypes(HEADER) == {
+        "run": (
+            ctypes.c_int,
+            [ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_double, ctypes.c_void_p, ctypes.c_size_t],
+        ),
+        "is_supported": (ctypes.c_int, []),
+    }
+    with pytest.raises(KeyError, match="long"):
+        parse_prototypes("int run(long count);")
+
+
+@pytest.mark.skipif(library() is None, reason="the C code is not compiled")
+def test_a_library_that_was_built_with_another_header_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert load_library(LIBRARY, HEADER_FILE, "slower") is not None
+    changed = tmp_path / "pixels.h"
+    changed.write_text(HEADER_FILE.read_text().replace("double own", "float own"))
+    assert load_library(LIBRARY, changed, "slower") is None
+    assert [record.message for record in caplog.records] == [
+        "slower: compile it with `pip install -e .`, which needs a C compiler"
+    ]
