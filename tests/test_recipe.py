@@ -108,7 +108,7 @@ def test_the_golden_loss_sequence_is_unchanged() -> None:
         assert [loss.hex() for loss in losses] == golden["losses"]
     else:
         # Training amplifies float32 rounding, which differs between processors: only the first updates are comparable.
-        assert losses[:3] == pytest.approx([float.fromhex(loss) for loss in golden["losses"][:3]], rel=2e-2)
+        assert losses[:2] == pytest.approx([float.fromhex(loss) for loss in golden["losses"][:2]], rel=2e-2)
 
 
 if __name__ == "__main__":
