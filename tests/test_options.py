@@ -133,6 +133,7 @@ def test_without_images_the_digits_are_suggested() -> None:
         (["--config", "absent.yaml"], ["absent.yaml", "No such file"]),
         (["--dataset", "digits"], ["--train-dir", "--dataset folder"]),
         (["--tta", "3"], ["--tta 3", "one of 1, 2, 5, 10"]),
+        (["--sched", "cosin"], ["--sched cosin", "did you mean cosine?"]),
         (["--save-interval", "0m"], ["--save-interval 0m", "90s, 10m or 2h"]),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import dataclass_transform
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from .types import Accepts
 
 
@@ -164,7 +164,9 @@ def validate(group: type[T], values: Mapping[str, Any]) -> T:
         (option,) = (option for option in options_of(group) if option.name == name)
         if name not in texts:
             raise UserError(f"`{name}` is missing: {option.help}") from None
-        raise UserError(f"`{name}` {in_words(texts[name])}: must be {option.accepts.text}") from None
+        near = nearest(in_words(texts[name]), map(str, option.choices))
+        remedy = f"; did you mean {near}?" if near else ""
+        raise UserError(f"`{name}` {in_words(texts[name])}: must be {option.accepts.text}{remedy}") from None
 
 
 def to_text(value: Any) -> Any:
