@@ -9,7 +9,7 @@ from pathlib import Path
 from ..config import GROUPS, Config
 from ..errors import UserError
 from .config_files import Layer, merge, read_layers
-from .parser import OptionParser, spell_options
+from .parser import OptionParser
 
 DESCRIPTION = "Train and evaluate ShuffleNetV2. Run the same command again after an interruption, and it continues."
 EXAMPLES = """examples:
@@ -123,32 +123,23 @@ def run_command(parser: OptionParser, run: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at exit
         return 0
     except (Exception, KeyboardInterrupt) as error:
-        return exit_status(error, parser.prog, parser.debug, parser.spell)
+        return _report(error, parser)
 
 
-def _spell_flags(message: str) -> str:
-    return spell_options(message, {})
-
-
-def exit_status(
-    error: Exception | KeyboardInterrupt, prog: str, debug: bool = False, spell: Callable[[str], str] = _spell_flags
-) -> int:
+def _report(error: Exception | KeyboardInterrupt, parser: OptionParser) -> int:
     """Print one line about the error that ended a command.
-
-    Args:
-        spell: replaces names of options in backticks by the spelling of the user.
 
     Returns:
         The exit status.
 
     Raises:
-        Exception: the error itself, if the user cannot fix it, or with `debug`.
+        Exception: the error itself, if the user cannot fix it or asked for tracebacks.
     """
     status, message = 1, str(error)
     if isinstance(error, KeyboardInterrupt):
-        print(f"{prog}: interrupted", file=sys.stderr)
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130
-    if debug:
+    if parser.debug:
         raise error
     if isinstance(error, UserError):
         status = error.status
@@ -163,5 +154,5 @@ def exit_status(
         message = "the device is out of memory; use a smaller `batch_size` or `val_batch_size`"
     else:
         raise error
-    print(f"{prog}: error: {spell(message)}", file=sys.stderr)
+    print(f"{parser.prog}: error: {parser.spell(message)}", file=sys.stderr)
     return status

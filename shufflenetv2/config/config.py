@@ -80,12 +80,6 @@ class Config:
         check(config)
         return _resolved(config)
 
-    def __getattr__(self, name: str) -> Any:
-        # Temporary: parts that do not take their group yet read options by name.
-        if name in GROUP_OF:
-            return getattr(getattr(self, GROUP_OF[name]), name)
-        raise AttributeError(name)
-
     def values(self) -> dict[str, Any]:
         """Return the value of every option by its name."""
         return {name: getattr(getattr(self, attribute), name) for name, attribute in GROUP_OF.items()}

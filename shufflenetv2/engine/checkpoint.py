@@ -153,7 +153,8 @@ class RunIdentity:
         digest.update(names.encode(errors="surrogateescape"))
         samples = digest.hexdigest()
         if distributed.broadcast_from_rank0(samples) != samples:
-            raise UserError(f"process {distributed.rank()} has different training images than process 0")
+            # Status 1: unlike wrong usage, which one process of a machine reports, this is reported by the process it concerns.
+            raise UserError(f"process {distributed.rank()} has different training images than process 0", status=1)
         return cls(recipe, train_set.class_names, samples)
 
     def require_same(self, content: Mapping[str, Any], path: str | Path, remedy: str) -> None:
