@@ -281,6 +281,7 @@ class SampleConfig:
     top: Count = option(5, "number of lines", short="-n", aliases=("--lines",))
     tag: Names = option((), "tags")
     fold: bool = option(True, "do not fold")
+    quiet: bool = option(False, "print less")
 
 
 def sample(*arguments: str) -> SampleConfig:
@@ -296,6 +297,8 @@ def test_any_command_declares_its_options_as_a_group() -> None:
     everything = SampleConfig(source="in", target="out", top=3, tag=("a", "b"), fold=False)
     assert sample("in", "out", "--lines", "3", "--tag", "a", "--tag", "b", "--no-fold") == everything
     assert sample("-n3", "--tag=a", "--tag=b", "--no-fold", "in", "out") == everything
+    assert sample("--quiet", "in") == sample("in", "--quiet") == SampleConfig(source="in", quiet=True)
+    assert sample("--quiet", "false", "in") == sample("--quiet=false", "in") == SampleConfig(source="in")
     assert sample("--fold=false", "in", "-n", "3", "out", "--tag", "a", "b") == everything
 
 

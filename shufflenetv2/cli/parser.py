@@ -79,12 +79,21 @@ class OptionParser:
             if word.startswith("--") and (name := word.split("=")[0]) not in self._names:
                 raise UserError(self.unknown_option(name, "on the command line"))
         if any(option.positional for option in self.options):
-            namespace, unknown = self._parser.parse_known_intermixed_args(argv)
+            namespace, unknown = self._parser.parse_known_intermixed_args(self._with_switch_values(argv))
         else:
             namespace, unknown = self._parser.parse_known_args(argv)
         if unknown:
             raise UserError(self.unknown_option(unknown[0].split("=")[0], "on the command line"))
         return {name: value for name, value in vars(namespace).items() if value is not None}
+
+    def _with_switch_values(self, argv: Sequence[str]) -> list[str]:
+        """Give each bare switch the value true, so that it does not take a positional argument as its value."""
+        switches = {name for option in self.options if option.is_switch for name in ("--" + option.key, *option.aliases)}
+        words = []
+        for word, following in zip(argv, [*argv[1:], ""], strict=True):
+            is_bare = word in switches and following.lower() not in ("true", "false")
+            words.append(f"{word}=true" if is_bare else word)
+        return words
 
     def parse_group(self, group: type[T], argv: Sequence[str]) -> T:
         """Return the options on a command line as this group.
