@@ -90,7 +90,7 @@ class OptionParser:
         """Give each bare switch the value true, so that it does not take a positional argument as its value."""
         switches = {name for option in self.options if option.is_switch for name in ("--" + option.key, *option.aliases)}
         words = []
-        for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        for word, following in zip(argv, [*argv[1:], ""], strict=False):
             is_bare = word in switches and following.lower() not in ("true", "false")
             words.append(f"{word}=true" if is_bare else word)
         return words
