@@ -1,7 +1,7 @@
-"""The published network and recipe written out the slow, literal way, to hold the fast ones against.
+"""The published network and recipe, written literally from the original's code, as a reference for the package.
 
-Independent of the package: modules from the paper and the original's description, the shuffle as
-a reshape and a transposition, the loss and the learning rate as formulas.
+Independent of the package: the channel shuffle is a reshape and a transposition, the loss and the learning rate are
+formulas.
 """
 
 import torch
@@ -16,7 +16,7 @@ SIZES = {
 
 
 def shuffle_and_split(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, C, H, W) -> the even channels and the odd ones, each (N, C/2, H, W)."""
+    """Return the even channels and the odd ones: (N, C, H, W) -> two times (N, C/2, H, W)."""
     n, c, h, w = x.shape
     x = x.reshape(n * c // 2, 2, h * w).permute(1, 0, 2).reshape(2, -1, c // 2, h, w)
     return x[0], x[1]
@@ -25,12 +25,12 @@ def shuffle_and_split(x: Tensor) -> tuple[Tensor, Tensor]:
 class ReferenceUnit(nn.Module):
     def __init__(self, inp: int, oup: int, stride: int) -> None:
         super().__init__()
-        mid, made = oup // 2, oup - inp
+        mid, right = oup // 2, oup - inp
         self.stride = stride
         self.branch_main = nn.Sequential(
             nn.Conv2d(inp, mid, 1, 1, 0, bias=False), nn.BatchNorm2d(mid), nn.ReLU(),
             nn.Conv2d(mid, mid, 3, stride, 1, groups=mid, bias=False), nn.BatchNorm2d(mid),
-            nn.Conv2d(mid, made, 1, 1, 0, bias=False), nn.BatchNorm2d(made), nn.ReLU(),
+            nn.Conv2d(mid, right, 1, 1, 0, bias=False), nn.BatchNorm2d(right), nn.ReLU(),
         )  # fmt: skip
         if stride == 2:
             self.branch_proj = nn.Sequential(
@@ -40,8 +40,8 @@ class ReferenceUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride == 1:
-            passed, worked = shuffle_and_split(x)
-            return torch.cat((passed, self.branch_main(worked)), 1)
+            left, right = shuffle_and_split(x)
+            return torch.cat((left, self.branch_main(right)), 1)
         return torch.cat((self.branch_proj(x), self.branch_main(x)), 1)
 
 
@@ -80,7 +80,7 @@ def smoothed_cross_entropy(logits: Tensor, targets: Tensor, epsilon: float) -> T
 def reference_training(
     network: nn.Module, batches: list[tuple[Tensor, Tensor]], *, base: float, total: int, decay: float = 4e-5
 ) -> list[float]:
-    """The original's recipe over batches of float images, SGD with momentum 0.9 written out. Returns the losses."""
+    """Train with the original's recipe on batches of float images, with SGD of momentum 0.9; return the losses."""
     velocity: dict[str, Tensor] = {}
     losses = []
     network.train()

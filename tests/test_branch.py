@@ -33,18 +33,18 @@ def make(form: str) -> FusedBranch:
     network = ShuffleNetV2(32, 3, "0.5x")
     stride = 1 if form == "main" else 2
     unit = ShuffleV2Block(13, 29 if stride == 1 else 31, 11, ksize=3, stride=stride)
-    made = {"stem": network.first_conv, "last": network.conv_last, "projection": unit.branch_proj}.get(form, unit.branch_main)
+    branch = {"stem": network.first_conv, "last": network.conv_last, "projection": unit.branch_proj}.get(form, unit.branch_main)
     accelerate(network)
     accelerate(unit)
-    assert isinstance(made, FusedBranch)
-    for layer in made:
+    assert isinstance(branch, FusedBranch)
+    for layer in branch:
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, -1.0, 1.5)
             nn.init.normal_(layer.bias, 0.0, 0.3)
             assert layer.running_mean is not None
             nn.init.normal_(layer.running_mean)
             layer.momentum = 0.3
-    return made.train()
+    return branch.train()
 
 
 def images(form: str, shape: tuple[int, int, int]) -> Tensor:
@@ -58,10 +58,10 @@ def images(form: str, shape: tuple[int, int, int]) -> Tensor:
 def step(trained: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """Run a forward and a backward pass; return the output, the gradients and the buffers."""
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
-    made = trained(x)
-    made.backward(torch.randn(made.shape, generator=torch.Generator().manual_seed(3)).to(made.dtype))
+    output = trained(x)
+    output.backward(torch.randn(output.shape, generator=torch.Generator().manual_seed(3)).to(output.dtype))
     gradients = {name: parameter.grad for name, parameter in trained.named_parameters() if parameter.grad is not None}
-    return {"output": made.detach(), "x": x.grad, **gradients, **dict(trained.named_buffers())}
+    return {"output": output.detach(), "x": x.grad, **gradients, **dict(trained.named_buffers())}
 
 
 def test_the_step_is_compiled_on_a_machine_with_a_compiler() -> None:
@@ -131,7 +131,7 @@ def check(trained: nn.Module, x: Tensor) -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("form", "offset"), [*((form, 0) for form in FORMS), *((form, 100) for form in FORMS[:-1])])
 def test_a_step_is_as_accurate_as_torchs(form: str, offset: int, shape: tuple[int, int, int]) -> None:
-    trained, x = make(form), images(form, shape) + offset  # no offset for projections: they are given what a ReLU made
+    trained, x = make(form), images(form, shape) + offset  # no offset for projections: their input is the output of a ReLU
     assert trained.can_fuse(x)
     check(trained, x)
     assert trained[1].num_batches_tracked == 1
@@ -289,10 +289,10 @@ def test_frozen_weights_get_no_gradient_and_change_no_other_gradient() -> None:
     trained = make("main")
     for index in (0, 4, 5):
         trained[index].requires_grad_(False)
-    found = step(trained, x)
-    assert "0.weight" not in found
-    assert "4.bias" not in found
-    for name, value in found.items():
+    result = step(trained, x)
+    assert "0.weight" not in result
+    assert "4.bias" not in result
+    for name, value in result.items():
         assert torch.equal(value, everything[name]), name
 
 

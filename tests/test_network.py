@@ -45,8 +45,8 @@ def test_gradients_equal_those_of_the_literal_network() -> None:
     images, targets = torch.rand(4, 3, 64, 64) * 255, torch.tensor([0, 3, 6, 3])
     for model in (network, reference):
         torch.autograd.backward(smoothed_cross_entropy(model(images), targets, 0.1))
-    for (name, ours), theirs in zip(network.named_parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
+    for (name, parameter), expected in zip(network.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize(("inp", "oup", "stride"), [(24, 48, 2), (24, 116, 2), (58, 116, 1)])

@@ -1,4 +1,4 @@
-"""Networks that differ from the published one: pooling, layout, drops and batch norm, and what of it a file tells."""
+"""Variants of the published network (pooling, layout, drops, batch norm), and which of them a weight file determines."""
 
 from pathlib import Path
 
@@ -17,17 +17,17 @@ STRIDE_2 = (0, 4, 12)
 
 
 def units(network: ShuffleNetV2) -> list[ShuffleV2Block]:
-    found = [unit for unit in network.features if isinstance(unit, ShuffleV2Block)]
-    assert len(found) == DEPTH
-    return found
+    blocks = [unit for unit in network.features if isinstance(unit, ShuffleV2Block)]
+    assert len(blocks) == DEPTH
+    return blocks
 
 
 def layers(module: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
     return [layer for layer in module.modules() if isinstance(layer, kind)]
 
 
-def never_zero(unit: ShuffleV2Block) -> None:
-    """Of itself, what the main branch makes."""
+def make_output_positive(unit: ShuffleV2Block) -> None:
+    """Raise the biases of the last norm, so that only a drop makes the main branch's output zero."""
     norm = unit.branch_main[6]
     assert isinstance(norm, nn.BatchNorm2d)
     nn.init.ones_(norm.bias)
@@ -37,8 +37,8 @@ def images(count: int = 2, side: int = 64) -> Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 255
 
 
-def distinct(network: ShuffleNetV2) -> ShuffleNetV2:
-    """With statistics that make everything matter."""
+def with_random_norms(network: ShuffleNetV2) -> ShuffleNetV2:
+    """Draw weights and statistics of the norms, so that the output depends on all of them."""
     generator = torch.Generator().manual_seed(5)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -48,9 +48,9 @@ def distinct(network: ShuffleNetV2) -> ShuffleNetV2:
     return network.eval()
 
 
-def test_pooling_is_what_its_name_says() -> None:
+def test_pooling_matches_its_name() -> None:
     torch.manual_seed(0)
-    networks = {pooling: distinct(ShuffleNetV2(64, 7, "0.5x", pooling=pooling)) for pooling in POOLINGS}
+    networks = {pooling: with_random_norms(ShuffleNetV2(64, 7, "0.5x", pooling=pooling)) for pooling in POOLINGS}
     features: list[Tensor] = []
     networks["avg"].conv_last.register_forward_hook(lambda module, inputs, output: features.append(output))
     weight = torch.randn(7, 2048)
@@ -60,7 +60,7 @@ def test_pooling_is_what_its_name_says() -> None:
     with torch.no_grad():
         logits = {pooling: network(images()) for pooling, network in networks.items()}
     mean, largest = features[0].mean(dim=(2, 3)), features[0].amax(dim=(2, 3))
-    assert features[0].shape[2:] == (2, 2)  # where the two differ
+    assert features[0].shape[2:] == (2, 2)  # more than one pixel: mean and maximum differ
     torch.testing.assert_close(logits["avg"], mean @ weight[:, :1024].T)
     torch.testing.assert_close(logits["max"], largest @ weight[:, :1024].T)
     torch.testing.assert_close(logits["avgmax"], (mean + largest) / 2 @ weight[:, :1024].T)
@@ -68,34 +68,34 @@ def test_pooling_is_what_its_name_says() -> None:
 
 
 @pytest.mark.parametrize(("pooling", "layout"), [("avg", "original"), *((pooling, "torchvision") for pooling in POOLINGS)])
-def test_a_file_of_ours_brings_the_whole_architecture_back(tmp_path: Path, pooling: str, layout: str) -> None:
+def test_a_model_file_restores_the_architecture(tmp_path: Path, pooling: str, layout: str) -> None:
     network = ShuffleNetV2(64, 7, "1.0x", pooling=pooling, layout=layout, head_bias=pooling == "max", bn_eps=1e-3)
-    distinct(network)
+    with_random_norms(network)
     record = model_record(network, class_names=list("abcdefg"), preprocessing=Preprocessing(64, 64), iteration=3)
     files.write(tmp_path / "model.pkl", record)
     weights = read_weights(tmp_path / "model.pkl")
     assert (weights.n_class, weights.model_size, weights.iteration) == (7, "1.0x", 3)
-    for again in (weights.network(), load_model(str(tmp_path / "model.pkl"))):
-        assert again.architecture == network.architecture
-        assert {layer.eps for layer in again.modules() if isinstance(layer, nn.BatchNorm2d)} == {1e-3}
-        assert not again.training
-        assert torch.equal(again(images()), network(images()))
+    for restored in (weights.network(), load_model(str(tmp_path / "model.pkl"))):
+        assert restored.architecture == network.architecture
+        assert {layer.eps for layer in restored.modules() if isinstance(layer, nn.BatchNorm2d)} == {1e-3}
+        assert not restored.training
+        assert torch.equal(restored(images()), network(images()))
 
 
 @pytest.mark.parametrize("layout", ["original", "torchvision"])
 @pytest.mark.parametrize("head_bias", [False, True])
 @pytest.mark.parametrize("pooling", ["avg", "catavgmax"])
-def test_a_bare_state_dict_tells_its_layout_bias_and_width_of_the_head(
+def test_a_bare_state_dict_determines_layout_bias_and_pooled_width(
     tmp_path: Path, pooling: str, head_bias: bool, layout: str
 ) -> None:
-    network = distinct(ShuffleNetV2(64, 7, "1.0x", pooling=pooling, layout=layout, head_bias=head_bias))
+    network = with_random_norms(ShuffleNetV2(64, 7, "1.0x", pooling=pooling, layout=layout, head_bias=head_bias))
     torch.save({f"module.{name}": tensor for name, tensor in network.state_dict().items()}, tmp_path / "bare.pth")
-    again = read_weights(tmp_path / "bare.pth").network()
-    assert again.architecture == network.architecture
-    assert torch.equal(again(images()), network(images()))
+    restored = read_weights(tmp_path / "bare.pth").network()
+    assert restored.architecture == network.architecture
+    assert torch.equal(restored(images()), network(images()))
 
 
-def test_the_other_layout_has_torchvisions_parameters() -> None:
+def test_the_torchvision_layout_has_torchvisions_number_of_parameters() -> None:
     def count(size: str, **settings: object) -> int:
         network = ShuffleNetV2(224, 1000, size, **settings)  # type: ignore[arg-type]
         return sum(parameter.numel() for parameter in network.parameters())
@@ -108,7 +108,7 @@ def test_the_other_layout_has_torchvisions_parameters() -> None:
     assert network(images()).shape == (2, 7)
 
 
-def test_rates_of_stochastic_depth_grow_with_depth_and_units_of_stride_2_are_spared() -> None:
+def test_rates_of_stochastic_depth_grow_with_depth_except_in_units_of_stride_2() -> None:
     network = ShuffleNetV2(64, 7, "0.5x", drop_path=0.3)
     expected = timm.layers.calculate_drop_path_rates(0.3, DEPTH)
     for number, unit in enumerate(units(network)):
@@ -118,9 +118,9 @@ def test_rates_of_stochastic_depth_grow_with_depth_and_units_of_stride_2_are_spa
     assert network.state_dict().keys() == ShuffleNetV2(64, 7, "0.5x").state_dict().keys()
 
 
-def test_stochastic_depth_drops_the_main_branch_of_whole_samples_at_its_rate() -> None:
+def test_stochastic_depth_drops_the_main_branch_of_samples_at_its_rate() -> None:
     unit = units(ShuffleNetV2(64, 7, "0.5x", drop_path=0.4))[-1]
-    never_zero(unit)
+    make_output_positive(unit)
     x = torch.randn(1000, 192, 3, 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         whole = unit.eval()(x)
@@ -128,14 +128,14 @@ def test_stochastic_depth_drops_the_main_branch_of_whole_samples_at_its_rate() -
         unit.drop.train()  # type: ignore[union-attr]
         dropped = unit(x)
     assert torch.equal(whole[:, :96], x[:, 0::2])
-    assert torch.equal(dropped[:, :96], x[:, 0::2])  # the other half always passes
-    gone = (dropped[:, 96:] == 0).flatten(1).all(dim=1)
-    assert gone.double().mean().item() == pytest.approx(0.4, abs=0.05)
-    torch.testing.assert_close(dropped[~gone, 96:], whole[~gone, 96:] / 0.6)
+    assert torch.equal(dropped[:, :96], x[:, 0::2])  # the left branch is never dropped
+    dropped_samples = (dropped[:, 96:] == 0).flatten(1).all(dim=1)
+    assert dropped_samples.double().mean().item() == pytest.approx(0.4, abs=0.05)
+    torch.testing.assert_close(dropped[~dropped_samples, 96:], whole[~dropped_samples, 96:] / 0.6)
 
 
-def test_drops_are_for_training_only() -> None:
-    plain = distinct(ShuffleNetV2(64, 7, "0.5x"))
+def test_drops_have_no_effect_in_evaluation() -> None:
+    plain = with_random_norms(ShuffleNetV2(64, 7, "0.5x"))
     dropping = ShuffleNetV2(64, 7, "0.5x", drop_path=0.5, drop_block=0.5, dropout=0.5)
     dropping.load_state_dict(plain.state_dict())
     assert torch.equal(dropping.eval()(images()), plain(images()))
@@ -145,38 +145,38 @@ def test_drops_are_for_training_only() -> None:
     assert not torch.allclose(dropping(images()), plain(images()))
 
 
-def test_blocks_are_dropped_in_the_last_two_stages_only() -> None:
+def test_dropblock_is_in_the_last_two_stages() -> None:
     network = ShuffleNetV2(64, 7, "0.5x", drop_block=0.2)
     for number, unit in enumerate(units(network)):
-        found = [
+        settings = [
             (layer.drop_prob, layer.block_size, layer.gamma_scale)
             for layer in unit.modules()
             if isinstance(layer, timm.layers.DropBlock2d)
         ]
-        assert found == ([] if number < 4 else [(0.2, 5, 0.25)] if number < 12 else [(0.2, 3, 1.0)])
+        assert settings == ([] if number < 4 else [(0.2, 5, 0.25)] if number < 12 else [(0.2, 3, 1.0)])
         assert not layers(unit, timm.layers.DropPath)
     both = units(ShuffleNetV2(64, 7, "0.5x", drop_block=0.2, drop_path=0.2))[-1]
     assert len(layers(both, timm.layers.DropBlock2d) + layers(both, timm.layers.DropPath)) == 2
 
 
-def test_dropped_blocks_leave_a_hole_in_every_channel_that_the_main_branch_made() -> None:
+def test_dropblock_zeroes_the_same_pixels_in_all_channels_of_the_main_branch() -> None:
     unit = units(ShuffleNetV2(224, 7, "0.5x", drop_block=0.3))[-1]
-    never_zero(unit)
+    make_output_positive(unit)
     x = torch.randn(200, 192, 7, 7, generator=torch.Generator().manual_seed(0))
     unit.eval()
     unit.drop.train()  # type: ignore[union-attr]
     torch.manual_seed(1)
     with torch.no_grad():
-        made = unit(x)[:, 96:]
-    holes = (made == 0).all(dim=1)
-    assert torch.equal(holes, (made == 0).any(dim=1))
-    assert 0.3 < holes.double().mean().item() < 0.45  # about the rate: timm lets blocks reach over the edge
+        output = unit(x)[:, 96:]
+    holes = (output == 0).all(dim=1)
+    assert torch.equal(holes, (output == 0).any(dim=1))
+    assert 0.3 < holes.double().mean().item() < 0.45  # about the rate: timm's blocks may extend over the border
 
 
-def test_settings_of_batch_norm_reach_every_layer() -> None:
+def test_batch_norm_settings_apply_to_every_layer() -> None:
     network = ShuffleNetV2(64, 7, "0.5x", bn_eps=1e-3, bn_momentum=0.25, drop_path=0.2)
-    found = [(layer.eps, layer.momentum) for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    assert found == [(1e-3, 0.25)] * (2 + 3 * DEPTH + 2 * len(STRIDE_2))
+    settings = [(layer.eps, layer.momentum) for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert settings == [(1e-3, 0.25)] * (2 + 3 * DEPTH + 2 * len(STRIDE_2))
     default = ShuffleNetV2(64, 7, "0.5x")
     assert {(layer.eps, layer.momentum) for layer in default.modules() if isinstance(layer, nn.BatchNorm2d)} == {(1e-5, 0.1)}
     default.load_state_dict(network.state_dict())
@@ -184,6 +184,6 @@ def test_settings_of_batch_norm_reach_every_layer() -> None:
 
 
 def test_unknown_poolings_and_layouts_are_refused() -> None:
-    for wrong in ({"pooling": "sum"}, {"layout": "other"}):
-        with pytest.raises(ValueError, match=f"{next(iter(wrong))} "):
-            ShuffleNetV2(64, 7, "0.5x", **wrong)  # type: ignore[arg-type]
+    for arguments in ({"pooling": "sum"}, {"layout": "other"}):
+        with pytest.raises(ValueError, match=f"{next(iter(arguments))} "):
+            ShuffleNetV2(64, 7, "0.5x", **arguments)  # type: ignore[arg-type]
