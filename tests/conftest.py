@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from shufflenetv2.cli.command import main
 from tests.support import ONE_THREAD, ROOT, Train, photograph
 
 # One thread in this process: the steps are small, and with more threads than free cores torch's threads
@@ -40,5 +41,18 @@ def train(tmp_path: Path) -> Train:
             text=True,
             timeout=300,
         )
+
+    return run
+
+
+@pytest.fixture
+def train_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
+    """Run the training command in this process, in an empty folder: a new process needs seconds to load torch."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        status = main(list(map(str, arguments)))
+        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
 
     return run

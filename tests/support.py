@@ -1,5 +1,7 @@
 """Helpers that several test files share: paths, processes, images, comparison of tensors."""
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from shufflenetv2.data import Dataset
+from shufflenetv2.engine import Hook
 
 ROOT = Path(__file__).parent.parent
 Train = Callable[..., subprocess.CompletedProcess[str]]
@@ -41,3 +45,13 @@ def pixels(dataset: Dataset, index: int) -> np.ndarray:
     """Return the whole image of a sample, uint8 (H, W, 3), BGR."""
     image = dataset.image(index)
     return image.crop(0, 0, image.height, image.width).copy()
+
+
+class Stop(Hook):
+    """Send SIGTERM to the run in the iteration `after`, which a test may set: `--hook tests.support:Stop`."""
+
+    after = 7
+
+    def after_iteration(self, iteration: int, loss: Tensor, logits: Tensor) -> None:
+        if iteration == self.after:
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -1,10 +1,8 @@
 """With any options a run that is interrupted and continued ends with the same bits; wrong use gets one line."""
 
 import csv
-import os
 import re
 import shutil
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +15,7 @@ from shufflenetv2.cli.evaluate import run_evaluation
 from shufflenetv2.cli.throughput import run_throughput
 from shufflenetv2.cli.train import run_training
 from shufflenetv2.data import ImageError
-from shufflenetv2.engine import Hook
 from tests.support import same_tensors
-
-STOPPED_AFTER = 7  # of 12 iterations
 
 RECIPES = {
     "reference": [],
@@ -52,14 +47,6 @@ RECIPES = {
     "everything": ["--aa", "rand-m9-mstd0.5-inc1", "--mixup", "0.2", "--reprob", "0.3", "--drop-path", "0.2",
                    "--aug-repeats", "2", "--model-ema", "--recovery-interval", "3", "--checkpoint-hist", "2"],
 }  # fmt: skip
-
-
-class Stop(Hook):
-    """Send SIGTERM to the run in its seventh iteration."""
-
-    def after_iteration(self, iteration: int, loss: Tensor, logits: Tensor) -> None:
-        if iteration == STOPPED_AFTER:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def arguments_for(photographs: Path, folder: Path, *arguments: str) -> list[str]:
@@ -111,7 +98,7 @@ def test_an_interrupted_run_continues_to_the_same_bits(
     arguments = RECIPES[name]
     assert run(photographs, tmp_path / "untouched", *arguments, "--workers", "1") == 0
     stopped = tmp_path / "stopped"
-    assert run(photographs, stopped, *arguments, "--hook", f"{__name__}:Stop", "--workers", "2") == 143
+    assert run(photographs, stopped, *arguments, "--hook", "tests.support:Stop", "--workers", "2") == 143
     assert not list((stopped / "models").glob("model*.pkl"))
     assert run(photographs, stopped, *arguments, "--workers", "3") == 0
     untouched = tensors(tmp_path / "untouched")
@@ -185,7 +172,7 @@ def test_an_interrupted_distillation_continues_to_the_same_bits(photographs: Pat
     teacher = str(tmp_path / "teacher/models/model.pkl")
     arguments = ["--teacher", teacher, "--distill-alpha", "0.7", "--distill-temperature", "2", "--mixup", "0.2"]
     assert run(photographs, tmp_path / "untouched", *arguments) == 0
-    assert run(photographs, tmp_path / "stopped", *arguments, "--hook", f"{__name__}:Stop") == 143
+    assert run(photographs, tmp_path / "stopped", *arguments, "--hook", "tests.support:Stop") == 143
     assert run(photographs, tmp_path / "stopped", *arguments) == 0
     assert same_tensors(tensors(tmp_path / "stopped"), tensors(tmp_path / "untouched"))
 
@@ -195,7 +182,7 @@ def test_an_interrupted_fine_tuning_continues_to_the_same_bits(photographs: Path
     first = str(tmp_path / "first/models/model.pkl")
     arguments = ["--initial-checkpoint", first, "--freeze", "stem", "stage2", "--backbone-lr-scale", "0.1"]
     assert run(photographs, tmp_path / "untouched", *arguments) == 0
-    assert run(photographs, tmp_path / "stopped", *arguments, "--hook", f"{__name__}:Stop") == 143
+    assert run(photographs, tmp_path / "stopped", *arguments, "--hook", "tests.support:Stop") == 143
     assert run(photographs, tmp_path / "stopped", *arguments) == 0
     assert same_tensors(tensors(tmp_path / "stopped"), tensors(tmp_path / "untouched"))
     before, after = tensors(tmp_path / "first"), tensors(tmp_path / "untouched")

@@ -33,19 +33,6 @@ TEST_LINE = re.compile(
 )
 
 
-@pytest.fixture
-def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
-    """Run the training command in this process, in an empty folder: torch takes seconds to load in a new process."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        capsys.readouterr()
-        status = main(list(map(str, arguments)))
-        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
-
-    return run
-
-
 def read(path: Path) -> dict[str, torch.Tensor]:
     state_dict: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
     return state_dict
@@ -112,9 +99,9 @@ def test_a_run_trains_validates_recalibrates_and_saves(train: Train, tmp_path: P
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-def test_the_losses_of_the_command_are_those_of_its_parts(in_process: Train) -> None:
+def test_the_losses_of_the_command_are_those_of_its_parts(train_here: Train) -> None:
     """Options of the recipe reach the parts; other tests compare each part with the published recipe."""
-    done = in_process(*SHORT, "--total-iters", "4", "--display-interval", "1", "--seed", "3", "--learning-rate", "0.02",
+    done = train_here(*SHORT, "--total-iters", "4", "--display-interval", "1", "--seed", "3", "--learning-rate", "0.02",
                  "--weight-decay", "0.01", "--hflip", "0.5", "--color-jitter", "0.3", "--scale", "0.5", "0.9")  # fmt: skip
     assert done.returncode == 0, done.stderr
     network = ShuffleNetV2(32, 10, "0.5x")
@@ -125,17 +112,17 @@ def test_the_losses_of_the_command_are_those_of_its_parts(in_process: Train) -> 
     assert losses == pytest.approx(expected, abs=2e-6)
 
 
-def test_the_same_command_gives_the_same_bits_with_one_worker_or_three(in_process: Train, tmp_path: Path) -> None:
+def test_the_same_command_gives_the_same_bits_with_one_worker_or_three(train_here: Train, tmp_path: Path) -> None:
     for name, workers in (("one", "1"), ("again", "1"), ("three", "3")):
-        done = in_process(*SHORT, "--save", name, "--workers", workers)
+        done = train_here(*SHORT, "--save", name, "--workers", workers)
         assert done.returncode == 0, done.stderr
     one, again, three = (read(tmp_path / name / "model.pkl") for name in ("one", "again", "three"))
     assert same_tensors(one, again)
     assert same_tensors(one, three)
 
 
-def test_a_run_continues_from_its_newest_undamaged_checkpoint_to_the_same_bits(in_process: Train, tmp_path: Path) -> None:
-    uninterrupted = in_process(*SHORT, "--save", "uninterrupted")
+def test_a_run_continues_from_its_newest_undamaged_checkpoint_to_the_same_bits(train_here: Train, tmp_path: Path) -> None:
+    uninterrupted = train_here(*SHORT, "--save", "uninterrupted")
     assert uninterrupted.returncode == 0, uninterrupted.stderr
     # State of the folder after a kill at iteration 9 and a disk error: checkpoints 4 and 8, the second one damaged.
     (tmp_path / "interrupted").mkdir()
@@ -143,7 +130,7 @@ def test_a_run_continues_from_its_newest_undamaged_checkpoint_to_the_same_bits(i
         name = f"checkpoint-{iteration:06}.pth.tar"
         content = (tmp_path / "uninterrupted" / name).read_bytes()
         (tmp_path / "interrupted" / name).write_bytes(content if iteration == 4 else content[:5000] + b"?" + content[5001:])
-    resumed = in_process(*SHORT, "--save", "interrupted", "--workers", "3")
+    resumed = train_here(*SHORT, "--save", "interrupted", "--workers", "3")
     assert resumed.returncode == 0, resumed.stderr
     assert "continuing from interrupted/checkpoint-000004.pth.tar" in resumed.stdout
     assert "checkpoint-000008.pth.tar is damaged" in resumed.stdout
@@ -154,9 +141,9 @@ def test_a_run_continues_from_its_newest_undamaged_checkpoint_to_the_same_bits(i
         assert match.group(0).split("data_time")[0] == lines[match.group(1)]
 
 
-def test_an_interrupted_validation_is_repeated_and_a_completed_one_is_not(in_process: Train, tmp_path: Path) -> None:
+def test_an_interrupted_validation_is_repeated_and_a_completed_one_is_not(train_here: Train, tmp_path: Path) -> None:
     every_6 = [*SHORT, "--save-interval", "6", "--val-interval", "6"]
-    assert in_process(*every_6, "--save", "uninterrupted").returncode == 0
+    assert train_here(*every_6, "--save", "uninterrupted").returncode == 0
     content = (tmp_path / "uninterrupted/checkpoint-000006.pth.tar").read_bytes()
     for name, expected in (("completed", ["12", "12"]), ("interrupted", ["6", "12", "12"])):
         (tmp_path / name).mkdir()
@@ -164,14 +151,14 @@ def test_an_interrupted_validation_is_repeated_and_a_completed_one_is_not(in_pro
         checkpoint.write_bytes(content)
         if name == "interrupted":  # state after a signal in the middle of the validation
             files.write(checkpoint, files.read(checkpoint) | {"validated": 0})
-        done = in_process(*every_6, "--save", name)
+        done = train_here(*every_6, "--save", name)
         assert done.returncode == 0, done.stderr
         assert [line[0] for line in TEST_LINE.findall(done.stdout)] == expected
 
 
-def test_a_folder_of_photographs_is_trained_on_and_evaluated(in_process: Train, tmp_path: Path, photographs: Path) -> None:
+def test_a_folder_of_photographs_is_trained_on_and_evaluated(train_here: Train, tmp_path: Path, photographs: Path) -> None:
     small = ["--input-size", "64", "--batch-size", "8", "--device", "cpu"]
-    done = in_process(
+    done = train_here(
         "--train-dir", photographs, "--val-dir", photographs, "--model-size", "0.5x", *small,
         "--total-iters", "6", "--display-interval", "2",
     )  # fmt: skip
@@ -179,26 +166,26 @@ def test_a_folder_of_photographs_is_trained_on_and_evaluated(in_process: Train, 
     assert TRAIN_LINE.findall(done.stdout) == ["2", "4", "6"]
     assert "learning rate 0.00390625: 0.5 x batch size 8 / 1024" in done.stdout
     trained = TEST_LINE.findall(done.stdout)[-1]
-    evaluated = in_process("--eval", "--eval-resume", "models/model.pkl", "--val-dir", photographs, "--val-batch-size", "5")
+    evaluated = train_here("--eval", "--eval-resume", "models/model.pkl", "--val-dir", photographs, "--val-batch-size", "5")
     assert evaluated.returncode == 0, evaluated.stderr
     line = TEST_LINE.findall(evaluated.stdout)[0]
     assert line[2:4] == trained[2:4]
     assert float(line[1]) == pytest.approx(float(trained[1]), abs=1e-4)  # rounding depends on the batch size
 
 
-def test_weights_of_the_original_are_evaluated(in_process: Train, tmp_path: Path, photographs: Path) -> None:
+def test_weights_of_the_original_are_evaluated(train_here: Train, tmp_path: Path, photographs: Path) -> None:
     network = ShuffleNetV2(n_class=3, model_size="0.5x")
     torch.save({"state_dict": {f"module.{name}": value for name, value in network.state_dict().items()}}, tmp_path / "net.mdl")
-    done = in_process("--eval", "--eval-resume", "net.mdl", "--model-size", "0.5x", "--val-dir", photographs)
+    done = train_here("--eval", "--eval-resume", "net.mdl", "--model-size", "0.5x", "--val-dir", photographs)
     assert done.returncode == 0, done.stderr
     assert [line[0] for line in TEST_LINE.findall(done.stdout)] == ["0"]
 
-    wrong_size = in_process("--eval", "--eval-resume", "net.mdl", "--model-size", "1.0x", "--val-dir", photographs)
+    wrong_size = train_here("--eval", "--eval-resume", "net.mdl", "--model-size", "1.0x", "--val-dir", photographs)
     assert wrong_size.returncode == 2
     assert "net.mdl holds a 0.5x model, not --model-size 1.0x" in wrong_size.stderr
 
     torch.save(ShuffleNetV2(n_class=4, model_size="0.5x").state_dict(), tmp_path / "four.pkl")
-    wrong_classes = in_process("--eval", "--eval-resume", "four.pkl", "--val-dir", photographs)
+    wrong_classes = train_here("--eval", "--eval-resume", "four.pkl", "--val-dir", photographs)
     assert wrong_classes.returncode == 2
     assert "four.pkl has 4 classes" in wrong_classes.stderr
     assert wrong_classes.stderr.count("\n") == 1
@@ -250,11 +237,11 @@ def test_debug_shows_the_traceback_of_an_error(train: Train) -> None:
     assert "Traceback" in done.stderr
 
 
-def test_an_unreadable_image_ends_the_run_by_name_with_status_1(in_process: Train, tmp_path: Path) -> None:
+def test_an_unreadable_image_ends_the_run_by_name_with_status_1(train_here: Train, tmp_path: Path) -> None:
     (tmp_path / "data" / "cat").mkdir(parents=True)
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "data/cat/good.png")
     (tmp_path / "data/cat/bad.jpg").write_bytes(b"not a picture")
-    done = in_process("--train-dir", "data", "--batch-size", "2", "--total-iters", "2", "--input-size", "32", "--device", "cpu")
+    done = train_here("--train-dir", "data", "--batch-size", "2", "--total-iters", "2", "--input-size", "32", "--device", "cpu")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert "data/cat/bad.jpg is not a readable image" in done.stderr
 

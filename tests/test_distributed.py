@@ -146,54 +146,54 @@ def test_an_update_is_the_average_over_the_slices(tmp_path: Path, dist_bn: str) 
 
 
 @pytest.fixture(scope="module")
-def three_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of an uninterrupted run of three processes."""
-    folder = tmp_path_factory.mktemp("three")
-    wait_until_finished(torchrun(folder, 3, *OPTIONS))
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an uninterrupted run of two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    wait_until_finished(torchrun(folder, 2, *OPTIONS))
     return folder
 
 
-def test_only_process_0_writes_the_log_and_the_files(three_processes: Path) -> None:
-    log = (three_processes / "logs/models/train.log").read_text()
+def test_only_process_0_writes_the_log_and_the_files(two_processes: Path) -> None:
+    log = (two_processes / "logs/models/train.log").read_text()
     assert re.findall(r"TRAIN Iter (\d+)", log) == [str(k) for k in range(1, 19)]
-    assert "training on 3 processes (cpu)" in log
-    assert sorted(path.name for path in (three_processes / "models").glob("checkpoint*")) == [
+    assert "training on 2 processes (cpu)" in log
+    assert sorted(path.name for path in (two_processes / "models").glob("checkpoint*")) == [
         f"checkpoint-{k:06}.pth.tar" for k in (5, 10, 15, 18)
     ]
 
 
-def test_a_stopped_run_of_three_processes_continues_with_one(tmp_path: Path, train: Train) -> None:
-    process = torchrun(tmp_path, 3, *OPTIONS)
+def test_a_stopped_run_of_two_processes_continues_with_one(tmp_path: Path, train_here: Train) -> None:
+    process = torchrun(tmp_path, 2, *OPTIONS)
     assert process.stdout is not None
     assert any("TRAIN Iter 7:" in line for line in process.stdout)
     process.send_signal(signal.SIGTERM)  # torchrun forwards it
     rest, _ = process.communicate(timeout=300)
     assert rest.count("stopped by SIGTERM after iteration ") == 1
     (saved,) = set((tmp_path / "models").glob("*.pth.tar")) - {tmp_path / "models/checkpoint-000005.pth.tar"}
-    single = train(*OPTIONS)
+    single = train_here(*OPTIONS)
     assert single.returncode == 0, single.stderr
     assert f"continuing from models/{saved.name}" in single.stdout
     assert "finished: models/model.pkl" in single.stdout
 
 
-def test_a_process_that_dies_is_restarted_and_the_run_continues_to_the_same_bits(tmp_path: Path, three_processes: Path) -> None:
-    process = torchrun(tmp_path, 3, *OPTIONS, restarts=3)
+def test_a_process_that_dies_is_restarted_and_the_run_continues_to_the_same_bits(tmp_path: Path, two_processes: Path) -> None:
+    process = torchrun(tmp_path, 2, *OPTIONS, restarts=3)
     assert process.stdout is not None
     assert any("TRAIN Iter 13:" in line for line in process.stdout)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(workers[1]), signal.SIGKILL)
     rest, errors = wait_until_finished(process)
     assert re.search(r"continuing from models/checkpoint-0000(10|15)", rest)
-    assert "error: process 0 of 3: another process of this run has ended" in errors
+    assert "error: process 0 of 2: another process of this run has ended" in errors
     for name in ("model.pkl", "model-ema.pkl"):
-        assert same_tensors(read(tmp_path / "models" / name), read(three_processes / "models" / name))
+        assert same_tensors(read(tmp_path / "models" / name), read(two_processes / "models" / name))
 
 
 def test_evaluation_gives_the_same_figures_with_one_process_and_two(
-    tmp_path: Path, three_processes: Path, train: Train
+    tmp_path: Path, two_processes: Path, train_here: Train
 ) -> None:
-    arguments = [*SHORT[:2], "--eval", "--eval-resume", str(three_processes / "models/model.pkl"), "--device", "cpu"]
-    single = train(*arguments)
+    arguments = [*SHORT[:2], "--eval", "--eval-resume", str(two_processes / "models/model.pkl"), "--device", "cpu"]
+    single = train_here(*arguments)
     joint_output, _ = wait_until_finished(torchrun(tmp_path, 2, *arguments, "--val-batch-size", "50"))
     figures = [
         re.findall(r"TEST Iter 18: loss = ([\d.]+),\tTop-1 err = ([\d.]+),\tTop-5 err = ([\d.]+)", text)

@@ -22,7 +22,7 @@ from shufflenetv2.engine import Checkpointer, GracefulShutdown, RunIdentity, Shu
 from shufflenetv2.engine.background import BackgroundWriter
 from shufflenetv2.engine.checkpoint import checkpoint_name, every, read_newest
 from shufflenetv2.errors import UserError
-from tests.support import ONE_THREAD, ROOT, SHORT, Train, same_tensors
+from tests.support import ONE_THREAD, ROOT, SHORT, Stop, Train, same_tensors
 
 LONGER = [
     *SHORT, "--total-iters", "40", "--display-interval", "1", "--val-interval", "10", "--save-interval", "15",
@@ -251,10 +251,10 @@ def test_a_non_finite_loss_ends_the_run_with_the_samples_and_is_never_saved(
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
 def test_bad_iterations_are_left_out_with_and_without_interruption(
-    tmp_path: Path, train: Train, bad_iterations: list[int], policy: str
+    tmp_path: Path, train_here: Train, bad_iterations: list[int], policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [*OVERFLOWING, "--on-nonfinite", policy]
-    complete = train(*arguments, "--save", "complete")
+    complete = train_here(*arguments, "--save", "complete")
     assert complete.returncode == 0, complete.stderr
     messages = re.findall(r"not finite at iteration (\d+), .*; continuing from .+ without iterations", complete.stdout)
     assert [int(iteration) for iteration in messages] == bad_iterations
@@ -266,13 +266,11 @@ def test_bad_iterations_are_left_out_with_and_without_interruption(
     if policy == "skip":
         assert final["state_dict"]["first_conv.1.num_batches_tracked"] == 20 - len(bad_iterations)
 
-    # A signal stops the run shortly before, in or after a bad iteration.
-    process = start(tmp_path, *arguments, "--save", "interrupted", "--display-interval", "1")
-    wait_for(process, f"TRAIN Iter {bad_iterations[1] - 1}:")
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=300)
-    assert process.returncode == 143
-    resumed = train(*arguments, "--save", "interrupted")
+    # A signal stops the run just before a bad iteration.
+    monkeypatch.setattr(Stop, "after", bad_iterations[1] - 1)
+    interrupted = train_here(*arguments, "--save", "interrupted", "--hook", "tests.support:Stop")
+    assert interrupted.returncode == 143
+    resumed = train_here(*arguments, "--save", "interrupted")
     assert resumed.returncode == 0, resumed.stderr
     a, b = (torch.load(tmp_path / name / "model.pkl", weights_only=True)["state_dict"] for name in ("complete", "interrupted"))
     assert same_tensors(a, b)

@@ -70,14 +70,14 @@ def test_converted_weights_load_into_the_originals_network(original: ReferenceNe
 
 @pytest.mark.parametrize("last_conv", ["conv_last", "last_conv"])
 def test_the_originals_checkpoint_is_evaluated_and_fine_tuned(
-    original: ReferenceNetwork, tmp_path: Path, train: Train, last_conv: str
+    original: ReferenceNetwork, tmp_path: Path, train_here: Train, last_conv: str
 ) -> None:
     path = save_like_the_original(original, tmp_path / "original.pth.tar", last_conv)
-    evaluated = train(*SHORT, "--eval", "--eval-resume", path)
+    evaluated = train_here(*SHORT, "--eval", "--eval-resume", path)
     assert evaluated.returncode == 0, evaluated.stderr
     assert re.search(r"TEST Iter .*Top-1 err = 0\.\d+", evaluated.stdout)
 
-    tuned = train(*SHORT, "--initial-checkpoint", path, "--freeze", "backbone", "--total-iters", "2", "--save", "tuned")
+    tuned = train_here(*SHORT, "--initial-checkpoint", path, "--freeze", "backbone", "--total-iters", "2", "--save", "tuned")
     assert tuned.returncode == 0, tuned.stderr
     weights = read_weights(tmp_path / "tuned/model.pkl")
     for name, value in original.named_parameters():
