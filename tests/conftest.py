@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from shufflenetv2 import __main__
 from shufflenetv2.cli.command import main
-from tests.support import ONE_THREAD, ROOT, Train, photograph
+from tests.support import ONE_THREAD, ROOT, Run, Train, photograph
 
 # One thread in this process: the steps are small, and with more threads than free cores torch's threads
 # wait for each other.
@@ -54,5 +55,17 @@ def train_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         capsys.readouterr()
         status = main(list(map(str, arguments)))
         return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `shufflenetv2 COMMAND ARGUMENTS` in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()
+        return __main__.main(list(map(str, arguments))), *capsys.readouterr()
 
     return run

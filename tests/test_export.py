@@ -1,5 +1,6 @@
 """An exported file computes the logits of its weights and describes itself; otherwise it is not written."""
 
+import functools
 import importlib.util
 import json
 import sys
@@ -48,15 +49,8 @@ def run_onnx(content: bytes, images: Tensor) -> Tensor:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process, which has already imported torch."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        capsys.readouterr()
-        return export_command.main([str(argument) for argument in arguments]), *capsys.readouterr()
-
-    return call
+def run(command: Run) -> Run:
+    return functools.partial(command, "export")
 
 
 @pytest.fixture

@@ -36,15 +36,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process, which has already imported torch."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        capsys.readouterr()
-        return predict.main([*map(str, arguments), "--device", "cpu"]), *capsys.readouterr()
-
-    return call
+def run(command: Run) -> Run:
+    return lambda *arguments: command("predict", *arguments, "--device", "cpu")
 
 
 def lines(output: str) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """A shrunk data set has the same classes and pictures, and an interrupted run of `prepare` can be continued."""
 
+import functools
 import os
 import resource
 import shutil
@@ -17,7 +18,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shufflenetv2.cli import prepare
 from shufflenetv2.data import EvaluationTransform, FolderDataset
 from shufflenetv2.data.images import read_image
 from shufflenetv2.data.shrinking import map_in_threads, shrink, target_names
@@ -51,15 +51,8 @@ def save(path: Path, width: int, height: int, mode: str = "RGB", **options: Any)
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process, which has imported torch already."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        capsys.readouterr()
-        return prepare.main([str(argument) for argument in arguments]), *capsys.readouterr()
-
-    return call
+def run(command: Run) -> Run:
+    return functools.partial(command, "prepare")
 
 
 @pytest.fixture

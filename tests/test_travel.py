@@ -20,10 +20,6 @@ from torch import nn
 
 import shufflenetv2
 from shufflenetv2 import ShuffleNetV2, UserError, convert, describe, files, load_model, read_weights, recalibrate
-from shufflenetv2.cli import command
-from shufflenetv2.cli import convert as convert_command
-from shufflenetv2.cli import info as info_command
-from shufflenetv2.cli import recalibrate as recalibrate_command
 from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
 from shufflenetv2.weights import Preprocessing, Weights
 from tests.models import CLASSES, IMAGENET, MMBackbone, MMClassifier, random_weights, randomized, torchvision_network
@@ -38,24 +34,6 @@ DETAILS = {
     "host": "here",
     "time": "2026-01-02T03:04:05+0000",
 }
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process, which has already imported torch."""
-    monkeypatch.chdir(tmp_path)
-    mains = {
-        "convert": convert_command.main,
-        "info": info_command.main,
-        "recalibrate": recalibrate_command.main,
-        "train": command.main,
-    }
-
-    def call(name: str, *arguments: str | Path) -> tuple[int, str, str]:
-        capsys.readouterr()
-        return mains[name]([str(argument) for argument in arguments], prog=f"shufflenetv2 {name}"), *capsys.readouterr()
-
-    return call
 
 
 def write_shufflenetv2(path: Path, weights: Weights, preprocessing: Preprocessing | None = None) -> Path:
@@ -127,7 +105,7 @@ class MakesFile:
         return os.system, ("touch executed",)
 
 
-def test_code_in_a_file_is_refused_by_every_command_and_not_executed(run: Run, tmp_path: Path) -> None:
+def test_code_in_a_file_is_refused_by_every_command_and_not_executed(command: Run, tmp_path: Path) -> None:
     content = {"state_dict": MakesFile(), "model_size": "0.5x"}
     torch.save(content, "zipped.pth")
     torch.save(content, "legacy.pth", _use_new_zipfile_serialization=False)
@@ -142,7 +120,7 @@ def test_code_in_a_file_is_refused_by_every_command_and_not_executed(run: Run, t
             ["train", "--train-dir", "images", "--initial-checkpoint", name],
             ["train", "--eval", "--eval-resume", name, "--val-dir", "images"],
         ):
-            status, _, errors = run(*arguments)
+            status, _, errors = command(*arguments)
             assert (status, errors.count("\n")) == (2, 1), errors
             assert f"{name} holds more than tensors and plain values, and is not loaded" in errors
             assert "posix.system" in errors
@@ -156,7 +134,7 @@ def test_code_in_a_file_is_refused_by_every_command_and_not_executed(run: Run, t
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-def test_a_file_of_another_kind_is_refused_by_the_name_of_its_kind(run: Run, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_refused_by_the_name_of_its_kind(command: Run, tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), "resnet.pth")
     torch.save(MMBackbone("0.5x").state_dict(), "backbone.pth")
     torch.save(torchvision_network("0.5x"), "module.pth")
@@ -200,7 +178,7 @@ def test_a_file_of_another_kind_is_refused_by_the_name_of_its_kind(run: Run, tmp
         with pytest.raises(UserError, match=f"^{name} .*{message}") as error:
             read_weights(name)
         assert "\n" not in str(error.value)
-    assert run("info", "image.jpg")[0] == 2
+    assert command("info", "image.jpg")[0] == 2
 
 
 # ---- convert
@@ -281,16 +259,16 @@ def test_metadata_survive_conversion_to_any_format_and_back(
     ],
 )
 def test_convert_prints_the_input_that_the_network_expects(
-    run: Run, tmp_path: Path, to: str, preprocessing: Preprocessing | None, message: str
+    command: Run, tmp_path: Path, to: str, preprocessing: Preprocessing | None, message: str
 ) -> None:
     write_shufflenetv2(tmp_path / "in", random_weights("0.5x"), preprocessing)
-    status, output, errors = run("convert", "in", "out", "--to", to)
+    status, output, errors = command("convert", "in", "out", "--to", to)
     assert (status, errors) == (0, "")
     assert "out: ShuffleNetV2 0.5x, 7 classes, from shufflenetv2" in output
     assert message in output
 
 
-def test_weights_that_the_other_network_cannot_represent_are_refused_with_the_reason(run: Run, tmp_path: Path) -> None:
+def test_weights_that_the_other_network_cannot_represent_are_refused_with_the_reason(command: Run, tmp_path: Path) -> None:
     write_shufflenetv2(tmp_path / "original 1.0x", random_weights("1.0x"))
     torch.save(randomized(torchvision_network("1.0x")).state_dict(), tmp_path / "torchvision 1.0x")
     write_shufflenetv2(tmp_path / "biased 0.5x", random_weights("0.5x", head_bias=True))
@@ -306,19 +284,19 @@ def test_weights_that_the_other_network_cannot_represent_are_refused_with_the_re
         ("pooled 0.5x", "mmpretrain", "pooling is 'avg', not 'catavgmax'"),
         ("tf 0.5x", "torchvision", "batch-norm epsilon is 1e-05, not 0.001"),
     ):
-        status, _, errors = run("convert", name, "out", "--to", to)
+        status, _, errors = command("convert", name, "out", "--to", to)
         assert (status, errors.count("\n")) == (2, 1)
         assert errors.startswith(f"shufflenetv2 convert: error: {name} cannot be converted to {to}, whose ")
         assert reason in errors
         assert (tmp_path / "out").read_text() == "previous content"
     for name in ("biased 0.5x", "pooled 0.5x", "tf 0.5x"):
-        assert run("convert", name, "out", "--to", "safetensors")[0] == 0
+        assert command("convert", name, "out", "--to", "safetensors")[0] == 0
         assert read_weights(tmp_path / "out").network().architecture == read_weights(tmp_path / name).network().architecture
         assert same_logits(tmp_path / "out", tmp_path / name)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []  # no temporary file is left
 
 
-def test_wrong_usage_of_convert_is_one_line(run: Run, tmp_path: Path) -> None:
+def test_wrong_usage_of_convert_is_one_line(command: Run, tmp_path: Path) -> None:
     write_original(tmp_path / "in", "0.5x")
     for arguments, expected, message in (
         (["in", "out"], 2, "--to"),
@@ -326,7 +304,7 @@ def test_wrong_usage_of_convert_is_one_line(run: Run, tmp_path: Path) -> None:
         (["none", "out", "--to", "original"], 2, "none cannot be read: No such file"),
         (["in", "none/out", "--to", "original"], 1, "none/out cannot be written: No such file"),
     ):
-        status, _, errors = run("convert", *arguments)
+        status, _, errors = command("convert", *arguments)
         assert (status, errors.count("\n")) == (expected, 1), errors
         assert message in errors
     with pytest.raises(ValueError, match="`to` must be one of original, "):
@@ -368,9 +346,9 @@ def test_safetensors_files_are_exchanged_with_other_programs(tmp_path: Path) -> 
 # ---- info
 
 
-def test_info_describes_a_file(run: Run, tmp_path: Path) -> None:
+def test_info_describes_a_file(command: Run, tmp_path: Path) -> None:
     write_shufflenetv2(tmp_path / "in", random_weights("1.0x", pooling="max"), Preprocessing(64, 72))
-    status, output, errors = run("info", "in")
+    status, output, errors = command("info", "in")
     assert (status, errors) == (0, "")
     for line in (
         "in: ShuffleNetV2 1.0x\n",
@@ -387,7 +365,7 @@ def test_info_describes_a_file(run: Run, tmp_path: Path) -> None:
     description = describe("in")
     assert (description["iteration"], description["class_names"]) == (12, NAMES)
     assert description["accuracy"] == DETAILS["accuracy"]
-    status, output, _ = run("info", "in", "--json")
+    status, output, _ = command("info", "in", "--json")
     assert status == 0
     assert json.loads(output) == json.loads(json.dumps({name: value for name, value in description.items() if name != "table"}))
 
@@ -445,12 +423,12 @@ def test_a_recalibrated_checkpoint_is_the_result_of_its_run(train: Train, tmp_pa
 
 
 def test_weights_of_another_project_are_recalibrated_with_the_published_recipe(
-    run: Run, tmp_path: Path, photographs: Path
+    command: Run, tmp_path: Path, photographs: Path
 ) -> None:
     torch.save(randomized(torchvision_network("0.5x", classes=3)).state_dict(), "torchvision")
     arguments = ["--images", "13", "-j", "2", "--batch-size", "6", "--seed", "4", "--device", "cpu"]
     folders = ["--train-dir", photographs, "--val-dir", photographs]
-    status, output, errors = run("recalibrate", "torchvision", "out", *folders, *arguments)
+    status, output, errors = command("recalibrate", "torchvision", "out", *folders, *arguments)
     assert (status, errors) == (0, "")
     assert [line.split(":")[0].split(" batches")[0] for line in output.splitlines()] == [
         "before", "recalibrating batch norm over 2", "after", "written",
@@ -472,12 +450,12 @@ def test_weights_of_another_project_are_recalibrated_with_the_published_recipe(
         torch.testing.assert_close(after.state_dict[f"first_conv.1.running_{name}"], expected, rtol=1e-4, atol=1e-4)
 
     # An evaluation gives the same accuracy.
-    status, evaluation, _ = run("train", "--eval", "--eval-resume", "out", "--val-dir", photographs, "--device", "cpu")
+    status, evaluation, _ = command("train", "--eval", "--eval-resume", "out", "--val-dir", photographs, "--device", "cpu")
     assert status == 0
     assert f"Top-1 err = {1 - after.details['accuracy']['top1']:.6f}" in evaluation
 
 
-def test_wrong_usage_of_recalibrate_is_one_line(run: Run, tmp_path: Path, photographs: Path) -> None:
+def test_wrong_usage_of_recalibrate_is_one_line(command: Run, tmp_path: Path, photographs: Path) -> None:
     write_original(tmp_path / "in", "0.5x")
     for arguments, message in (
         (["in", "out"], "--train-dir is missing"),
@@ -489,7 +467,7 @@ def test_wrong_usage_of_recalibrate_is_one_line(run: Run, tmp_path: Path, photog
         (["in", "out", "--train-dir", photographs, "--batch-size", "1"], "--batch-size 1"),
         (["in", "out", "--train-dir", photographs, "--device", "abacus"], "--device abacus"),
     ):
-        status, _, errors = run("recalibrate", *arguments)
+        status, _, errors = command("recalibrate", *arguments)
         assert (status, errors.count("\n")) == (2, 1), errors
         assert message in errors
     assert not Path("out").exists()
