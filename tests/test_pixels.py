@@ -188,13 +188,13 @@ from shufflenetv2.recipe import parameter_groups
 from tests.test_recipe import digit_batches, golden_losses
 
 torch.set_num_threads(1)
-print(golden_losses())
+print(golden_losses(torch.float32))
 network = ShuffleNetV2(32, 10, "0.5x")
 network.initialize_weights(torch.Generator().manual_seed(0))
 model = choose_devices("cpu").place(network, training=True).train()
 optimizer = torch.optim.SGD(parameter_groups(network, 4e-5), lr=0.03, momentum=0.9)
 loss_function = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
-print([train_step(model, *batch, loss_function, optimizer)[0].item() for batch in digit_batches(12)])
+print([train_step(model, *batch, loss_function, optimizer)[0].item() for batch in digit_batches(12, 16)])
 """
 
 
