@@ -33,7 +33,7 @@ SOURCES = [
 ]
 LONG_SIDE = 500
 SHORT_SIDES = (0.66, 0.84)  # smallest and largest short side relative to the long side, drawn uniformly
-PORTRAITS = 0.25  # fraction  # share of the images
+PORTRAITS = 0.25  # fraction of the images
 MIN_CROP = 0.65  # side length relative to the largest crop that fits into the source
 QUALITY = 95  # gives a mean of 67 kB
 LARGE = 2000  # pixels of the long side from which noise is added

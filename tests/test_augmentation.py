@@ -96,9 +96,12 @@ def test_blurred_images_match_torchvision_and_have_their_probability() -> None:
 
 
 INTERPOLATIONS = {
-    "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA, "nearest": cv2.INTER_NEAREST,
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+    "area": cv2.INTER_AREA,
+    "nearest": cv2.INTER_NEAREST,
     "lanczos": cv2.INTER_LANCZOS4,
-}  # fmt: skip
+}
 
 
 def test_training_and_evaluation_resize_with_the_given_interpolation() -> None:

@@ -74,9 +74,13 @@ def test_the_transforms_accept_pil_images_and_bgr_arrays() -> None:
 
 SAVED_AS = {
     "RGB": ("png", "bmp", "tiff", "ppm", "gif", "webp", "jp2", "tga", "pcx", "jpg"),
-    "L": ("png", "jpg", "tiff"), "P": ("png", "gif", "bmp"), "RGBA": ("png", "webp", "tiff", "tga"), "LA": ("png",),
-    "CMYK": ("jpg", "tiff"), "1": ("png", "tiff"),
-}  # fmt: skip
+    "L": ("png", "jpg", "tiff"),
+    "P": ("png", "gif", "bmp"),
+    "RGBA": ("png", "webp", "tiff", "tga"),
+    "LA": ("png",),
+    "CMYK": ("jpg", "tiff"),
+    "1": ("png", "tiff"),
+}
 
 
 @pytest.mark.parametrize(("mode", "suffix"), [(mode, suffix) for mode, suffixes in SAVED_AS.items() for suffix in suffixes])

@@ -47,9 +47,20 @@ def tree(tmp_path: Path) -> Path:
     """Make nested folders with names of every kind and links to folders, an image, a missing target and a parent."""
     root = tmp_path / "tree"
     add(
-        root, "cat/1.jpg", "cat/deep/er/2.png", "cat/deep.jpg", "cat/album.jpg/3.JPEG", "dog/4.jpg", "dog/notes.txt",
-        "dog/.hidden.jpg", "dog/.git/5.jpg", ".cache/6.jpg", "stray.jpg", "dog/ñ 7.webp", "dog/" + os.fsdecode(b"\xff.bmp"),
-    )  # fmt: skip
+        root,
+        "cat/1.jpg",
+        "cat/deep/er/2.png",
+        "cat/deep.jpg",
+        "cat/album.jpg/3.JPEG",
+        "dog/4.jpg",
+        "dog/notes.txt",
+        "dog/.hidden.jpg",
+        "dog/.git/5.jpg",
+        ".cache/6.jpg",
+        "stray.jpg",
+        "dog/ñ 7.webp",
+        "dog/" + os.fsdecode(b"\xff.bmp"),
+    )
     add(tmp_path / "elsewhere", "8.jpg", "more/9.jpg")
     (root / "owl").symlink_to(tmp_path / "elsewhere")
     (root / "cat/deep/loop").symlink_to(root / "cat")
@@ -229,12 +240,19 @@ def compressed(content: object) -> bytes:
 @pytest.mark.parametrize(
     "damaged",
     [
-        b"", b"not a cache file", pickle.dumps({"": ("", "", "")}), compressed(None), compressed([0, {}]),
-        compressed([index.CACHE_FORMAT, []]), compressed([index.CACHE_FORMAT, {"": 1}]),
-        compressed([index.CACHE_FORMAT, {"": ["", ""]}]), compressed([index.CACHE_FORMAT, {"cat": [1, 2, 3]}]),
-        "truncated", "one bit changed",
+        b"",
+        b"not a cache file",
+        pickle.dumps({"": ("", "", "")}),
+        compressed(None),
+        compressed([0, {}]),
+        compressed([index.CACHE_FORMAT, []]),
+        compressed([index.CACHE_FORMAT, {"": 1}]),
+        compressed([index.CACHE_FORMAT, {"": ["", ""]}]),
+        compressed([index.CACHE_FORMAT, {"cat": [1, 2, 3]}]),
+        "truncated",
+        "one bit changed",
     ],
-)  # fmt: skip
+)
 def test_a_damaged_cache_file_is_replaced(tree: Path, listed: list[str], damaged: bytes | str) -> None:
     expected = samples(tree)
     file = index.cache_file(tree)

@@ -30,10 +30,25 @@ PHOTOGRAPH = photograph(61, 46, seed=3)
 # The settings of timm's training script, with the interpolation that this project uses
 HPARAMS = {"img_mean": RGB_FILL, "translate_const": 100, "interpolation": Image.Resampling.BILINEAR}
 POLICIES = (
-    "original", "originalr", "original-mstd0.5", "v0", "v0r", "3a", "rand-m9-mstd0.5", "rand-m9-mstd0.5-inc1", "rand",
-    "rand-m15-mmax20-n3-p1", "rand-m5-mstd101", "rand-m7-tweights-n4", "rand-m7-t3a", "rand-m7-t3aw", "augmix-m3",
-    "augmix-m5-w4-d2-b1-a0.7", "augmix-mstd1", "ta_wide",
-)  # fmt: skip
+    "original",
+    "originalr",
+    "original-mstd0.5",
+    "v0",
+    "v0r",
+    "3a",
+    "rand-m9-mstd0.5",
+    "rand-m9-mstd0.5-inc1",
+    "rand",
+    "rand-m15-mmax20-n3-p1",
+    "rand-m5-mstd101",
+    "rand-m7-tweights-n4",
+    "rand-m7-t3a",
+    "rand-m7-t3aw",
+    "augmix-m3",
+    "augmix-m5-w4-d2-b1-a0.7",
+    "augmix-mstd1",
+    "ta_wide",
+)
 
 
 def bgr(image: Image.Image) -> np.ndarray:
@@ -294,12 +309,36 @@ def test_pixels_outside_a_moved_image_have_the_fill_colour() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "rand-x9", "Rand-m9", "rand9", "rand-m", "rand-m9.5", "rand-m-9", "rand-m9-m8", "rand-mstd", "rand-mstdinf",
-        "rand-p1.5", "rand-n0", "rand-inc2", "rand-mmax0", "rand-tfoo", "rand-t3a-t3aw", "rand-tweights-n16", "rand--m9",
-        "rand-m٣", "rand-m9\n", "augmix-n2", "augmix-w0", "augmix-a0", "original-m9", "v1", "ta_wide-m3", "ta_wide-",
+        "",
+        "rand-x9",
+        "Rand-m9",
+        "rand9",
+        "rand-m",
+        "rand-m9.5",
+        "rand-m-9",
+        "rand-m9-m8",
+        "rand-mstd",
+        "rand-mstdinf",
+        "rand-p1.5",
+        "rand-n0",
+        "rand-inc2",
+        "rand-mmax0",
+        "rand-tfoo",
+        "rand-t3a-t3aw",
+        "rand-tweights-n16",
+        "rand--m9",
+        "rand-m٣",
+        "rand-m9\n",
+        "augmix-n2",
+        "augmix-w0",
+        "augmix-a0",
+        "original-m9",
+        "v1",
+        "ta_wide-m3",
+        "ta_wide-",
         "autoaugment",
     ],
-)  # fmt: skip
+)
 def test_an_invalid_description_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(UserError) as error:
         parse_policy(text)

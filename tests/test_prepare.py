@@ -102,10 +102,17 @@ def test_validation_sees_nearly_the_same_pixels(tmp_path: Path) -> None:
 
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "cmyk.jpg": ("CMYK", {}), "grey.jpg": ("L", {}), "grey.png": ("L", {}), "alpha.png": ("RGBA", {}), "palette.gif": ("P", {}),
-    "sixteen.png": ("I;16", {}), "bits.tiff": ("1", {}), "lossless.webp": ("RGB", {"lossless": True}), "plain.bmp": ("RGB", {}),
+    "cmyk.jpg": ("CMYK", {}),
+    "grey.jpg": ("L", {}),
+    "grey.png": ("L", {}),
+    "alpha.png": ("RGBA", {}),
+    "palette.gif": ("P", {}),
+    "sixteen.png": ("I;16", {}),
+    "bits.tiff": ("1", {}),
+    "lossless.webp": ("RGB", {"lossless": True}),
+    "plain.bmp": ("RGB", {}),
     "sixteen.tiff": ("I;16", {}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -247,10 +254,13 @@ def test_unreadable_images_are_left_out_by_name(process: Run, run: Run, tmp_path
     good = save(tmp_path / "src/cat/good.jpg", 100, 80)
     small = save(tmp_path / "src/cat/small.jpg", 60, 50)
     for name, content in {
-        "dog/bad.jpg": b"no image", "cat/empty.png": b"", "cat/cut.jpg": good.read_bytes()[:900],
-        "cat/cut-small.jpg": small.read_bytes()[:700], "cat/huge.png": huge_png(100_000, 100_000),
+        "dog/bad.jpg": b"no image",
+        "cat/empty.png": b"",
+        "cat/cut.jpg": good.read_bytes()[:900],
+        "cat/cut-small.jpg": small.read_bytes()[:700],
+        "cat/huge.png": huge_png(100_000, 100_000),
         "cat/hollow.jpg": small.read_bytes().split(b"\xff\xda")[0] + b"\xff\xd9",  # a header and an end marker only
-    }.items():  # fmt: skip
+    }.items():
         (tmp_path / "src" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "src" / name).write_bytes(content)
     cv2.imwrite(str(tmp_path / "src/cat/long.png"), np.zeros((33, 66_000), np.uint8))
@@ -261,9 +271,17 @@ def test_unreadable_images_are_left_out_by_name(process: Run, run: Run, tmp_path
     assert output == "10 images: 1 encoded, 1 copied unchanged, 0 already there, 8 unreadable\n"
     assert [line.split(": skipped: ")[1].split()[0] for line in errors.splitlines()] == [
         f"src/{name}"
-        for name in ("cat/cut-small.jpg", "cat/cut.jpg", "cat/empty.png", "cat/hollow.jpg", "cat/huge.png", "cat/long.png",
-                     "cat/lost.jpg", "dog/bad.jpg")
-    ]  # fmt: skip
+        for name in (
+            "cat/cut-small.jpg",
+            "cat/cut.jpg",
+            "cat/empty.png",
+            "cat/hollow.jpg",
+            "cat/huge.png",
+            "cat/long.png",
+            "cat/lost.jpg",
+            "dog/bad.jpg",
+        )
+    ]
     assert "src/dog/bad.jpg is not a readable image; remove it or replace it" in errors
     assert "src/cat/long.png is too long for a JPEG" in errors
     assert "src/cat/lost.jpg cannot be read: No such file" in errors
@@ -373,9 +391,13 @@ def start(source: Path, destination: Path) -> "subprocess.Popen[str]":
     """Start the command and wait until it has written three images."""
     process = subprocess.Popen(
         [*COMMAND, str(source), str(destination), "--short-side", "300", "--workers", "2"],
-        cwd=ROOT, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT,
+        env=os.environ | ONE_THREAD,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore SIGINT
-    )  # fmt: skip
+    )
     for _ in range(20_000):
         if destination.exists() and len(list(destination.rglob("*.jpg"))) >= 3:
             return process

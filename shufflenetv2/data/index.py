@@ -36,8 +36,8 @@ MAX_CACHE_FILES = 16
 # calls these entries "racy"). Ticks are up to 2 s long, and the clocks of file servers differ a little.
 MIN_AGE_NS = 10 * 10**9
 
-# Object stores mounted as folders (goofys, Mountpoint for S3, s3fs, ...) show the time of the mount or no time at all,
-# whatever is added to a folder; FAT keeps no times for its root folder.
+# Object stores mounted as folders (goofys, Mountpoint for S3, s3fs, ...) show the time of the mount or no time at all
+# and do not update it; FAT keeps no times for its root folder.
 FILE_SYSTEMS_WITHOUT_TIMES = ("fuse", "vfat", "exfat", "msdos")
 MOUNT_TABLE = Path("/proc/self/mountinfo")  # exists on Linux only
 
@@ -94,7 +94,7 @@ def images_by_class(folder: str | Path) -> dict[str, list[str]]:
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
     if not images:
-        raise UserError(f"{folder} holds no class folders; put the images of each class into a folder of its own")
+        raise UserError(f"{folder} holds no class folders; it should hold one folder of images per class")
     if walk.listings != cached and sum(map(len, images.values())) >= MIN_CACHED_IMAGES:
         _write_cache(file, walk.listings)
     return images
