@@ -17,6 +17,11 @@ are the same bit for bit.
   shufflenetv2  file of this trainer, with model size, classes and preprocessing
   safetensors   the same as a .safetensors file, with model size, classes and preprocessing in its metadata
 """
+EXAMPLES = """\
+examples:
+  {prog} models/model.pkl torchvision.pth --to torchvision
+  {prog} ShuffleNetV2.1.5x.pth.tar model.pkl --to shufflenetv2      the original's published weights
+"""
 
 
 def main(argv: Sequence[str], prog: str = "shufflenetv2 convert") -> int:
@@ -25,7 +30,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 convert") -> int:
     Returns:
         The exit status: 0 done; 1 failed; 2 wrong usage, or weights that the other project's network cannot represent.
     """
-    parser = OptionParser(prog, ConvertConfig, description=DESCRIPTION)
+    parser = OptionParser(prog, ConvertConfig, description=DESCRIPTION, examples=EXAMPLES)
 
     def run() -> None:
         config = parser.parse_group(ConvertConfig, argv)

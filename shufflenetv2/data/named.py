@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, one_line
 from .datasets import Dataset, Digits
 from .images import DecodedImage, Image, open_image
 
@@ -196,7 +196,7 @@ def _read(name: str, split: str, folder: Path) -> TorchvisionDataset | None:
         if isinstance(error, RuntimeError) and "not found" in str(error):
             return None
         raise UserError(
-            f"`data_dir` {folder}: {name} cannot be read ({_one_line(error)}); "
+            f"`data_dir` {folder}: {name} cannot be read ({one_line(error)}); "
             "if it is damaged, remove it, and `dataset_download` downloads it again"
         ) from error
 
@@ -213,10 +213,6 @@ def _download(name: str, split: str, folder: Path, marker: Path) -> None:
         with suppress(UserError):
             if _read(name, split, folder) is None:  # incomplete: the next call downloads again, so no marker is needed
                 marker.unlink(missing_ok=True)
-        raise UserError(f"`dataset_download` could not download {name} into {folder}: {_one_line(error)}", status=1) from error
+        raise UserError(f"`dataset_download` could not download {name} into {folder}: {one_line(error)}", status=1) from error
     finally:
         socket.setdefaulttimeout(timeout)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

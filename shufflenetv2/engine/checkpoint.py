@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import __version__, files
 from ..config import DEFAULTS, RunConfig
@@ -17,9 +17,7 @@ from ..errors import UserError
 from ..network import published_name
 from . import distributed
 from .background import BackgroundWriter
-
-if TYPE_CHECKING:
-    from .state import TrainingState
+from .state import TrainingState
 
 BEST = "best.pth.tar"
 RESULT, RESULT_EMA = "model.pkl", "model-ema.pkl"
@@ -223,7 +221,7 @@ class Checkpointer:
             raise UserError(f"{path} was trained on a different set of images than the present one. {self.REMEDY}")
         return True
 
-    def restore(self, state: "TrainingState", interval: int | None = None) -> str | None:
+    def restore(self, state: TrainingState, interval: int | None = None) -> str | None:
         """Load the newest valid checkpoint in the folder, or else the one that `resume` names, in all processes.
 
         Args:

@@ -5,16 +5,13 @@ newest checkpoint, and leave out all iterations from there up to and including i
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
 from . import distributed
-
-if TYPE_CHECKING:
-    from .state import TrainingState
 
 MAX_SAMPLES_LISTED = 8
 MAX_RECOVERIES = 10  # a recipe that needs more than these is not usable
@@ -35,6 +32,13 @@ class NonFiniteLossError(UserError):
         """Return an error whose message also lists the samples of the iteration."""
         listed = ", ".join(names[:MAX_SAMPLES_LISTED]) + (", ..." if len(names) > MAX_SAMPLES_LISTED else "")
         return NonFiniteLossError(self.iteration, f"{self}; its {len(names)} samples were {listed}")
+
+
+class Recoverable(Protocol):
+    """The part of a TrainingState that recovery uses."""
+
+    iteration: int
+    skipped: list[tuple[int, int]]
 
 
 class LossMonitor:
@@ -72,7 +76,7 @@ class LossMonitor:
         self._learning_rates.clear()
 
 
-def recover_from_nonfinite(error: NonFiniteLossError, policy: str, state: "TrainingState", restore: Callable[[], str]) -> str:
+def recover_from_nonfinite(error: NonFiniteLossError, policy: str, state: Recoverable, restore: Callable[[], str]) -> str:
     """Return to an earlier state, and mark the iterations to skip on the way back to the error.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import files
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..network import ShuffleNetV2
 from .filetypes import identify, is_safetensors
 
@@ -207,7 +207,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         # Only this trainer writes a model size; the metadata of others need not be JSON.
         metadata = {name: json.loads(texts[name]) for name in texts if name != "format"} if "model_size" in texts else {}
     except (SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is damaged: {one_line(error)}") from error
     return {**metadata, "state_dict": tensors}
 
 

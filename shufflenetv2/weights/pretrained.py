@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .conversion import from_torchvision
 from .file import Preprocessing, Weights
 
@@ -34,9 +34,8 @@ def pretrained_weights(model_size: str, *, progress: bool = True) -> Weights:
     except Exception as error:  # errors of the network, the disk and torch's reader have no common class
         if file.exists():
             raise UserError(f"{file} is damaged, or holds more than weights; delete it to download it again") from error
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"`pretrained`: {published.url} cannot be downloaded ({reason}); give a file with `initial_checkpoint`"
+            f"`pretrained`: {published.url} cannot be downloaded ({one_line(error)}); give a file with `initial_checkpoint`"
         ) from error
     weights = from_torchvision(state_dict, file)
     transforms = published.transforms()
