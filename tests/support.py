@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from shufflenetv2 import ShuffleNetV2
 from shufflenetv2.data import Dataset
-from shufflenetv2.engine import Hook
+from shufflenetv2.engine import Hook, train_step
+from shufflenetv2.recipe import linear_decay, parameter_groups
 
 ROOT = Path(__file__).parent.parent
 Train = Callable[..., subprocess.CompletedProcess[str]]
@@ -45,6 +47,23 @@ def pixels(dataset: Dataset, index: int) -> np.ndarray:
     """Return the whole image of a sample, uint8 (H, W, 3), BGR."""
     image = dataset.image(index)
     return image.crop(0, 0, image.height, image.width).copy()
+
+
+def training_losses(
+    network: ShuffleNetV2, batches: list[tuple[torch.Tensor, torch.Tensor]], base: float, decay: float = 4e-5
+) -> list[float]:
+    """Train a network with the public functions, outside of the Trainer; return the loss of each iteration."""
+    optimizer = torch.optim.SGD(parameter_groups(network, decay), lr=base, momentum=0.9)
+    scheduler, loss_function = linear_decay(optimizer, len(batches)), nn.CrossEntropyLoss(label_smoothing=0.1)
+    network.train()
+    losses = []
+    for images, targets in batches:
+        scheduler.step()
+        loss, logits = train_step(network, images, targets, loss_function, optimizer)
+        assert not loss.requires_grad
+        assert not logits.requires_grad
+        losses.append(loss.item())
+    return losses
 
 
 class Stop(Hook):

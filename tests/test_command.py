@@ -20,8 +20,7 @@ from shufflenetv2 import ShuffleNetV2, __version__, files, load_model
 from shufflenetv2.__main__ import main as package_main
 from shufflenetv2.cli.command import main
 from shufflenetv2.data import DataIterator, Digits, TrainTransform
-from tests.support import ONE_THREAD, ROOT, SHORT, Train, photograph, same_tensors
-from tests.test_recipe import our_training
+from tests.support import ONE_THREAD, ROOT, SHORT, Train, photograph, same_tensors, training_losses
 
 TRAIN_LINE = re.compile(
     r"TRAIN Iter (\d+): lr = [\d.]+,\tloss = [\d.]+,\tTop-1 err = [\d.]+,\tTop-5 err = [\d.]+,"
@@ -107,7 +106,7 @@ def test_the_losses_of_the_command_are_those_of_its_parts(train_here: Train) -> 
     network = ShuffleNetV2(32, 10, "0.5x")
     network.initialize_weights(torch.Generator().manual_seed(3))
     stream = DataIterator(Digits("train"), TrainTransform(32, (0.5, 0.9), (0.9, 1.1), (0.3,) * 3, 0.5), 16, seed=3)
-    expected = our_training(network, [stream.next() for _ in range(4)], base=0.02, decay=0.01)
+    expected = training_losses(network, [stream.next() for _ in range(4)], base=0.02, decay=0.01)
     losses = [float(loss) for loss in re.findall(r"TRAIN Iter .*?loss = ([\d.]+)", done.stdout)]
     assert losses == pytest.approx(expected, abs=2e-6)
 

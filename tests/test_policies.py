@@ -1,6 +1,8 @@
-"""Augmentation policies and random erasing match timm and torchvision, with draws that depend on the sample's key only."""
+"""Augmentation policies match timm and torchvision, with draws that depend on the sample's key only."""
 
+import math
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -8,14 +10,12 @@ import cv2
 import numpy as np
 import pytest
 import timm.data.auto_augment
-import timm.data.random_erasing
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode, TrivialAugmentWide
-from torchvision.transforms.autoaugment import _apply_op
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as pillow_operations
 
 from shufflenetv2.data import operations, policies, policy_tables
-from shufflenetv2.data.erasing import MODES, RandomErasing
 from shufflenetv2.data.operations import OPERATIONS, WIDE_BINS, WIDE_OPERATIONS
 from shufflenetv2.data.policies import parse_policy
 from shufflenetv2.errors import UserError
@@ -23,7 +23,6 @@ from shufflenetv2.rng import SAMPLE, generator
 from tests.support import photograph
 
 timm_policies: Any = timm.data.auto_augment  # Any: timm's type hints are incomplete
-timm_erasing: Any = timm.data.random_erasing
 
 RGB_FILL = (124, 116, 104)
 PHOTOGRAPH = photograph(61, 46, seed=3)
@@ -140,26 +139,57 @@ def test_flat_and_extreme_images_are_equalized_and_stretched_as_in_pillow() -> N
         assert difference(operations.auto_contrast(pixels, 0, (0, 0, 0)), timm_policies.auto_contrast(image)).max() == 0
 
 
-def test_trivial_augment_has_the_operations_and_magnitudes_of_torchvision() -> None:
-    space = TrivialAugmentWide()._augmentation_space(WIDE_BINS)
-    assert list(WIDE_OPERATIONS) == list(space)
-    white, fill = Image.new("L", PHOTOGRAPH.size, 255), list(RGB_FILL)
-    for name, (magnitudes, signed) in space.items():
-        operation, level_to_argument = WIDE_OPERATIONS[name]
-        for level in range(31):
-            # In float32 the middle of 0..32 is 15.999999, which torchvision truncates.
-            magnitude = round(float(magnitudes[level]), 5) if magnitudes.ndim else 0.0
-            values = {level_to_argument(level / 30, generator(0, SAMPLE, draw)) for draw in range(16)}
-            assert len(values) == (2 if signed and int(magnitude) | int(100 * magnitude) else 1)
-            results = [operation(bgr(PHOTOGRAPH), value, policies.IMAGENET_MEAN) for value in values]
-            for sign in (1, -1) if signed else (1,):
-                way = InterpolationMode.BILINEAR
-                expected = _apply_op(PHOTOGRAPH, name, sign * magnitude, way, fill)
-                inside = _apply_op(white, name, sign * magnitude, way, [0.0]) if name in GEOMETRIC else None
-                # Both signs are equally likely, so it does not matter which direction is positive.
-                distances = min((difference(result, expected, inside) for result in results), key=np.mean)
-                assert distances.max() <= (0 if name in EXACT else 1 if name in GEOMETRIC else 2), (name, level)
-                assert np.mean(distances > 1) < 0.01
+def affine(image: Image.Image, fill: int | tuple[int, ...], **changes: Any) -> Any:
+    """Move or shear an image about its top left corner."""
+    arguments = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], "center": [0, 0]} | changes
+    return pillow_operations.affine(image, **arguments, interpolation=InterpolationMode.BILINEAR, fill=fill)
+
+
+# TrivialAugment with its wide space, written out with torchvision's functions: name -> (magnitude at the highest of 31 levels,
+# whether its sign is drawn, operation (image, magnitude, fill colour)).
+WIDE: dict[str, tuple[float, bool, Callable[[Image.Image, float, Any], Any]]] = {
+    "Identity": (0.0, False, lambda image, magnitude, fill: image),
+    "ShearX": (0.99, True, lambda image, magnitude, fill: affine(image, fill, shear=[math.degrees(math.atan(magnitude)), 0.0])),
+    "ShearY": (0.99, True, lambda image, magnitude, fill: affine(image, fill, shear=[0.0, math.degrees(math.atan(magnitude))])),
+    "TranslateX": (32.0, True, lambda image, magnitude, fill: affine(image, fill, translate=[int(magnitude), 0])),
+    "TranslateY": (32.0, True, lambda image, magnitude, fill: affine(image, fill, translate=[0, int(magnitude)])),
+    "Rotate": (
+        135.0,
+        True,
+        lambda image, magnitude, fill: pillow_operations.rotate(image, magnitude, InterpolationMode.BILINEAR, fill=fill),
+    ),
+    "Brightness": (0.99, True, lambda image, magnitude, fill: pillow_operations.adjust_brightness(image, 1 + magnitude)),
+    "Color": (0.99, True, lambda image, magnitude, fill: pillow_operations.adjust_saturation(image, 1 + magnitude)),
+    "Contrast": (0.99, True, lambda image, magnitude, fill: pillow_operations.adjust_contrast(image, 1 + magnitude)),
+    "Sharpness": (0.99, True, lambda image, magnitude, fill: pillow_operations.adjust_sharpness(image, 1 + magnitude)),
+    "Posterize": (6.0, False, lambda image, magnitude, fill: pillow_operations.posterize(image, 8 - round(magnitude))),
+    "Solarize": (255.0, False, lambda image, magnitude, fill: pillow_operations.solarize(image, 255 - magnitude)),
+    "AutoContrast": (0.0, False, lambda image, magnitude, fill: pillow_operations.autocontrast(image)),
+    "Equalize": (0.0, False, lambda image, magnitude, fill: pillow_operations.equalize(image)),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_trivial_augment_has_the_operations_and_magnitudes_of_torchvision(name: str) -> None:
+    highest, signed, reference = WIDE[name]
+    operation, level_to_argument = WIDE_OPERATIONS[name]
+    white = Image.new("L", PHOTOGRAPH.size, 255)
+    for level in range(WIDE_BINS):
+        magnitude = highest * level / (WIDE_BINS - 1)
+        values = {level_to_argument(level / 30, generator(0, SAMPLE, draw)) for draw in range(16)}
+        assert len(values) == (2 if signed and int(magnitude) | int(100 * magnitude) else 1)
+        results = [operation(bgr(PHOTOGRAPH), value, policies.IMAGENET_MEAN) for value in values]
+        for sign in (1, -1) if signed else (1,):
+            expected = reference(PHOTOGRAPH, sign * magnitude, RGB_FILL)
+            inside = reference(white, sign * magnitude, 0) if name in GEOMETRIC else None
+            # Both signs are equally likely, so it does not matter which direction is positive.
+            distances = min((difference(result, expected, inside) for result in results), key=np.mean)
+            assert distances.max() <= (0 if name in EXACT else 1 if name in GEOMETRIC else 2), level
+            assert np.mean(distances > 1) < 0.01
+
+
+def test_trivial_augment_has_no_other_operations() -> None:
+    assert list(WIDE_OPERATIONS) == list(WIDE)
 
 
 def test_trivial_augment_draws_all_operations_and_levels_equally_often(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,88 +377,3 @@ def test_an_invalid_description_is_refused_in_one_line(text: str) -> None:
     assert message.endswith("examples: original, originalr, v0, v0r, 3a, rand-m9-mstd0.5, augmix-m3, ta_wide")
     assert len(message.splitlines()) == 1
     assert error.value.status == 2
-
-
-def erase(erasing: RandomErasing, key: int, height: int = 48, width: int = 64, value: int = 1) -> np.ndarray:
-    pixels = np.full((height, width, 3), value, np.uint8)
-    erasing(pixels, generator(4, SAMPLE, key))
-    return pixels
-
-
-def test_erasing_happens_with_its_probability() -> None:
-    for probability in (0.0, 0.3, 1.0):
-        happened = [bool((erase(RandomErasing(probability), key) != 1).any()) for key in range(600)]
-        assert np.mean(happened) == pytest.approx(probability, abs=0.06 if 0 < probability < 1 else 0)
-
-
-@pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize(("height", "width"), [(48, 64), (60, 20)])
-def test_erased_regions_have_the_sizes_and_places_of_timm(count: int, height: int, width: int) -> None:
-    random.seed(0)
-    reference = timm_erasing.RandomErasing(1.0, max_count=count, device="cpu")
-    expected = np.stack([reference(torch.ones(1, height, width))[0].numpy() == 0 for _ in range(1500)])
-    result = np.stack([erase(RandomErasing(1.0, count=count), key, height, width)[:, :, 0] != 1 for key in range(1500)])
-    for axes in ((), (2,), (1,)):  # areas, heights, widths, as fractions of the image's
-        extents = [masks.any(axis=axes).reshape(len(masks), -1).mean(axis=1) for masks in (result, expected)]
-        percentiles = [np.percentile(extent, (5, 25, 50, 75, 95)) for extent in extents]
-        assert percentiles[0] == pytest.approx(percentiles[1], abs=0.051)  # one of 20 pixels
-    assert np.abs(result.mean(axis=0) - expected.mean(axis=0)).max() < 0.08  # how often each pixel is erased
-    assert result[:, [0, -1]].any(axis=(0, 2)).all()  # the outermost rows and columns too
-    assert result[:, :, [0, -1]].any(axis=(0, 1)).all()
-
-
-def test_no_more_regions_than_count_are_erased() -> None:
-    for count in (1, 4):
-        numbers = set()
-        for key in range(200):
-            pixels = erase(RandomErasing(1.0, "rand", count), key, value=0, height=90, width=90)
-            numbers.add(len(np.unique(pixels.astype(int) @ (65536, 256, 1))) - 1)  # every rectangle has a different colour
-        assert max(numbers) == count
-        assert min(numbers) == 1
-
-
-def test_each_mode_draws_its_colours() -> None:
-    mean, std = (100.0, 110.0, 120.0), (10.0, 20.0, 30.0)
-    colours: dict[str, list[np.ndarray]] = {mode: [] for mode in MODES}
-    for mode in MODES:
-        for key in range(400):
-            pixels = erase(RandomErasing(1.0, mode, 1, mean, std), key, value=255)
-            colours[mode].append(pixels[(pixels != 255).any(axis=2)])
-    assert all((region == mean).all() for region in colours["const"])
-    assert all((region == region[0]).all() for region in colours["rand"])
-    assert any(len(np.unique(region, axis=0)) > 0.9 * len(region) for region in colours["pixel"])
-    for drawn in (np.stack([region[0] for region in colours["rand"]]), np.concatenate(colours["pixel"])):
-        assert drawn.mean(axis=0) == pytest.approx(mean, abs=4)
-        assert drawn.std(axis=0) == pytest.approx(std, rel=0.1)
-    bright = erase(RandomErasing(1.0, "pixel", 1, (250.0, 250.0, 250.0), std), 0, value=255)
-    assert bright.min() > 100  # values above 255 are clipped and do not wrap around
-    # By default: ImageNet's mean, blue first
-    default = erase(RandomErasing(1.0), 0)
-    assert set(map(tuple, default[default[:, :, 0] != 1].tolist())) == {(104, 116, 124)}
-
-
-def test_erasing_depends_on_the_key_only_and_works_on_array_views() -> None:
-    erasing = RandomErasing(0.7, "pixel", 3)
-    expected = [erase(erasing, key) for key in range(40)]
-    random.seed(5)
-    np.random.seed(5)
-    torch.manual_seed(5)
-    with ThreadPoolExecutor(4) as threads:
-        results = list(threads.map(lambda key: erase(erasing, key), range(39, -1, -1)))
-    assert all(np.array_equal(a, b) for a, b in zip(reversed(results), expected, strict=True))
-    batch = np.ones((3, 48, 64, 3), np.uint8)
-    RandomErasing(1.0)(batch[1], generator(4, SAMPLE, 0))
-    assert (batch[1] != 1).any()
-    assert (batch[[0, 2]] == 1).all()
-    erase(RandomErasing(1.0, "pixel", 2), 0, height=1, width=1)  # nothing fits
-
-
-def test_invalid_erasing_settings_are_refused_in_one_line() -> None:
-    for probability, mode, count, field in (
-        (1.5, "const", 1, "`reprob`"),
-        (-0.1, "const", 1, "`reprob`"),
-        (0.5, "black", 1, "`remode`"),
-        (0.5, "const", 0, "`recount`"),
-    ):
-        with pytest.raises(UserError, match=f"^{field} [^\n]+$"):
-            RandomErasing(probability, mode, count)

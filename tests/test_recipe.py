@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from shufflenetv2 import ShuffleNetV2
 from shufflenetv2.config import AugmentationConfig, DistillationConfig, OptimizationConfig
 from shufflenetv2.data import DataIterator, Digits, TrainTransform
-from shufflenetv2.engine import train_step
-from shufflenetv2.recipe import AveragedWeights, build_loss, linear_decay, parameter_groups
+from shufflenetv2.recipe import AveragedWeights, build_loss
 from tests.reference import ReferenceNetwork, reference_training, smoothed_cross_entropy
-from tests.support import ROOT
+from tests.support import ROOT, training_losses
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 CPUINFO = Path("/proc/cpuinfo")
@@ -41,22 +39,6 @@ def digit_batches(count: int, batch_size: int) -> list[tuple[torch.Tensor, torch
     return [batches.next() for _ in range(count)]
 
 
-def our_training(
-    network: ShuffleNetV2, batches: list[tuple[torch.Tensor, torch.Tensor]], base: float, decay: float = 4e-5
-) -> list[float]:
-    optimizer = torch.optim.SGD(parameter_groups(network, decay), lr=base, momentum=0.9)
-    scheduler, loss_function = linear_decay(optimizer, len(batches)), nn.CrossEntropyLoss(label_smoothing=0.1)
-    network.train()
-    losses = []
-    for images, targets in batches:
-        scheduler.step()
-        loss, logits = train_step(network, images, targets, loss_function, optimizer)
-        assert not loss.requires_grad
-        assert not logits.requires_grad
-        losses.append(loss.item())
-    return losses
-
-
 def test_losses_and_weights_are_those_of_the_recipe_written_out_literally() -> None:
     network, reference = ShuffleNetV2(32, 10, "0.5x"), ReferenceNetwork(10, "0.5x", 32)
     network.initialize_weights(torch.Generator().manual_seed(0))
@@ -64,7 +46,7 @@ def test_losses_and_weights_are_those_of_the_recipe_written_out_literally() -> N
     # In double precision rounding stays invisible, so that any deviation is one of the recipe.
     network, reference = network.double(), reference.double()
     batches = digit_batches(6, 64)
-    losses = our_training(network, batches, base=0.05)
+    losses = training_losses(network, batches, base=0.05)
     expected = reference_training(reference, [(images.double(), targets) for images, targets in batches], base=0.05, total=6)
     assert losses == pytest.approx(expected, rel=1e-9)
     for (name, tensor), wanted in zip(network.state_dict().items(), reference.state_dict().values(), strict=True):
@@ -111,7 +93,7 @@ def golden_losses(dtype: torch.dtype) -> list[float]:
     batch_size, rate = {torch.float64: (64, 0.05), torch.float32: (16, 0.03)}[dtype]
     network = ShuffleNetV2(32, 10, "0.5x").to(dtype)
     network.initialize_weights(torch.Generator().manual_seed(0))
-    return our_training(network, digit_batches(12, batch_size), base=rate)
+    return training_losses(network, digit_batches(12, batch_size), base=rate)
 
 
 def test_the_golden_losses_in_float64_are_unchanged() -> None:
