@@ -5,6 +5,7 @@ import fcntl
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -240,6 +241,7 @@ def test_an_unreadable_image_ends_the_run_by_name_with_status_1(train_here: Trai
     (tmp_path / "data" / "cat").mkdir(parents=True)
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "data/cat/good.png")
     (tmp_path / "data/cat/bad.jpg").write_bytes(b"not a picture")
+    shutil.copytree(tmp_path / "data/cat", tmp_path / "data/dog", ignore=shutil.ignore_patterns("bad.jpg"))
     done = train_here("--train-dir", "data", "--batch-size", "2", "--total-iters", "2", "--input-size", "32", "--device", "cpu")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert "data/cat/bad.jpg is not a readable image" in done.stderr

@@ -18,10 +18,15 @@ def open_datasets(config: Config) -> tuple[Dataset, Dataset | None]:
     """Open the training set and, if the run validates and there is one, the validation set.
 
     Raises:
-        UserError: if a data set cannot be opened, or the schedule depends on a validation set that does not exist.
+        UserError: if a data set cannot be opened or has a single class, or the schedule depends on a validation set that does
+            not exist.
     """
     with distributed.local_rank0_first() if config.data.dataset_download else nullcontext():
         train_set, val_set = data.open_datasets(config.data, config.optimization.seed)
+    if len(train_set.class_names) == 1:
+        raise UserError(
+            f"{config.data.train_dir} has a single class folder, {train_set.class_names[0]!r}; a classifier needs two or more"
+        )
     if not config.run.validate:
         return train_set, None
     if config.schedule.sched == "plateau" and val_set is None:

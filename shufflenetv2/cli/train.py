@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torchinfo
 
-from .. import files
+from .. import data, files
 from ..config import Config
 from ..engine import (
     Checkpointer,
@@ -86,5 +86,5 @@ def log_description(log: RunLog, config: Config, trainer: Trainer) -> None:
     reason = "no --val-dir" if config.run.validate else "--no-validate"
     validation = f"validated on {len(val_set):,}" if val_set else f"without validation ({reason})"
     log.info(f"{len(train_set):,} images in {len(train_set.class_names)} classes, {validation}; training on {trainer.devices}")
-    for note in config.notes:
-        log.info(note)
+    for line in (*data.describe(train_set, val_set), *config.notes):
+        log.info(line)

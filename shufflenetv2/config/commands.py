@@ -76,7 +76,9 @@ class RecalibrateConfig:
         "digits (built in) or the name of a torchvision data set, instead of folders; its validation images are evaluated too",
     )
     data_dir: Folder = option(
-        "", "short for `train_dir` DIR/train `val_dir` DIR/val; for a named data set the folder that holds it"
+        "",
+        "short for `train_dir` DIR/train `val_dir` DIR/val (or validation, or valid); "
+        "for a named data set the folder that holds it",
     )
     class_map: File = option("", "file with the class names, one per line, in the order of their labels")
     batch_size: Count | None = option(None, "images in a batch; default: the batch size of the recipe", short="-b")

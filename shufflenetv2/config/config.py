@@ -24,6 +24,7 @@ from .recipe import (
 from .run import CommonConfig, EvaluationConfig, ExecutionConfig, RunConfig
 
 REFERENCE_JITTER = 0.4
+VALIDATION_FOLDERS = ("val", "validation", "valid")  # in `data_dir`; the first that exists
 SGD_OPTIMIZERS = ("sgd", "nesterov", "momentum")
 
 
@@ -291,11 +292,18 @@ def _resolved_data(config: Config) -> DataConfig:
     if data.dataset_download:
         raise UserError("`dataset_download` needs a `dataset` by name")
     if data.data_dir:
-        held_out = data.val_fraction and not os.path.isdir(os.path.join(data.data_dir, "val"))
+        train_dir = data.train_dir or os.path.join(data.data_dir, "train")
+        val_dirs = [os.path.join(data.data_dir, name) for name in VALIDATION_FOLDERS]
+        val_dir = next(filter(os.path.isdir, val_dirs), "" if data.val_fraction else val_dirs[0])
+        if not evaluates and os.path.isdir(data.data_dir) and not os.path.isdir(train_dir):
+            raise UserError(
+                f"{train_dir} is missing in `data_dir` {data.data_dir}; if that is the folder of class folders, "
+                f"give `train_dir={data.data_dir}`"
+            )
         data = replace(
             data,
-            train_dir=data.train_dir or os.path.join(data.data_dir, "train"),
-            val_dir=data.val_dir or ("" if held_out else os.path.join(data.data_dir, "val")),
+            train_dir=train_dir,
+            val_dir=data.val_dir or val_dir,
             data_dir="",  # now part of the two
         )
     if data.val_fraction and data.val_dir:

@@ -38,7 +38,9 @@ class DataConfig:
     train_dir: Folder = option("", "training images: a folder with one folder of images per class")
     val_dir: Folder = option("", "validation images, in the same layout; without them nothing is validated")
     data_dir: Folder = option(
-        "", "short for `train_dir` DIR/train `val_dir` DIR/val; for a named data set the folder that holds it"
+        "",
+        "short for `train_dir` DIR/train `val_dir` DIR/val (or validation, or valid); "
+        "for a named data set the folder that holds it",
     )
     dataset_download: bool = option(False, "download the named data set into `data_dir`")
     train_split: Text = option("train", "split of the named data set to train on", recipe=True)

@@ -5,6 +5,9 @@ from .datasets import Digits as Digits
 from .datasets import FolderDataset as FolderDataset
 from .datasets import ImageFiles as ImageFiles
 from .datasets import Subset as Subset
+from .duplicates import Limit as Limit
+from .duplicates import SharedFiles as SharedFiles
+from .duplicates import shared_files as shared_files
 from .erasing import RandomErasing as RandomErasing
 from .images import DecodedImage as DecodedImage
 from .images import ImageError as ImageError
@@ -15,6 +18,7 @@ from .loader import evaluation_batches as evaluation_batches
 from .loader import usable_cores as usable_cores
 from .loader import worker_count as worker_count
 from .named import open_named as open_named
+from .overview import describe as describe
 from .policies import parse_policy as parse_policy
 from .splits import hold_out as hold_out
 from .splits import open_datasets as open_datasets

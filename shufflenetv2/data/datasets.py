@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from .images import DecodedImage, Image, open_image
 from .index import images_by_class
 
@@ -46,9 +46,9 @@ class FolderDataset:
         images = images_by_class(self.folder)
         self.class_names = list(images) if class_names is None else class_names
         labels = {name: label for label, name in enumerate(self.class_names)}
+        if unknown := [name for name in images if name not in labels]:
+            raise UserError(_describe_unknown_classes(self.folder, unknown, self.class_names))
         for name, paths in images.items():
-            if name not in labels:
-                raise UserError(f"{folder} has the class folder {name!r}, which is none of the {len(labels)} known classes")
             if not paths and class_names is None:
                 raise UserError(f"{self.folder / name} holds no images; remove the folder or fill it")
         # Relative to the folder, because a million absolute paths take too much memory.
@@ -66,6 +66,16 @@ class FolderDataset:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+
+def _describe_unknown_classes(folder: Path, unknown: list[str], class_names: list[str]) -> str:
+    near = nearest(unknown[0], class_names)
+    others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+    return (
+        f"{folder} has the class folder {unknown[0]!r}{others}, which is none of the {len(class_names)} known classes; "
+        + (f"did you mean {near!r}? Rename" if near else "rename")
+        + " or remove the folder, or name all classes in a `class_map`"
+    )
 
 
 class Digits:

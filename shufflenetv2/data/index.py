@@ -94,6 +94,11 @@ def images_by_class(folder: str | Path) -> dict[str, list[str]]:
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
     if not images:
+        if loose := len(_split(walk.listings[""].images)):
+            raise UserError(
+                f"{folder} holds no class folders but {loose:,} image{'s' * (loose > 1)}; put the images of each class into a "
+                "folder of its own there"
+            )
         raise UserError(f"{folder} holds no class folders; it should hold one folder of images per class")
     if walk.listings != cached and sum(map(len, images.values())) >= MIN_CACHED_IMAGES:
         _write_cache(file, walk.listings)

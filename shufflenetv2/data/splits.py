@@ -1,5 +1,7 @@
 """Open the training and the validation set of a config: folders, named data sets, or a held-out part of the training set."""
 
+import contextlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,13 @@ from ..config import DataConfig
 from ..errors import UserError
 from ..rng import HELD_OUT, generator
 from .datasets import Dataset, FolderDataset, Subset
+from .index import list_folder
 from .named import open_named
+
+# Names of folders that hold class folders, and are none themselves.
+TRAINING_NAMES = ("train", "training")
+VALIDATION_NAMES = ("val", "validation", "valid")
+TEST_NAMES = ("test", "testing")
 
 
 def open_datasets(config: DataConfig, seed: int) -> tuple[Dataset, Dataset | None]:
@@ -48,13 +56,41 @@ def open_validation_set(config: DataConfig, seed: int, class_names: list[str] | 
         return val_set
     if config.dataset != "folder":
         return open_named(config.dataset, config.val_split, config.data_dir, download=config.dataset_download)
+    if splits := splits_in(config.val_dir):
+        inner = next((name for name in (*VALIDATION_NAMES, *TEST_NAMES) if name in splits), splits[0])
+        raise UserError(
+            f"`val_dir` {config.val_dir} holds {' and '.join(splits)}, which are no classes; "
+            f"give `val_dir={os.path.join(config.val_dir, inner)}`"
+        )
     return FolderDataset(config.val_dir, read_class_map(config.class_map) if config.class_map else class_names)
 
 
 def _open_training_set(config: DataConfig) -> Dataset:
     if config.dataset != "folder":
         return open_named(config.dataset, config.train_split, config.data_dir, download=config.dataset_download)
+    if splits := splits_in(config.train_dir):
+        raise UserError(
+            f"`train_dir` {config.train_dir} holds {' and '.join(splits)}, which are no classes; "
+            + _remedy_for_splits(config.train_dir, splits)
+        )
     return FolderDataset(config.train_dir, read_class_map(config.class_map) if config.class_map else None)
+
+
+def splits_in(folder: str | Path) -> list[str]:
+    """Return the names of the subfolders if all are named like splits of a data set and hold class folders, or else nothing."""
+    with contextlib.suppress(OSError):  # missing or unreadable: reported when the folder is opened
+        names = list_folder(str(folder), "").folders.split("/")
+        if set(names) <= {*TRAINING_NAMES, *VALIDATION_NAMES, *TEST_NAMES}:
+            return names if all(list_folder(os.path.join(folder, name), "").folders for name in names) else []
+    return []
+
+
+def _remedy_for_splits(folder: str, splits: list[str]) -> str:
+    if "train" in splits and any(name in splits for name in VALIDATION_NAMES):
+        return f"give `data_dir={folder}`"
+    roles = (("train_dir", TRAINING_NAMES), ("val_dir", (*VALIDATION_NAMES, *TEST_NAMES)))
+    found = [(option, name) for option, names in roles for name in [next((n for n in names if n in splits), "")] if name]
+    return "give " + " ".join(f"`{option}={os.path.join(folder, name)}`" for option, name in found)
 
 
 def hold_out(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -95,7 +131,9 @@ def read_class_map(path: str | Path) -> list[str]:
     try:
         lines = Path(path).read_text("utf-8-sig").split("\n")
     except OSError as error:
-        raise UserError(f"`class_map` {path} cannot be read: {error.strerror}") from error
+        raise UserError(
+            f"`class_map` {path} cannot be read: {error.strerror}; it should hold one class name per line, and may be left out"
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"`class_map` {path} is not UTF-8 text; it should hold one class name per line") from error
     line_numbers: dict[str, int] = {}
