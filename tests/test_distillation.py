@@ -16,7 +16,7 @@ from shufflenetv2 import ShuffleNetV2, files
 from shufflenetv2.config import DistillationConfig
 from shufflenetv2.engine import train_step
 from shufflenetv2.errors import UserError
-from shufflenetv2.recipe import DistillationLoss, Teacher, distillation, distillation_loss, load_teacher
+from shufflenetv2.recipe import DistillationLoss, Teacher, distillation_loss, load_teacher, teachers
 from shufflenetv2.weights import Preprocessing, model_record
 from tests.models import randomize_batch_norms
 from tests.support import same_tensors
@@ -308,7 +308,7 @@ def test_an_unsuitable_teacher_is_refused_in_one_line(
     unsuitable: Path, monkeypatch: pytest.MonkeyPatch, name: str, checkpoint: str, n_class: int, message: str
 ) -> None:
     monkeypatch.chdir(unsuitable)
-    monkeypatch.setattr(distillation, "SERVER_TIMEOUT", 0.1)
+    monkeypatch.setattr(teachers, "SERVER_TIMEOUT", 0.1)
     cut_off_network(monkeypatch)
     with pytest.raises(UserError, match=message) as refusal:
         load(name, n_class, checkpoint, NAMES)

@@ -9,19 +9,18 @@ from typing import Any, get_type_hints
 import yaml
 
 from ..errors import UserError, nearest
-from .data import AugmentationConfig, DataConfig
+from .augmentation import AugmentationConfig
+from .data import DataConfig
 from .fields import Option, in_words, is_group, options_of, validate
-from .recipe import (
+from .model import DistillationConfig, FineTuningConfig, ModelConfig
+from .run import CommonConfig, EvaluationConfig, ExecutionConfig, RunConfig
+from .training import (
     REFERENCE_BATCH_SIZE,
     REFERENCE_ITERS,
     REFERENCE_LEARNING_RATE,
-    DistillationConfig,
-    FineTuningConfig,
-    ModelConfig,
     OptimizationConfig,
     ScheduleConfig,
 )
-from .run import CommonConfig, EvaluationConfig, ExecutionConfig, RunConfig
 
 REFERENCE_JITTER = 0.4
 VALIDATION_FOLDERS = ("val", "validation", "valid")  # in `data_dir`; the first that exists

@@ -30,7 +30,8 @@ from .devices import Devices, choose_devices
 from .evaluation import evaluate
 from .loop import recalibrate_batch_norm
 
-MAX_IMAGES = 1_280_000
+# Over at most this many images: the original uses 1,250 batches of 1,024, about one epoch of ImageNet.
+RECALIBRATION_IMAGES = 1_280_000
 # Training options that `recalibrate` accepts
 ACCEPTED_OPTIONS = ("train_dir", "val_dir", "dataset", "data_dir", "class_map", "batch_size", "workers", "device")
 
@@ -77,7 +78,7 @@ def recalibrate(
     network = weights.network(build_preprocessing(config.data))
     if config.fine_tuning.freeze:
         freeze(network, config.fine_tuning.freeze)  # the statistics of frozen parts stay as they were in training
-    count = min(len(train_set), images or MAX_IMAGES)
+    count = min(len(train_set), images or RECALIBRATION_IMAGES)
     batch_size = min(config.optimization.batch_size, count)
     if batch_size == 1:
         raise UserError("`batch_size` 1: statistics need at least two images")

@@ -27,11 +27,9 @@ from .evaluation import EvaluationResult, Evaluator
 from .hooks import load_hooks
 from .loop import Callbacks, StepSettings, recalibrate_batch_norm, train
 from .nonfinite import NonFiniteLossError, next_gap, recover_from_nonfinite
+from .recalibration import RECALIBRATION_IMAGES
 from .signals import GracefulShutdown, ShutdownRequested
 from .state import build_training_state
-
-# The original recalibrates over 1,250 batches of 1,024 images: about one epoch of ImageNet.
-RECALIBRATION_IMAGES = 1_280_000
 
 
 class Trainer(Callbacks):

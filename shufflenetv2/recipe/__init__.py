@@ -2,8 +2,6 @@
 
 from .averaging import AveragedWeights as AveragedWeights
 from .averaging import build_averaging as build_averaging
-from .distillation import Teacher as Teacher
-from .distillation import load_teacher as load_teacher
 from .finetuning import freeze as freeze
 from .finetuning import read_initial_weights as read_initial_weights
 from .finetuning import start_from as start_from
@@ -25,3 +23,5 @@ from .schedules import build_schedule as build_schedule
 from .schedules import fast_forward as fast_forward
 from .schedules import learning_rate as learning_rate
 from .schedules import linear_decay as linear_decay
+from .teachers import Teacher as Teacher
+from .teachers import load_teacher as load_teacher
