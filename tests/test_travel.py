@@ -110,8 +110,9 @@ def test_code_in_a_file_is_refused_by_every_command_and_not_executed(command: Ru
     torch.save(content, "zipped.pth")
     torch.save(content, "legacy.pth", _use_new_zipfile_serialization=False)
     Path("plain.pkl").write_bytes(pickle.dumps(content, protocol=2))
-    (tmp_path / "images/cat").mkdir(parents=True)
-    Image.new("RGB", (40, 40)).save(tmp_path / "images/cat/1.png")
+    for class_name in ("cat", "dog"):
+        (tmp_path / "images" / class_name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "images" / class_name / "1.png")
     for name in ("zipped.pth", "legacy.pth", "plain.pkl"):
         for arguments in (
             ["info", name],
