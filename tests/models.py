@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from shufflenetv2 import ShuffleNetV2, files
 from shufflenetv2.engine import recalibrate_batch_norm
 from shufflenetv2.weights import Preprocessing, Weights, model_record
-from tests.reference import SIZES
+from tests.reference import SIZES, ReferenceNetwork
 
 IMAGENET = Preprocessing(mean=(103.53, 116.28, 123.675), std=(57.375, 57.12, 58.395))
 CLASSES = 7
@@ -136,6 +136,17 @@ def random_images(count: int, size: int = SIZE, seed: int = 0) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
     colour = torch.randint(0, 200, (count, 3, 1, 1), generator=rng)
     return (colour + torch.randint(0, 56, (count, 3, size, size), generator=rng)).to(torch.uint8)
+
+
+def example_image() -> Tensor:
+    """Return one image (1, 3, 64, 64), float32, 0..255."""
+    return torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 255
+
+
+def write_original(path: Path, model_size: str) -> Path:
+    """Write random weights of the original's network, in a file of the original's form."""
+    torch.save({"state_dict": randomized(ReferenceNetwork(CLASSES, model_size)).state_dict()}, path)
+    return path
 
 
 def write_model(path: Path, model_size: str = "0.5x", n_class: int = 7, size: int = SIZE, **architecture: Any) -> Path:

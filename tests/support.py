@@ -5,6 +5,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,11 @@ def photograph(width: int, height: int, seed: int) -> Image.Image:
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
     noise = rng.integers(-12, 13, (height, width, 3))
     return Image.fromarray(np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8))
+
+
+def hub_load(**arguments: Any) -> Any:
+    """Load a network through torch.hub, from this repository."""
+    return torch.hub.load(str(ROOT), "shufflenet_v2", source="local", **arguments)  # type: ignore[no-untyped-call]
 
 
 def same_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

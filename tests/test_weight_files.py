@@ -1,10 +1,8 @@
-"""Weight files: converted and described without loss, read without executing anything in them, and recalibrated."""
+"""Weight files: `read_weights`, `convert` and `info` lose nothing, and execute no code from a file."""
 
 import json
 import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,21 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-import shufflenetv2
-from shufflenetv2 import ShuffleNetV2, UserError, convert, describe, files, load_model, read_weights, recalibrate
-from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
+from shufflenetv2 import ShuffleNetV2, UserError, convert, describe, files, load_model, read_weights
 from shufflenetv2.weights import Preprocessing, Weights
-from tests.models import CLASSES, IMAGENET, MMBackbone, MMClassifier, random_weights, randomized, torchvision_network
+from tests.models import (
+    CLASSES,
+    IMAGENET,
+    MMBackbone,
+    MMClassifier,
+    example_image,
+    random_weights,
+    randomized,
+    torchvision_network,
+    write_original,
+)
 from tests.reference import SIZES, ReferenceNetwork
-from tests.support import ONE_THREAD, ROOT, SHORT, Run, Train, same_tensors
+from tests.support import Run, hub_load, same_tensors
 
 NAMES = [f"class {number}" for number in range(CLASSES)]
 DETAILS = {
@@ -37,28 +43,19 @@ DETAILS = {
 
 
 def write_shufflenetv2(path: Path, weights: Weights, preprocessing: Preprocessing | None = None) -> Path:
-    """Write a file as training does."""
+    """Write a model file as training does."""
     weights.class_names, weights.preprocessing, weights.iteration, weights.details = NAMES, preprocessing, 12, dict(DETAILS)
     files.write(path, weights.record())
     return path
 
 
-def write_original(path: Path, model_size: str) -> Path:
-    torch.save({"state_dict": randomized(ReferenceNetwork(CLASSES, model_size)).state_dict()}, path)
-    return path
-
-
-def image() -> torch.Tensor:
-    return torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 255
-
-
 def same_logits(a: Path, b: Path) -> bool:
     with torch.no_grad():
-        return torch.equal(load_model(a)(image()), load_model(b)(image()))
+        return torch.equal(load_model(a)(example_image()), load_model(b)(example_image()))
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors in a file under the names of its project."""
+    """Return the tensors in a file under the names that they have there, without `module.`."""
     content = torch.load(path, weights_only=True)
     return {name.removeprefix("module."): tensor for name, tensor in content.get("state_dict", content).items()}
 
@@ -78,7 +75,7 @@ def wrapped_files() -> Iterator[tuple[str, Any, str]]:
                 yield f"{key} {prefix}", {key: renamed, "epoch": 3} if key else renamed, origin
 
 
-def test_a_state_dict_is_found_under_every_key_and_prefix_that_trainers_use(tmp_path: Path) -> None:
+def test_a_state_dict_is_recognized_under_every_key_and_prefix_that_trainers_use(tmp_path: Path) -> None:
     for name, content, origin in wrapped_files():
         torch.save(content, tmp_path / name)
         weights = read_weights(tmp_path / name)
@@ -135,7 +132,7 @@ def test_code_in_a_file_is_refused_by_every_command_and_not_executed(command: Ru
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-def test_a_file_of_another_kind_is_refused_by_the_name_of_its_kind(command: Run, tmp_path: Path) -> None:
+def test_the_error_about_an_unusable_file_says_what_kind_of_file_it_is(command: Run, tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), "resnet.pth")
     torch.save(MMBackbone("0.5x").state_dict(), "backbone.pth")
     torch.save(torchvision_network("0.5x"), "module.pth")
@@ -186,7 +183,7 @@ def test_a_file_of_another_kind_is_refused_by_the_name_of_its_kind(command: Run,
 
 
 @pytest.mark.parametrize("model_size", SIZES)
-def test_weights_converted_and_back_are_the_same_bit_for_bit(tmp_path: Path, model_size: str) -> None:
+def test_weights_converted_to_other_formats_and_back_are_bit_identical(tmp_path: Path, model_size: str) -> None:
     torch.save(randomized(torchvision_network(model_size)).state_dict(), tmp_path / "torchvision")
     torch.save({"state_dict": randomized(MMClassifier(model_size)).state_dict()}, tmp_path / "mmpretrain")
     write_original(tmp_path / "original", model_size)
@@ -224,14 +221,14 @@ def test_converted_files_load_into_the_networks_of_the_other_projects(tmp_path: 
     network = nn.DataParallel(ReferenceNetwork(CLASSES, model_size, 64), device_ids=[])
     network.load_state_dict(torch.load(tmp_path / "original.pth", weights_only=True)["state_dict"], strict=True)
     with torch.no_grad():
-        expected = network.eval()(image())
-        logits = load_model(tmp_path / "original.pth")(image())
+        expected = network.eval()(example_image())
+        logits = load_model(tmp_path / "original.pth")(example_image())
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("to", ["original", "torchvision", "mmpretrain", "shufflenetv2", "safetensors"])
 @pytest.mark.parametrize("preprocessing", [None, Preprocessing(64, 72, (1.5, 2.0, 3.0), (4.0, 5.0, 6.5), "bicubic")])
-def test_metadata_survive_conversion_to_any_format_and_back(
+def test_metadata_survives_conversion_to_any_format_and_back(
     tmp_path: Path, to: str, preprocessing: Preprocessing | None
 ) -> None:
     write_shufflenetv2(tmp_path / "in", random_weights("0.5x"), preprocessing)
@@ -269,7 +266,7 @@ def test_convert_prints_the_input_that_the_network_expects(
     assert message in output
 
 
-def test_weights_that_the_other_network_cannot_represent_are_refused_with_the_reason(command: Run, tmp_path: Path) -> None:
+def test_convert_refuses_weights_that_the_target_format_cannot_represent_and_says_why(command: Run, tmp_path: Path) -> None:
     write_shufflenetv2(tmp_path / "original 1.0x", random_weights("1.0x"))
     torch.save(randomized(torchvision_network("1.0x")).state_dict(), tmp_path / "torchvision 1.0x")
     write_shufflenetv2(tmp_path / "biased 0.5x", random_weights("0.5x", head_bias=True))
@@ -297,7 +294,7 @@ def test_weights_that_the_other_network_cannot_represent_are_refused_with_the_re
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []  # no temporary file is left
 
 
-def test_wrong_usage_of_convert_is_one_line(command: Run, tmp_path: Path) -> None:
+def test_wrong_usage_of_convert_gives_a_one_line_error(command: Run, tmp_path: Path) -> None:
     write_original(tmp_path / "in", "0.5x")
     for arguments, expected, message in (
         (["in", "out"], 2, "--to"),
@@ -312,7 +309,7 @@ def test_wrong_usage_of_convert_is_one_line(command: Run, tmp_path: Path) -> Non
         convert(tmp_path / "in", tmp_path / "out", "onnx")
 
 
-def test_safetensors_files_are_exchanged_with_other_programs(tmp_path: Path) -> None:
+def test_safetensors_files_can_be_exchanged_with_other_programs(tmp_path: Path) -> None:
     write_shufflenetv2(tmp_path / "in", random_weights("0.5x"), IMAGENET)
     convert(tmp_path / "in", tmp_path / "out.safetensors", "safetensors")
     with safe_open(tmp_path / "out.safetensors", framework="numpy") as file:
@@ -347,7 +344,7 @@ def test_safetensors_files_are_exchanged_with_other_programs(tmp_path: Path) -> 
 # ---- info
 
 
-def test_info_describes_a_file(command: Run, tmp_path: Path) -> None:
+def test_info_prints_architecture_preprocessing_accuracy_and_options_of_a_file(command: Run, tmp_path: Path) -> None:
     write_shufflenetv2(tmp_path / "in", random_weights("1.0x", pooling="max"), Preprocessing(64, 72))
     status, output, errors = command("info", "in")
     assert (status, errors) == (0, "")
@@ -389,132 +386,3 @@ def test_info_counts_parameters_and_mult_adds_as_the_paper_does(
     info = describe(tmp_path / "torchvision")
     assert (info["origin"], info["head_bias"], info["preprocessing"]["mean"]) == ("torchvision", True, IMAGENET.mean)
     assert info["layout"] == ("both" if model_size == "0.5x" else "torchvision")
-
-
-# ---- recalibrate
-
-
-def test_a_recalibrated_checkpoint_is_the_result_of_its_run(train: Train, tmp_path: Path) -> None:
-    """The data set, augmentation, batch size and iteration are those that the file records."""
-    finished = train(*SHORT)
-    assert finished.returncode == 0, finished.stderr
-    checkpoint = tmp_path / "models/checkpoint-000012.pth.tar"
-    convert(checkpoint, tmp_path / "in.pth", "mmpretrain")  # loses nothing
-    lines: list[str] = []
-    recalibrate(tmp_path / "in.pth", tmp_path / "out.pkl", log=lines.append, device="cpu", workers=1)
-    model, result = (torch.load(tmp_path / name, weights_only=True) for name in ("models/model.pkl", "out.pkl"))
-    assert same_tensors(result["state_dict"], model["state_dict"])
-    for name in model.keys() - {"state_dict", "architecture", "accuracy", "time"}:
-        assert result[name] == model[name], name
-    assert result["accuracy"] == pytest.approx(model["accuracy"])
-    before, progress, after, written = lines
-    assert before.startswith("before: top-1 ")
-    assert progress == "recalibrating batch norm over 89 batches of 16 images on cpu"
-    assert after.startswith(f"after: top-1 {model['accuracy']['top1']:.2%}, ")
-    assert written == f"written: {tmp_path / 'out.pkl'}"
-
-    # The number of images, the seed and the batch size have an effect.
-    variants: list[dict[str, Any]] = [{}, {"seed": 5}, {"batch_size": 32}]
-    results = [
-        recalibrate(checkpoint, tmp_path / "out.pkl", device="cpu", **({"images": 64} | variant)).state_dict
-        for variant in variants
-    ]
-    assert not any(same_tensors(state_dict, model["state_dict"]) for state_dict in results)
-    assert not any(same_tensors(state_dict, results[0]) for state_dict in results[1:])
-
-
-def test_weights_of_another_project_are_recalibrated_with_the_published_recipe(
-    command: Run, tmp_path: Path, photographs: Path
-) -> None:
-    torch.save(randomized(torchvision_network("0.5x", classes=3)).state_dict(), "torchvision")
-    arguments = ["--images", "13", "-j", "2", "--batch-size", "6", "--seed", "4", "--device", "cpu"]
-    folders = ["--train-dir", photographs, "--val-dir", photographs]
-    status, output, errors = command("recalibrate", "torchvision", "out", *folders, *arguments)
-    assert (status, errors) == (0, "")
-    assert [line.split(":")[0].split(" batches")[0] for line in output.splitlines()] == [
-        "before", "recalibrating batch norm over 2", "after", "written",
-    ]  # fmt: skip
-    before, after = read_weights("torchvision"), read_weights("out")
-    assert after.preprocessing == before.preprocessing
-    assert after.origin == "torchvision"
-    changed = {name for name in after.state_dict if not torch.equal(after.state_dict[name], before.state_dict[name])}
-    assert changed == {name for name in after.state_dict if "running" in name or "num_batches" in name}
-
-    # Compute the statistics of the first batch norm from images that the published transform made.
-    iterator = DataIterator(FolderDataset(photographs), TrainTransform(224), 6, seed=4)
-    network = before.network()
-    with torch.no_grad():
-        outputs = [network.first_conv[0](network.to_input(iterator.next()[0])) for _ in range(2)]
-    iterator.close()
-    for name, statistic in (("mean", torch.mean), ("var", torch.var)):
-        expected = torch.stack([statistic(output, dim=(0, 2, 3)) for output in outputs]).mean(0)
-        torch.testing.assert_close(after.state_dict[f"first_conv.1.running_{name}"], expected, rtol=1e-4, atol=1e-4)
-
-    # An evaluation gives the same accuracy.
-    status, evaluation, _ = command("train", "--eval", "--eval-resume", "out", "--val-dir", photographs, "--device", "cpu")
-    assert status == 0
-    assert f"Top-1 err = {1 - after.details['accuracy']['top1']:.6f}" in evaluation
-
-
-def test_wrong_usage_of_recalibrate_is_one_line(command: Run, tmp_path: Path, photographs: Path) -> None:
-    write_original(tmp_path / "in", "0.5x")
-    for arguments, message in (
-        (["in", "out"], "--train-dir is missing"),
-        (["in", "none/out", "--train-dir", photographs], "none/out cannot be written: none is not a folder"),
-        (["in", "out", "--train-dir", "none"], "none is not a folder"),
-        (["in", "out", "--train-dir", photographs, "--val-dir", photographs], "in has 7 classes, but "),
-        (["in", "out", "--train-dir", photographs, "--dataset", "digits"], "--train-dir is for --dataset folder"),
-        (["in", "out", "--train-dir", photographs, "--images", "0"], "--images 0: must be"),
-        (["in", "out", "--train-dir", photographs, "--batch-size", "1"], "--batch-size 1"),
-        (["in", "out", "--train-dir", photographs, "--device", "abacus"], "--device abacus"),
-    ):
-        status, _, errors = command("recalibrate", *arguments)
-        assert (status, errors.count("\n")) == (2, 1), errors
-        assert message in errors
-    assert not Path("out").exists()
-    with pytest.raises(TypeError, match="learning_rate"):
-        recalibrate("in", "out", learning_rate=1.0)
-
-
-# ---- from Python
-
-
-def hub_load(**arguments: Any) -> Any:
-    return torch.hub.load(str(ROOT), "shufflenet_v2", source="local", **arguments)  # type: ignore[no-untyped-call]
-
-
-def test_torch_hub_loads_a_model(tmp_path: Path) -> None:
-    checkpoint = str(tmp_path / "torchvision")
-    torch.save(randomized(torchvision_network("1.0x")).state_dict(), checkpoint)
-    with torch.no_grad():
-        expected = load_model(checkpoint)(image())
-        for model_size in (None, "1.0x"):
-            model = hub_load(model_size=model_size, pretrained=False, checkpoint=checkpoint)
-            assert torch.equal(model(image()), expected)
-    assert hub_load(n_class=5, model_size="0.5x")(image().repeat(2, 1, 1, 1)).shape == (2, 5)
-    assert (hub_load().model_size, hub_load().n_class) == ("1.0x", 1000)
-    for arguments, message in (
-        ({"model_size": "2.0x"}, "holds a 1.0x model, but `model_size` is 2.0x"),
-        ({"pretrained": True}, "leave one out"),
-        ({"n_class": 5}, "`n_class` is for a network with new weights"),
-    ):
-        with pytest.raises(UserError, match=message):
-            hub_load(checkpoint=checkpoint, **arguments)
-
-
-def test_dir_lists_the_public_names_each_with_a_docstring() -> None:
-    assert dir(shufflenetv2) == [
-        "Preprocessing", "ShuffleNetV2", "ShuffleV2Block", "UserError", "Weights", "__version__", "convert", "data",
-        "describe", "engine", "export", "load_model", "open_model", "predict", "pretrained_weights", "read_weights",
-        "recalibrate", "recipe",
-    ]  # fmt: skip
-    for name in dir(shufflenetv2):
-        assert getattr(shufflenetv2, name).__doc__
-    assert shufflenetv2.read_any is read_weights  # the name in version 0.1
-
-
-def test_importing_the_package_does_not_import_torch() -> None:
-    program = "import sys, shufflenetv2; print({'torch', 'cv2', 'numpy'} & set(sys.modules))"
-    environment = {**os.environ, **ONE_THREAD}
-    finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert finished.stdout == "set()\n", finished.stderr
