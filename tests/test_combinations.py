@@ -238,13 +238,18 @@ def test_only_the_wanted_checkpoints_are_kept(photographs: Path, tmp_path: Path)
     ]  # fmt: skip
 
 
-def test_best_is_the_checkpoint_with_the_best_validation_result(photographs: Path, tmp_path: Path) -> None:
-    assert run(photographs, tmp_path, "--val-interval", "2", "--eval-metric", "loss") == 0
+def test_a_validation_counts_the_weights_or_their_average_whichever_is_better(photographs: Path, tmp_path: Path) -> None:
+    assert run(photographs, tmp_path, "--val-interval", "2", "--eval-metric", "loss", "--model-ema") == 0
+    losses: dict[int, list[float]] = {}
     with open(tmp_path / "logs/models/metrics.csv", encoding="utf-8") as file:
-        losses = {int(row["iteration"]): float(row["loss"]) for row in csv.DictReader(file) if row["kind"] == "test"}
+        for row in csv.DictReader(file):
+            if row["kind"] in ("test", "test_ema"):
+                losses.setdefault(int(row["iteration"]), []).append(float(row["loss"]))
+    assert {len(values) for values in losses.values()} == {2}
+    last = torch.load(tmp_path / "models/checkpoint-000012.pth.tar", weights_only=True)
+    assert last["validations"] == {iteration: -min(values) for iteration, values in losses.items()}
     best = torch.load(tmp_path / "models/best.pth.tar", weights_only=True)
-    assert losses[best["iteration"]] == min(losses.values())
-    assert best["best"] == -min(losses.values())
+    assert min(losses[best["iteration"]]) == min(map(min, losses.values()))
 
 
 def test_a_run_writes_its_records_and_pictures(photographs: Path, tmp_path: Path) -> None:

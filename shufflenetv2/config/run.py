@@ -71,7 +71,11 @@ class RunConfig:
         None, "number of iterations between additional checkpoints, of which only the newest is kept"
     )
     checkpoint_hist: Count | None = option(None, "number of checkpoints to keep; default: all")
-    eval_metric: Literal["top1", "top5", "loss"] = option("top1", "validation result that decides which checkpoint is the best")
+    eval_metric: Literal["top1", "top5", "loss"] = option(
+        "top1",
+        "validation result, of the weights or of their average, that decides which are the best and when the rate of "
+        "`sched=plateau` falls",
+    )
     save_images: bool = option(False, "save a picture of the network's input with every TRAIN line")
     hook: Hooks = option((), "class whose methods are called during training; see shufflenetv2.engine.Hook")
     throughput: bool = option(False, "only measure the speed of the network and of the loader, without training")

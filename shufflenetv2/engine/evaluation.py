@@ -1,5 +1,6 @@
 """Evaluation: loss and accuracy of a model, and their TEST line in the log."""
 
+import math
 import time
 from collections.abc import Iterable
 from contextlib import closing
@@ -40,8 +41,9 @@ class EvaluationResult:
         return {"top1": 1 - self.top1_error, "top5": 1 - self.top5_error, "loss": self.loss}
 
     def score(self, metric: str) -> float:
-        """Return a figure that is higher for better models; `metric` is 'top1', 'top5' or 'loss'."""
-        return {"top1": -self.top1_error, "top5": -self.top5_error, "loss": -self.loss}[metric]
+        """Return minus the error by a metric, 'top1', 'top5' or 'loss': higher is better, and NaN counts as minus infinity."""
+        error = {"top1": self.top1_error, "top5": self.top5_error, "loss": self.loss}[metric]
+        return -math.inf if math.isnan(error) else -error
 
 
 def count_correct(logits: Tensor, targets: Tensor) -> Tensor:

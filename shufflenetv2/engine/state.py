@@ -44,7 +44,8 @@ class TrainingState:
     Attributes:
         iteration: number of completed iterations.
         validated: the last iteration after which a validation was completed.
-        best: the best value of `eval_metric` so far, higher is better; None before the first validation.
+        validations: {iteration: score} of every completed validation: that of the weights or of their average, whichever is
+            better by `eval_metric`; a higher score is better.
         skipped: ranges (first, last) of iterations without an update, because their loss was not finite.
     """
 
@@ -60,7 +61,7 @@ class TrainingState:
         self.averaged, self.scaler = averaged, scaler
         self.iteration = 0
         self.validated = 0
-        self.best: float | None = None
+        self.validations: dict[int, float] = {}
         self.skipped: list[tuple[int, int]] = []
         self.accuracy = RunningAccuracy()
         self._loss_monitor = LossMonitor()
@@ -117,7 +118,7 @@ class TrainingState:
             **averaged,
             "iteration": self.iteration,
             "validated": self.validated,
-            "best": self.best,
+            "validations": dict(self.validations),
             "skipped": list(self.skipped),
             "state_dict": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -130,7 +131,7 @@ class TrainingState:
         """Continue where `state_dict` was taken."""
         self.iteration = state["iteration"]
         self.validated = state["validated"]
-        self.best = state.get("best")
+        self.validations = dict(state.get("validations", {}))  # older checkpoints have none
         self.skipped = list(state["skipped"])
         self.network.load_state_dict(state["state_dict"])
         if self.averaged:

@@ -1,5 +1,6 @@
 """A training run: from the newest checkpoint, or from the beginning, to the results."""
 
+import math
 from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
@@ -214,17 +215,17 @@ class Trainer(Callbacks):
         state = self.state
         if state.validated == state.iteration:
             return
-        result = self.evaluate(self.placed)
-        if state.averaged and result:
-            self.evaluate(self.devices.place(state.averaged.on(self.devices.first)), "EMA ")
+        results = [self.evaluate(self.placed)]
+        if state.averaged and self._evaluator:
+            results.append(self.evaluate(self.devices.place(state.averaged.on(self.devices.first)), "EMA "))
         self.model.train()
-        if result and isinstance(state.scheduler, PlateauSchedule):
-            state.scheduler.observe(result.top1_error)
         state.validated = state.iteration
-        if result:
-            score = result.score(self.config.run.eval_metric)
-            if state.best is None or score > state.best:
-                state.best = score
+        if scores := [result.score(self.config.run.eval_metric) for result in results if result]:
+            score, previous_best = max(scores), max(state.validations.values(), default=-math.inf)
+            state.validations[state.iteration] = score
+            if isinstance(state.scheduler, PlateauSchedule):
+                state.scheduler.observe(-score)
+            if score > previous_best or len(state.validations) == 1:
                 self.save(checkpoint.BEST)
 
     def evaluate(self, model: nn.Module, prefix: str = "", final: bool = False) -> EvaluationResult | None:
