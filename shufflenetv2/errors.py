@@ -1,15 +1,15 @@
-"""The error that a user can act on, and the parts of its message."""
+"""UserError, which the command line shows as one line, and helpers for messages."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """An error that the user of the program can fix: one line that names the culprit and the remedy, without a traceback.
+    """An error that the user can fix. The message names what is wrong and the remedy; the command shows no traceback.
 
-    An option is written as the name of its field in backticks (`` `batch_size` ``), which is how a Python caller gave it;
-    the command line replaces that with what the user typed (`--batch-size`, `-b`, or a key of a YAML file). A part makes a
-    subclass only where a caller catches that error by its type.
+    A message names an option by its field in backticks (`` `batch_size` ``), as a Python caller gives it; the command line
+    replaces it by what the user typed: `--batch-size`, `-b`, or a key of a YAML file. Subclasses exist only where a caller
+    catches the error by its type.
 
     Args:
         message: one line.
@@ -25,17 +25,17 @@ class UserError(ValueError):
 
 
 def nearest(name: str, choices: Iterable[str], cutoff: float = 0.5) -> str:
-    """Return the choice whose spelling is nearest to `name`, or '' where none is near.
+    """Return the choice whose spelling is most similar to `name`, or '' if none is similar enough.
 
     Args:
         name: what the user wrote.
         choices: the accepted spellings.
-        cutoff: similarity from 0 (any choice) to 1 (equal).
+        cutoff: smallest similarity of a match, from 0 (any choice matches) to 1 (only an equal choice matches).
     """
     matches = difflib.get_close_matches(name, list(choices), 1, cutoff)
     return matches[0] if matches else ""
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error in one line, to quote it in a UserError; the name of its class if it has no message."""
+    """Return the message of an error on one line, or the name of the error's class if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The table in docs/features.md and the options of the program agree."""
+"""docs/features.md names every option, and no option that does not exist; every option can be given in a YAML file."""
 
 import re
 from pathlib import Path
@@ -11,14 +11,14 @@ from tests.support import ROOT
 from tests.test_options import refusal
 
 DOCUMENT = (ROOT / "docs/features.md").read_text()
-TABLE = [row.split("|")[1:4] for row in DOCUMENT.splitlines() if row.startswith("| ")][1:]
-PROMISED = {name for _, options, _ in TABLE for name in re.findall(r"`(--[a-z0-9-]+)`", options)}
+ROWS = [row.split("|")[1:4] for row in DOCUMENT.splitlines() if row.startswith("| ")][1:]  # capability, options, remarks
+OPTIONS_COLUMN = {name for _, options, _ in ROWS for name in re.findall(r"`(--[a-z0-9-]+)`", options)}
 ALIASES = {alias for option in OPTIONS for alias in option.aliases}
 NEGATED_SWITCHES = {f"--no-{option.key}" for option in OPTIONS if option.is_switch}
 
 
-def test_the_table_lists_every_option_and_no_other() -> None:
-    assert {"--" + option.key for option in OPTIONS} == PROMISED
+def test_the_options_column_lists_exactly_the_options_of_training() -> None:
+    assert {"--" + option.key for option in OPTIONS} == OPTIONS_COLUMN
 
 
 @pytest.mark.parametrize("key", [option.key for option in OPTIONS if option.name != "config"])
@@ -29,16 +29,16 @@ def test_an_option_can_be_given_in_a_file_and_its_value_is_checked(key: str, tmp
     assert ": must be " in message
 
 
-def test_every_other_name_in_the_document_exists() -> None:
+def test_the_remarks_name_every_alias_and_no_unknown_option() -> None:
     names = set(re.findall(r"`(--[a-z0-9_-]+)`", DOCUMENT))
-    existing = PROMISED | ALIASES | NEGATED_SWITCHES | {f"--{name}" for name in REFUSED}
+    existing = OPTIONS_COLUMN | ALIASES | NEGATED_SWITCHES | {f"--{name}" for name in REFUSED}
     assert {name.replace("_", "-") for name in names} <= existing
     assert names >= ALIASES
 
 
-def test_a_file_of_every_option_gives_the_same_values_again(tmp_path: Path) -> None:
-    lists = ["--freeze", "stem", "--hook", "a:B", "--cutmix-minmax", "0.1", "0.2", "--bn-eps", "1e-4"]
-    config = parse(["--train-dir", "D", *lists])
+def test_options_written_as_yaml_are_read_with_the_same_values(tmp_path: Path) -> None:
+    lists_and_numbers = ["--freeze", "stem", "--hook", "a:B", "--cutmix-minmax", "0.1", "0.2", "--bn-eps", "1e-4"]
+    config = parse(["--train-dir", "D", *lists_and_numbers])
     (tmp_path / "c.yaml").write_text(config.to_yaml())
-    again = parse(["--config", str(tmp_path / "c.yaml")])
-    assert again.replace(config=()).values() == config.values()
+    from_yaml = parse(["--config", str(tmp_path / "c.yaml")])
+    assert from_yaml.replace(config=()).values() == config.values()

@@ -310,7 +310,7 @@ def test_any_command_declares_its_options_as_a_group() -> None:
         (["--liens", "3"], "unknown option '--liens' on the command line; did you mean --lines?"),
         (["in", "-n", "0"], "-n 0: must be a whole number of at least 1"),
         (["in", "--lines", "x"], "--lines x: must be a whole number of at least 1"),
-        (["in", "out", "more"], "'more' on the command line belongs to no option"),
+        (["in", "out", "more"], "unexpected argument 'more' on the command line"),
         (["in", ""], "TARGET '': must be a file name"),
     ],
 )

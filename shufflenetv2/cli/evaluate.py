@@ -13,7 +13,7 @@ from . import build
 
 
 def run_evaluation(config: Config) -> int:
-    """Evaluate a weight file, print the TEST line, and write per-class figures to the folder `eval` of the logs.
+    """Evaluate a weight file, print the TEST line, and write the accuracy per class to the folder `eval` of the logs.
 
     Returns:
         The exit status.
@@ -49,9 +49,9 @@ def _require_matching_model(config: Config, weights: Weights, val_set: Dataset) 
 
 
 def evaluation_preprocessing(config: Config, weights: Weights) -> Preprocessing:
-    """Return the preprocessing that the file records, with the options given on the command line in its place.
+    """Return the preprocessing that the file records, modified by the options that the user gave.
 
-    Where the file records none, the options (with their defaults) decide.
+    If the file records no preprocessing, all values come from the options, with their defaults.
     """
     from_options = build_preprocessing(config.data)
     if weights.preprocessing is None:
@@ -59,7 +59,7 @@ def evaluation_preprocessing(config: Config, weights: Weights) -> Preprocessing:
     else:
         given = config.explicit & {"input_size", "resize_size", "mean", "std", "interpolation"}
         if config.explicit & {"input_size", "crop_pct"}:
-            given |= {"resize_size"}  # follows from them
+            given |= {"resize_size"}  # its default follows from these options
         preprocessing = replace(weights.preprocessing, **{name: getattr(from_options, name) for name in given})
     if preprocessing.resize_size < preprocessing.input_size:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The parser that all commands share: options declared in groups, read from a command line."""
+"""The command-line parser of all commands, built from the option groups in `shufflenetv2.config`."""
 
 import argparse
 import re
@@ -14,7 +14,7 @@ HELP_WIDTH, HELP_COLUMN = 120, 34
 
 
 class OptionParser:
-    """Parser of a command whose options are declared in groups; see `shufflenetv2.config.group`.
+    """Parse the command line of a command whose options are declared in groups; see `shufflenetv2.config.group`.
 
         @group("preparation")
         class PrepareConfig:
@@ -30,12 +30,12 @@ class OptionParser:
         groups: classes made by `group`.
         description: text at the top of the help.
         examples: text at the end of the help; {prog} is replaced.
-        usage: form of the command line, after the program's name; default: listed by argparse.
-        refused: names that other programs have for options, and the reason why they are not options here.
+        usage: the usage line without the program's name; by default argparse generates it.
+        refused: option names of other trainers, without dashes -> why this command has no such option.
 
     Attributes:
-        spellings: by name of option, how the user spelled it; messages name it like this.
-        debug: an error is to be shown with its traceback.
+        spellings: option name -> the option as the user typed it, for messages.
+        debug: whether errors are shown with a traceback.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class OptionParser:
         return self._parser.format_help()
 
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
-        """Return the options on a command line by name, as texts, and remember how each was spelled.
+        """Return {option name: text, or list of texts} for a command line, and record in `spellings` what the user typed.
 
         Raises:
-            UserError: for an unknown name, or an option without its value.
+            UserError: for an unknown option, or an option without its value.
             SystemExit: after printing the help or the version.
         """
         for word in argv:
@@ -87,7 +87,7 @@ class OptionParser:
         return {name: value for name, value in vars(namespace).items() if value is not None}
 
     def _with_switch_values(self, argv: Sequence[str]) -> list[str]:
-        """Give each bare switch the value true, so that it does not take a positional argument as its value."""
+        """Append `=true` to each boolean option without a value, or argparse would take a positional argument as the value."""
         switches = {name for option in self.options if option.is_switch for name in ("--" + option.key, *option.aliases)}
         words = []
         for word, following in zip(argv, [*argv[1:], ""], strict=False):
@@ -96,26 +96,32 @@ class OptionParser:
         return words
 
     def parse_group(self, group: type[T], argv: Sequence[str]) -> T:
-        """Return the options on a command line as this group.
+        """Parse and validate a command line, and return an instance of the group.
 
         Raises:
-            UserError, SystemExit: as `parse`; UserError also for a value that is not accepted.
+            UserError: for an unknown option, or a value that is missing or not accepted.
+            SystemExit: after printing the help or the version.
         """
         return validate(group, self.parse(argv))
 
     def spell(self, text: str) -> str:
-        """Return a message in which options are named as the user typed them."""
+        """Replace each option name in backticks by the option as the user typed it."""
         return spell_options(text, self.spellings)
 
     def unknown_option(self, name: str, where: str) -> str:
-        """Return the message for a name that is no option, with the nearest name that is one."""
+        """Return the error message for an unknown option, with the most similar option name.
+
+        Args:
+            name: as the user wrote it, with or without dashes.
+            where: place of the name: 'on the command line' or 'in FILE'.
+        """
         bare = name.lstrip("-").replace("_", "-")
         dashes = "--" if name.startswith("-") else ""
         if bare in self.refused:
             return f"{name} {where}: {self.refused[bare]}"
         if not dashes and where == "on the command line":
             remedy = f"; did you mean --data-dir {name}?" if any(option.name == "data_dir" for option in self.options) else ""
-            return f"{name!r} {where} belongs to no option{remedy}"
+            return f"unexpected argument {name!r} {where}{remedy}"
         names = [option.key for option in self.options if not option.positional]
         names += [alias[2:] for option in self.options for alias in option.aliases]
         near = nearest(bare, names)
@@ -132,7 +138,7 @@ class OptionParser:
         store = _recording_action(self.spellings, extend=option.is_list)
         common: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "action": store}
         if option.is_switch:
-            # Both forms exist; the help shows the form that changes something.
+            # --name and --no-name both exist; the help shows only the form that changes the default.
             on, off = (argparse.SUPPRESS, text) if option.default else (text, argparse.SUPPRESS)
             section.add_argument(*names, nargs="?", const="true", metavar="true|false", help=on, **common)
             self._names.add("--no-" + option.key)
@@ -153,10 +159,10 @@ def _help(option: Option) -> str:
 
 
 def spell_options(text: str, spellings: Mapping[str, str]) -> str:
-    """Return a text in which each option in backticks is spelled for the command line.
+    """Replace each option in backticks by its form on the command line.
 
-    `name` becomes the given spelling, or else `--name`; `name=value` becomes `--name value`, where True is left out and
-    False makes it `--no-name`.
+    `name` becomes the spelling in `spellings`, or else `--name`. `name=value` becomes `--name value`, `name=True` becomes
+    `--name`, and `name=False` becomes `--no-name`.
     """
 
     def spell(match: re.Match[str]) -> str:
@@ -174,7 +180,7 @@ def _metavar(option: Option) -> str:
 
 
 class _ArgumentParser(argparse.ArgumentParser):
-    """Raises a UserError for wrong usage, where argparse would print and exit."""
+    """Raise a UserError for wrong usage, where argparse would print a message and exit."""
 
     def error(self, message: str) -> NoReturn:
         missing = "the following arguments are required: "
@@ -184,7 +190,7 @@ class _ArgumentParser(argparse.ArgumentParser):
 
 
 def _recording_action(spellings: dict[str, str], extend: bool) -> type[argparse.Action]:
-    """Return an action that stores a value, or adds it to a list, and remembers how the option was spelled."""
+    """Return an argparse action that stores a value (`extend`: appends to a list) and records the option as it was typed."""
 
     class Store(argparse.Action):
         def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:

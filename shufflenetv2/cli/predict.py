@@ -9,12 +9,13 @@ from .command import run_command
 from .parser import OptionParser
 
 DESCRIPTION = """\
-Print the most likely classes of images, one line per image, in the given order. Images of a folder are sorted and may be at
-any depth. They are read and resized as in validation. Unreadable images are reported on standard error and skipped.
+Print the most likely classes of images, one line per image, in the given order. Folders are searched at any depth, and their
+images are sorted by path. Images are read and resized as in validation. Unreadable images are reported on standard error and
+skipped.
 
 The model is a weight file of this trainer, the original, torchvision or mmpretrain, or a file that `shufflenetv2 export` wrote:
-.onnx, .pte, .pt (TorchScript) or .pt2 (torch's exported program). The last two are programs, which this command executes: use
-only files that you trust. All other files are data and are not executed.
+.onnx, .pte, .pt (TorchScript) or .pt2 (torch's exported program). Files in .pt and .pt2 are programs, which this command
+executes: use only files that you trust. Code in files of other types is not executed.
 """
 
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 predict") -> int:
 
     def run() -> None:
         config = parser.parse_group(PredictConfig, argv)
-        # Here because torch takes seconds to import.
+        # Imported here, because importing torch takes seconds.
         from ..data import ImageFiles
         from ..export import open_model, predict
         from ..export.images import DIGITS, image_paths, open_images

@@ -34,7 +34,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 schema") -> int:
 
 
 def build_schema() -> dict[str, Any]:
-    """Return the JSON schema: one property for each name that an option has in a YAML file."""
+    """Return the JSON schema, with one property for each name and each alias of an option."""
     properties: dict[str, Any] = {"base": {"type": "string", "description": "YAML file that this file builds on"}}
     for group in GROUPS.values():
         schemas = TypeAdapter(group).json_schema()["properties"]
@@ -42,9 +42,10 @@ def build_schema() -> dict[str, Any]:
             if option.name == "config":
                 continue
             schema = {key: value for key, value in schemas[option.name].items() if key not in ("title", "default")}
-            if option.accepts.implied:
+            if option.accepts.implied:  # `true` stands for the implied value
                 schema = {"anyOf": [schema, {"type": "boolean"}]}
             text = re.sub("`([a-z_]+)`", lambda name: name[1].replace("_", "-"), option.help)
+            # The help text of an option that is on by default describes its negation.
             schema["description"] = f"false: {text}" if option.is_switch and option.default else text
             if option.is_set_by_default:
                 schema["default"] = option.default

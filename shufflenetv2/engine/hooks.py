@@ -20,18 +20,22 @@ class Hook:
     """Base class of user code that is called during a run; override any of the methods.
 
     The `hook` option takes a subclass as `package.module:Class`; the class is instantiated without arguments. Every process
-    of the run calls its own instance. An exception raised by a hook ends the run. Checkpoints do not include what a hook
-    changes or remembers. Draw random numbers from `shufflenetv2.rng.generator`, so that a resumed run repeats them.
+    of the run calls its own instance. An exception raised by a hook ends the run. Checkpoints do not contain the attributes
+    of hooks. Draw random numbers from `shufflenetv2.rng.generator`, so that a resumed run draws the same numbers.
     """
 
     def before_run(self, run: Any) -> None:
         """Run before the first iteration; `run` is the Trainer, with attributes `config`, `state`, `train_set`, `val_set`."""
 
     def before_iteration(self, iteration: int, images: Tensor, targets: Tensor) -> None:
-        """Receive the batch as the loss sees it, on the device: images (N, 3, H, W), targets (N,) or mixed (N, n_class)."""
+        """Receive a batch on the device, after mixup and cutmix, before the update.
+
+        Shape:
+            images (N, 3, H, W), BGR, 0..255; targets (N,), class indices, or with mixup or cutmix (N, n_class), probabilities.
+        """
 
     def after_iteration(self, iteration: int, loss: Tensor, logits: Tensor) -> None:
-        """Receive the result of an update: scalar loss, logits (N, n_class). Reading a value synchronizes with the device."""
+        """Receive the scalar loss and the logits (N, n_class) of an update. Reading a value waits for the device."""
 
     def before_evaluation(self, iteration: int) -> None:
         """Run before each evaluation on the validation set."""
@@ -40,14 +44,14 @@ class Hook:
         """Receive the result of an evaluation; the averaged weights (EMA) are evaluated separately."""
 
     def after_save(self, iteration: int, path: str) -> None:
-        """Run after a file was queued for writing; the file may not be complete yet."""
+        """Run after a checkpoint or model file was queued for writing; the file may not be complete yet."""
 
     def after_run(self, run: Any) -> None:
         """Run at the end, after batch-norm recalibration, when the results are on disk."""
 
 
 def load_hook(name: str) -> Hook:
-    """Instantiate the hook that 'package.module:Class' names; modules are searched in the working directory, too.
+    """Instantiate a hook from its name 'package.module:Class'; modules are also searched in the working directory.
 
     Raises:
         UserError: the module or class does not exist, the class is not a Hook, or its constructor needs arguments.
@@ -72,7 +76,7 @@ def load_hook(name: str) -> Hook:
 
 
 class HookList(Hook):
-    """Calls several hooks, one after the other."""
+    """Call several hooks in order."""
 
     def __init__(self, hooks: list[Hook]) -> None:
         self._hooks = hooks
@@ -107,7 +111,7 @@ class HookList(Hook):
 
 
 def load_hooks(config: RunConfig, log_folder: Path | None, class_names: list[str]) -> HookList:
-    """Instantiate the hooks that the `hook` and `save_images` options name, in this order."""
+    """Instantiate the hooks of the `hook` option, and after them `SaveImages` if `save_images` is set."""
     hooks = [load_hook(name) for name in config.hook]
     if config.save_images and log_folder:
         hooks.append(SaveImages(log_folder / "images", config.display_interval, class_names))
@@ -115,7 +119,7 @@ def load_hooks(config: RunConfig, log_folder: Path | None, class_names: list[str
 
 
 class SaveImages(Hook):
-    """Write a picture of the network's input every `interval` iterations (`save_images`)."""
+    """Write a PNG file with the images of the batch every `interval` iterations (`save_images`)."""
 
     def __init__(self, folder: Path, interval: int, class_names: list[str]) -> None:
         self._folder, self._interval, self._class_names = folder, interval, class_names
@@ -124,14 +128,14 @@ class SaveImages(Hook):
         if iteration % self._interval:
             return
         if targets.ndim == 1:
-            captions = [self._class_names[label] for label in targets[: len(images)].tolist()]
+            captions = [self._class_names[label] for label in targets.tolist()]
         else:
-            captions = [self._mixed_caption(weights) for weights in targets]
+            captions = [self._mixed_caption(probabilities) for probabilities in targets]
         pixels = images.clamp(0, 255).to("cpu", dtype=torch.uint8).contiguous().numpy()
         write_grid(self._folder / f"{iteration:06}.png", pixels, captions)
 
-    def _mixed_caption(self, weights: Tensor) -> str:
-        """Name the two classes of a mixed image, with their weights."""
-        top_weights, labels = weights.topk(min(2, len(weights)))
-        pairs = zip(top_weights.tolist(), labels.tolist(), strict=True)
-        return " / ".join(f"{self._class_names[label]} {weight:.2f}" for weight, label in pairs if weight)
+    def _mixed_caption(self, probabilities: Tensor) -> str:
+        """Name the two classes of a mixed image, with their target probabilities."""
+        values, labels = probabilities.topk(min(2, len(probabilities)))
+        pairs = zip(values.tolist(), labels.tolist(), strict=True)
+        return " / ".join(f"{self._class_names[label]} {value:.2f}" for value, label in pairs if value)

@@ -1,4 +1,4 @@
-"""Graceful shutdown: a signal that asks the run to end takes effect between two iterations."""
+"""Graceful shutdown: signals such as SIGTERM end the run between two iterations, so that a checkpoint can be saved."""
 
 import signal
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from .distributed import DelayedAllReduceMax
 
 Item = TypeVar("Item")
 
-# SIGTERM and SIGUSR1: what cluster schedulers send before they take a machine away. SIGINT: Ctrl-C. Windows has no SIGUSR1.
+# Cluster schedulers send SIGTERM or SIGUSR1 before they reclaim a machine. Ctrl-C sends SIGINT. Windows has no SIGUSR1.
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 
 
@@ -17,7 +17,7 @@ class ShutdownRequested(Exception):  # noqa: N818 - a request, not an error
     """A signal asked the run to end.
 
     Attributes:
-        status: exit status that a shell expects: 130 after SIGINT, 143 after the other signals.
+        status: exit status of the process: 130 after SIGINT, 143 after the other signals.
     """
 
     def __init__(self, signum: int) -> None:
@@ -26,7 +26,10 @@ class ShutdownRequested(Exception):  # noqa: N818 - a request, not an error
 
 
 class GracefulShutdown:
-    """Context manager that records the signals in `SIGNALS`; `check` then raises. A second SIGINT interrupts at once."""
+    """Context manager that records SIGNALS when they arrive, for `check` to raise ShutdownRequested.
+
+    A second SIGINT raises KeyboardInterrupt at once.
+    """
 
     def __init__(self) -> None:
         self._received = 0
@@ -51,7 +54,8 @@ class GracefulShutdown:
     def check(self) -> None:
         """Raise `ShutdownRequested` if any process of the run has received a signal.
 
-        Every process must call this method equally often; all of them raise at the same call.
+        Every process must call this method equally often. All processes raise at the same call, which comes one call after the
+        signal if there are several processes.
         """
         if signum := self._all_reduce(self._received):
             raise ShutdownRequested(signum)
