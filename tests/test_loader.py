@@ -1,4 +1,4 @@
-"""The batches of the loader depend on the seed and the iteration only, and its threads and memory are released."""
+"""Batches depend only on the seed and the iteration, and the loader releases its threads and memory."""
 
 import gc
 import os
@@ -23,10 +23,10 @@ from shufflenetv2.data import (
 from shufflenetv2.data.loader import SampleOrder
 from shufflenetv2.rng import RandomStreams, generator
 
-SMALL = TrainTransform(size=32)
+TRANSFORM = TrainTransform(size=32)
 
 
-def test_every_epoch_is_another_permutation_of_the_samples() -> None:
+def test_each_epoch_is_a_different_permutation_of_the_samples() -> None:
     order = SampleOrder(11, seed=3)
     epochs = [[order(position) for position in range(epoch * 11, epoch * 11 + 11)] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(11)) for epoch in epochs)
@@ -40,21 +40,21 @@ def test_streams_of_different_purpose_seed_or_index_differ() -> None:
     assert generator(5, 1, 2).random() == generator(5, 1, 2).random()
 
 
-def test_a_reused_generator_draws_the_numbers_of_a_new_one() -> None:
+def test_random_streams_draw_the_same_numbers_as_new_generators() -> None:
     streams = RandomStreams(5, 2)
     for index in (0, 2**40, 7, 7):
         rng, new = streams(index), generator(5, 2, index)
         assert rng.random(7).tolist() == new.random(7).tolist()
-        assert rng.integers(10) == new.integers(10)  # leaves half a word in a buffer, which must not leak into the next stream
+        assert rng.integers(10) == new.integers(10)  # buffers half of a 64-bit word, which the next stream must not return
         assert (rng.random(), rng.integers(1 << 20)) == (new.random(), new.integers(1 << 20))
 
 
 @pytest.mark.parametrize("workers", [1, 3, 8])
 def test_batches_do_not_depend_on_the_workers_or_the_start_iteration(photographs: Path, workers: int) -> None:
     dataset = FolderDataset(photographs)  # 21 images: batches of 8 contain samples of two epochs
-    reference = DataIterator(dataset, SMALL, 8, seed=4, workers=1)
+    reference = DataIterator(dataset, TRANSFORM, 8, seed=4, workers=1)
     expected = [reference.next() for _ in range(9)]
-    resumed = DataIterator(dataset, SMALL, 8, seed=4, workers=workers, start_iteration=5)
+    resumed = DataIterator(dataset, TRANSFORM, 8, seed=4, workers=workers, start_iteration=5)
     for images, targets in expected[5:]:
         resumed_images, resumed_targets = resumed.next()
         assert torch.equal(resumed_images, images)
@@ -63,16 +63,16 @@ def test_batches_do_not_depend_on_the_workers_or_the_start_iteration(photographs
     assert all(targets.shape == (8,) and targets.dtype == torch.int64 for _, targets in expected)
 
 
-def test_the_samples_of_any_iteration_can_be_named(photographs: Path) -> None:
+def test_sample_names_lists_the_samples_of_any_iteration(photographs: Path) -> None:
     dataset = FolderDataset(photographs)
-    batches = DataIterator(dataset, SMALL, 8, seed=4, workers=1)
+    batches = DataIterator(dataset, TRANSFORM, 8, seed=4, workers=1)
     labels = {dataset.name(index): target for index, target in enumerate(dataset.targets)}
     for iteration in range(1, 6):
         assert [labels[name] for name in batches.sample_names(iteration)] == batches.next()[1].tolist()
 
 
 def test_a_batch_is_not_overwritten_by_later_batches() -> None:
-    batches = DataIterator(Digits("train"), SMALL, 16, workers=2)
+    batches = DataIterator(Digits("train"), TRANSFORM, 16, workers=2)
     images, _ = batches.next()
     copy = images.clone()
     for _ in range(20):
@@ -85,7 +85,8 @@ def resident_bytes() -> int:
 
 
 def memory_growth_over_400_batches() -> int:
-    batches = DataIterator(Digits("train"), SMALL, 8, workers=2)
+    """Return by how many bytes the memory of this process grows while a loader makes 400 batches."""
+    batches = DataIterator(Digits("train"), TRANSFORM, 8, workers=2)
     for _ in range(100):
         batches.next()
     before = resident_bytes()
@@ -101,16 +102,16 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
     """Measure in a new process, because memory freed by other tests would hide a leak."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         growth = process.submit(memory_growth_over_400_batches).result()
-    assert growth < 700_000  # 0.1 MB at most; keeping every tenth batch of 25 kB would take 1 MB
+    assert growth < 700_000  # bytes; 0.1 MB was the largest growth seen, and keeping every tenth batch (25 kB) would take 1 MB
 
 
 def test_an_iterator_can_start_at_the_end_of_a_long_run() -> None:
-    images, _ = DataIterator(Digits("train"), SMALL, 1024, start_iteration=299_999, workers=2).next()
+    images, _ = DataIterator(Digits("train"), TRANSFORM, 1024, start_iteration=299_999, workers=2).next()
     assert len(images) == 1024
 
 
-def test_another_seed_gives_other_batches() -> None:
-    first, second = (DataIterator(Digits("train"), SMALL, 16, seed=seed).next() for seed in (0, 1))
+def test_different_seeds_give_different_batches() -> None:
+    first, second = (DataIterator(Digits("train"), TRANSFORM, 16, seed=seed).next() for seed in (0, 1))
     assert not torch.equal(first[1], second[1])
 
 
@@ -123,11 +124,11 @@ def test_evaluation_sees_every_image_once_and_in_order(photographs: Path, batch_
     assert torch.equal(torch.cat([images for images, _ in batches]), torch.stack(single_images))
 
 
-def test_an_unreadable_image_is_raised_from_next_by_name(photographs: Path, tmp_path: Path) -> None:
+def test_next_raises_an_error_that_names_the_unreadable_image(photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "bad.jpg").write_bytes(b"not a picture")
     with pytest.raises(ImageError, match=r"bad\.jpg"):
-        DataIterator(FolderDataset(tmp_path), SMALL, 2).next()
+        DataIterator(FolderDataset(tmp_path), TRANSFORM, 2).next()
 
 
 def loader_threads() -> list[threading.Thread]:
@@ -137,7 +138,7 @@ def loader_threads() -> list[threading.Thread]:
 def test_threads_end_when_the_iterator_is_closed_or_collected() -> None:
     gc.collect()
     before = set(loader_threads())
-    closed, collected = (DataIterator(Digits("train"), SMALL, 4, workers=3) for _ in range(2))
+    closed, collected = (DataIterator(Digits("train"), TRANSFORM, 4, workers=3) for _ in range(2))
     closed.next()
     threads = [thread for thread in loader_threads() if thread not in before]
     assert len(threads) == 6

@@ -105,7 +105,7 @@ def test_an_unknown_name_or_split_is_refused_with_the_valid_ones(tmp_path: Path)
     assert "must be folder or one of digits, mnist, " in refused("zzz", "train", str(tmp_path))
     assert "has no split 'tset', only train, test" in refused("cifar10", "tset", str(tmp_path))
     assert "has no split 'test', only train, val" in refused("digits", "test", "")
-    assert "`val_fraction`" in refused("eurosat", "val", str(tmp_path))
+    assert "`val_fraction=0.1`" in refused("eurosat", "val", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", FROM_TORCHVISION)
@@ -114,7 +114,7 @@ def test_a_folder_without_the_data_set_is_refused_with_the_remedy(name: str, tmp
         pytest.importorskip(NAMED[name].requires)
     for folder in (tmp_path, tmp_path / "absent"):
         text = refused(name, "train", str(folder))
-        assert text == f"`data_dir` {folder} holds no complete {name}; `dataset_download` downloads it"
+        assert text == f"`data_dir` {folder} holds no complete copy of {name}; `dataset_download` downloads it"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,7 +156,7 @@ def test_a_failed_download_is_reported_in_one_line_and_leaves_no_files(name: str
     text = refused(name, "train", str(tmp_path / "new"), download=True)
     assert text.startswith(f"`dataset_download` could not download {name} into {tmp_path / 'new'}: ")
     assert "refused" in text
-    assert "holds no complete" in refused(name, "train", str(tmp_path / "new"))
+    assert "holds no complete copy" in refused(name, "train", str(tmp_path / "new"))
     assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
 
 
@@ -265,7 +265,7 @@ def empty_a_class(root: Path) -> None:
         ("mnist", labels_beyond_the_classes, "mnist cannot be read (10 classes, labels 9 to 11)"),
         ("food101", remove_the_list, "food101 cannot be read ([Errno 2] No such file"),
         ("food101", truncate_the_list, "food101 cannot be read (Expecting value"),
-        ("cifar10", truncate_a_batch, "holds no complete cifar10; `dataset_download`"),
+        ("cifar10", truncate_a_batch, "holds no complete copy of cifar10; `dataset_download`"),
         ("eurosat", empty_a_class, "eurosat cannot be read (Found no valid file for the classes Forest"),
     ],
 )

@@ -13,18 +13,18 @@ ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """Paint over up to `count` rectangles, with the distribution of timm.
+    """Paint over 1 to `count` rectangles of an image, with timm's distribution of positions, sizes and colours.
 
-    The rectangles together cover 1/50 to 1/3 of the image, less if they overlap. The ratio height / width of each is drawn
-    log-uniformly from 0.3..1/0.3. A rectangle that does not fit into the image after ten attempts is omitted.
+    All rectangles together cover 1/50 to 1/3 of the image, less if they overlap. The ratio height / width of a rectangle is
+    drawn log-uniformly from 0.3..1/0.3. If ten attempts give no rectangle that fits into the image, that rectangle is omitted.
 
     Args:
-        probability: of changing an image at all, 0..1.
+        probability: probability of erasing anything in an image, 0..1.
         mode: 'const' paints with the mean colour, 'rand' with one normally distributed colour per rectangle, 'pixel' with
-            one per pixel.
-        count: the number of rectangles is drawn from 1..count.
-        mean, std: of the colours, BGR, 0..255; ImageNet's by default. Colours are clipped to 0..255; timm, which erases
-            after normalization, does not clip.
+            one such colour per pixel.
+        count: largest number of rectangles; the number is drawn uniformly from 1..count.
+        mean, std: mean and standard deviation of the colours, BGR, 0..255; ImageNet's by default. Colours are clipped to
+            0..255; timm, which erases after normalization, does not clip.
 
     Raises:
         UserError: if the mode is unknown, the probability is outside 0..1 or the count is below 1.
@@ -61,7 +61,7 @@ class RandomErasing:
                 pixels[rows, columns] = self._draw_colours(rows.stop - rows.start, columns.stop - columns.start, rng)
 
     def _draw_rectangle(self, height: int, width: int, count: int, rng: np.random.Generator) -> tuple[slice, slice] | None:
-        """Return rows and columns of one of `count` rectangles, or None if no attempt fits into the image."""
+        """Return the rows and columns of one rectangle out of `count`, or None if no attempt fits into the image."""
         for _ in range(ATTEMPTS):
             area = height * width * rng.uniform(0.02, 1 / 3) / count
             aspect = math.exp(rng.uniform(math.log(0.3), -math.log(0.3)))

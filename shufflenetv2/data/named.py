@@ -1,6 +1,7 @@
-"""Named data sets: torchvision downloads them, verifies checksums and reads the labels; this module decodes the images.
+"""Data sets that are selected by name, such as cifar10 (option `dataset`).
 
-torchvision would decode each image completely with Pillow; `open_image` decodes only the part that a crop needs.
+torchvision downloads them, verifies checksums and reads the labels. This program decodes the images, because torchvision would
+decode each image completely with Pillow, where `open_image` decodes only the part that a crop needs.
 """
 
 import os
@@ -22,26 +23,28 @@ SOCKET_TIMEOUT = 30.0  # seconds; without a timeout a download waits forever for
 Splits = dict[str, dict[str, Any]]  # name of a split -> arguments of torchvision's class
 
 
-def _by_name(*names: str, **arguments: str) -> Splits:
+def _split_argument(*names: str, **arguments: str) -> Splits:
+    """Return the splits of a class that selects them by the argument `split`."""
     return {name: {"split": name, **arguments} for name in names}
 
 
-def _by_switch(**arguments: str) -> Splits:
+def _train_argument(**arguments: str) -> Splits:
+    """Return the splits of a class that selects them by the argument `train`, True or False."""
     return {"train": {"train": True, **arguments}, "test": {"train": False, **arguments}}
 
 
 @dataclass(frozen=True)
 class Source:
-    """How to read a data set with torchvision.
+    """Describe how to read a data set with torchvision.
 
     Args:
-        torchvision_class: name in torchvision.datasets; empty for the data set that is built in.
-        splits: names of the splits, with the arguments that select each. The first is the default for training, the second
-            for validation.
-        images: attribute that holds the images: RGB or grey arrays, paths, or pairs of path and label.
-        labels: attribute that holds the labels; empty if `images` holds pairs.
-        n_class: number of classes, if torchvision has no names for them.
-        requires: a package that torchvision needs for this data set and does not install.
+        torchvision_class: name of the class in torchvision.datasets; empty for the built-in digits.
+        splits: names of the splits, each with the class's arguments that select it. The first split is the default for
+            training, the second for validation.
+        images: attribute of the class that holds the images: RGB or grey arrays, paths, or (path, label) pairs.
+        labels: attribute of the class that holds the labels; empty if `images` holds (path, label) pairs.
+        n_class: number of classes, for a class of torchvision without class names.
+        requires: package that torchvision needs for this data set and does not install.
     """
 
     torchvision_class: str
@@ -53,26 +56,26 @@ class Source:
 
 
 NAMED = {
-    "digits": Source("", _by_name("train", "val")),
-    "mnist": Source("MNIST", _by_switch(), "data", "targets"),
-    "fashion_mnist": Source("FashionMNIST", _by_switch(), "data", "targets"),
-    "kmnist": Source("KMNIST", _by_switch(), "data", "targets"),
-    "emnist_balanced": Source("EMNIST", _by_switch(split="balanced"), "data", "targets"),
-    "emnist_byclass": Source("EMNIST", _by_switch(split="byclass"), "data", "targets"),
-    "cifar10": Source("CIFAR10", _by_switch(), "data", "targets"),
-    "cifar100": Source("CIFAR100", _by_switch(), "data", "targets"),
-    "svhn": Source("SVHN", _by_name("train", "test", "extra"), "data", "labels", n_class=10, requires="scipy"),
-    "stl10": Source("STL10", _by_name("train", "test"), "data", "labels", n_class=10),
-    "food101": Source("Food101", _by_name("train", "test"), "_image_files", "_labels"),
-    "flowers102": Source("Flowers102", _by_name("train", "val", "test"), "_image_files", "_labels", requires="scipy"),
-    "oxford_pet": Source("OxfordIIITPet", _by_name("trainval", "test"), "_images", "_labels"),
-    "dtd": Source("DTD", _by_name("train", "val", "test"), "_image_files", "_labels"),
-    "fgvc_aircraft": Source("FGVCAircraft", _by_name("train", "val", "trainval", "test"), "_image_files", "_labels"),
-    "gtsrb": Source("GTSRB", _by_name("train", "test"), "_samples", n_class=43),
-    "country211": Source("Country211", _by_name("train", "valid", "test"), "samples"),
-    "imagenette": Source("Imagenette", _by_name("train", "val"), "_samples"),
-    "imagenette_320": Source("Imagenette", _by_name("train", "val", size="320px"), "_samples"),
-    "imagenette_160": Source("Imagenette", _by_name("train", "val", size="160px"), "_samples"),
+    "digits": Source("", _split_argument("train", "val")),
+    "mnist": Source("MNIST", _train_argument(), "data", "targets"),
+    "fashion_mnist": Source("FashionMNIST", _train_argument(), "data", "targets"),
+    "kmnist": Source("KMNIST", _train_argument(), "data", "targets"),
+    "emnist_balanced": Source("EMNIST", _train_argument(split="balanced"), "data", "targets"),
+    "emnist_byclass": Source("EMNIST", _train_argument(split="byclass"), "data", "targets"),
+    "cifar10": Source("CIFAR10", _train_argument(), "data", "targets"),
+    "cifar100": Source("CIFAR100", _train_argument(), "data", "targets"),
+    "svhn": Source("SVHN", _split_argument("train", "test", "extra"), "data", "labels", n_class=10, requires="scipy"),
+    "stl10": Source("STL10", _split_argument("train", "test"), "data", "labels", n_class=10),
+    "food101": Source("Food101", _split_argument("train", "test"), "_image_files", "_labels"),
+    "flowers102": Source("Flowers102", _split_argument("train", "val", "test"), "_image_files", "_labels", requires="scipy"),
+    "oxford_pet": Source("OxfordIIITPet", _split_argument("trainval", "test"), "_images", "_labels"),
+    "dtd": Source("DTD", _split_argument("train", "val", "test"), "_image_files", "_labels"),
+    "fgvc_aircraft": Source("FGVCAircraft", _split_argument("train", "val", "trainval", "test"), "_image_files", "_labels"),
+    "gtsrb": Source("GTSRB", _split_argument("train", "test"), "_samples", n_class=43),
+    "country211": Source("Country211", _split_argument("train", "valid", "test"), "samples"),
+    "imagenette": Source("Imagenette", _split_argument("train", "val"), "_samples"),
+    "imagenette_320": Source("Imagenette", _split_argument("train", "val", size="320px"), "_samples"),
+    "imagenette_160": Source("Imagenette", _split_argument("train", "val", size="160px"), "_samples"),
     "eurosat": Source("EuroSAT", {"all": {}}, "samples"),
 }
 
@@ -82,26 +85,26 @@ class TorchvisionDataset:
 
     Args:
         name: prefix of the sample names, for example 'cifar10/train'.
-        source_object: instance of a class in torchvision.datasets.
-        source: describes its attributes.
+        torchvision_dataset: instance of a class in torchvision.datasets.
+        source: names the attributes of that class.
 
     Raises:
         ValueError: if the numbers of images, labels and classes are inconsistent.
     """
 
-    def __init__(self, name: str, source_object: Any, source: Source) -> None:
+    def __init__(self, name: str, torchvision_dataset: Any, source: Source) -> None:
         self._name = name
-        images = getattr(source_object, source.images)
-        labels = getattr(source_object, source.labels) if source.labels else [label for _, label in images]
+        images = getattr(torchvision_dataset, source.images)
+        labels = getattr(torchvision_dataset, source.labels) if source.labels else [label for _, label in images]
         self.targets = np.asarray(labels).astype(np.int64)
-        # Paths, or pixels of shape (N, H, W) or, in BGR order, (N, H, W, 3).
+        # Paths, or uint8 pixels: grey (N, H, W), or BGR (N, H, W, 3).
         self.images: list[str] | np.ndarray
         if isinstance(images, list):
             self.images = [os.fspath(image if source.labels else image[0]) for image in images]
         else:
             self.images = _grey_or_bgr(np.asarray(images))
         # Imagenette's class names are tuples of synonyms.
-        names = getattr(source_object, "classes", None) or [str(label) for label in range(source.n_class)]
+        names = getattr(torchvision_dataset, "classes", None) or [str(label) for label in range(source.n_class)]
         self.class_names = [name if isinstance(name, str) else name[0] for name in names]
         if not 0 < len(self.images) == len(self.targets):
             raise ValueError(f"{len(self.images)} images, {len(self.targets)} labels")
@@ -131,16 +134,16 @@ def _grey_or_bgr(pixels: np.ndarray) -> np.ndarray:
 def open_named(name: str, split: str, root: str, *, download: bool = False) -> Dataset:
     """Open a data set by its name in NAMED.
 
-    If several processes may download into one folder, one of them has to call this function before the others.
+    Processes that share a folder must not download at the same time: let one process call this function before the others.
 
     Args:
-        split: the name of one of the data set's splits; or 'train' or 'val' for its first or second split.
+        split: name of one of the data set's splits; 'train' and 'val' also select its first and second split.
         root: the folder that holds the data set, in torchvision's layout; ignored for the built-in digits.
         download: download the data set if it is missing.
 
     Raises:
-        UserError: if the name or the split is unknown, the files are missing, damaged or left by an interrupted download, a
-            required package is missing, or the download fails (status 1).
+        UserError: if the name or the split is unknown, if the files are missing, damaged or left by an interrupted download,
+            if a required package is missing, or (with exit status 1) if the download fails.
     """
     if (source := NAMED.get(name)) is None:
         near = nearest(name, NAMED)
@@ -158,14 +161,14 @@ def open_named(name: str, split: str, root: str, *, download: bool = False) -> D
     dataset = _read(name, split, folder)
     if dataset is not None and download_marker.exists():
         raise UserError(
-            f"a download of {name} into {folder} was interrupted; remove the files of {name} there, then {download_marker}, "
-            "and `dataset_download` downloads it again"
+            f"a download of {name} into {folder} was interrupted; remove the files of {name} there and {download_marker}, "
+            "then download again with `dataset_download`"
         )
     if dataset is None and download:
         _download(name, split, folder, download_marker)
         dataset = _read(name, split, folder)
     if dataset is None:
-        raise UserError(f"`data_dir` {folder} holds no complete {name}; `dataset_download` downloads it")
+        raise UserError(f"`data_dir` {folder} holds no complete copy of {name}; `dataset_download` downloads it")
     return dataset
 
 
@@ -175,7 +178,7 @@ def _resolve_split(name: str, split: str) -> str:
     if split in splits:
         return split
     if split == "val" and len(splits) == 1:
-        raise UserError(f"`dataset` {name} has a single split; `val_fraction` 0.1 holds out a part of it for validation")
+        raise UserError(f"`dataset` {name} has a single split; `val_fraction=0.1` holds out a part of it for validation")
     if split not in ("train", "val"):
         raise UserError(f"`dataset` {name} has no split {split!r}, only {', '.join(splits)}")
     return splits[split == "val"]
@@ -197,7 +200,7 @@ def _read(name: str, split: str, folder: Path) -> TorchvisionDataset | None:
             return None
         raise UserError(
             f"`data_dir` {folder}: {name} cannot be read ({one_line(error)}); "
-            "if it is damaged, remove it, and `dataset_download` downloads it again"
+            f"if files of {name} are damaged, remove them and download again with `dataset_download`"
         ) from error
 
 
@@ -211,7 +214,8 @@ def _download(name: str, split: str, folder: Path, marker: Path) -> None:
         marker.unlink()
     except Exception as error:  # network, disk and archive libraries raise many types of errors
         with suppress(UserError):
-            if _read(name, split, folder) is None:  # incomplete: the next call downloads again, so no marker is needed
+            # Where torchvision finds files missing, the next call downloads again, and needs no marker of the interruption.
+            if _read(name, split, folder) is None:
                 marker.unlink(missing_ok=True)
         raise UserError(f"`dataset_download` could not download {name} into {folder}: {one_line(error)}", status=1) from error
     finally:

@@ -1,8 +1,9 @@
-"""Image operations of the augmentation policies, implemented with OpenCV to match Pillow, and the tables that name them.
+"""Image operations of the augmentation policies, implemented with OpenCV to match Pillow's.
 
-Every operation has the signature (pixels, argument, fill). `pixels` is uint8 (H, W, 3) in BGR order and is not modified;
-the result has the same shape. `argument` has the meaning of Pillow's argument. `fill` is the colour of pixels outside the
-image. The tables at the end map the levels of timm and torchvision to arguments.
+Every operation has the signature (pixels, argument, fill) -> pixels. `pixels` is uint8 (H, W, 3) in BGR order and is not
+modified; the result has the same shape. `argument` is what the corresponding operation of Pillow takes, for example an angle in
+degrees. `fill` is the colour given to pixels that come from outside the image. The tables at the end give each operation the
+name that timm or torchvision uses, and a function from the level (strength) to the argument.
 """
 
 import math
@@ -60,22 +61,22 @@ def solarize(pixels: np.ndarray, threshold: float, _fill: Color) -> np.ndarray:
 
 
 def solarize_add(pixels: np.ndarray, amount: float, _fill: Color) -> np.ndarray:
-    """Add to the values below 128."""
+    """Add an amount to the values below 128."""
     return cv2.LUT(pixels, np.where(_VALUES < 128, np.minimum(_VALUES + int(amount), 255), _VALUES).astype(np.uint8))
 
 
 def color(pixels: np.ndarray, factor: float, _fill: Color) -> np.ndarray:
-    """Change the saturation: factor 0 gives grey, 1 the image."""
+    """Change the saturation: factor 0 gives a grey image, 1 the original image."""
     return cv2.transform(pixels, factor * np.eye(3) + (1 - factor) * np.array([GREY] * 3))
 
 
 def contrast(pixels: np.ndarray, factor: float, _fill: Color) -> np.ndarray:
-    """Change the contrast: factor 0 gives the mean grey of the image, 1 the image."""
+    """Change the contrast: factor 0 gives the mean luma of the image everywhere, 1 the original image."""
     return _blend(pixels, int(cv2.mean(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY))[0] + 0.5), factor)
 
 
 def brightness(pixels: np.ndarray, factor: float, _fill: Color) -> np.ndarray:
-    """Change the brightness: factor 0 gives black, 1 the image."""
+    """Change the brightness: factor 0 gives a black image, 1 the original image."""
     return _blend(pixels, 0, factor)
 
 
@@ -86,7 +87,7 @@ def _blend(pixels: np.ndarray, base: int, factor: float) -> np.ndarray:
 
 
 def sharpness(pixels: np.ndarray, factor: float, _fill: Color) -> np.ndarray:
-    """Change the sharpness: factor 0 gives a smoothed image, 1 the image. The border is unchanged, as in Pillow."""
+    """Change the sharpness: factor 0 gives a smoothed image, 1 the original. Border pixels do not change, as in Pillow."""
     kernel = np.full((3, 3), (1 - factor) / 13)
     kernel[1, 1] = factor + (1 - factor) * 5 / 13
     sharpened = cv2.filter2D(pixels, -1, kernel)
@@ -96,12 +97,12 @@ def sharpness(pixels: np.ndarray, factor: float, _fill: Color) -> np.ndarray:
 
 
 def desaturate(pixels: np.ndarray, strength: float, fill: Color) -> np.ndarray:
-    """Reduce the saturation: strength 0 gives the image, 1 grey."""
+    """Reduce the saturation: strength 0 gives the original image, 1 a grey image."""
     return color(pixels, min(1.0, max(0.0, 1 - strength)), fill)
 
 
 def gaussian_blur(pixels: np.ndarray, radius: float, _fill: Color) -> np.ndarray:
-    """Blur with a Gaussian; Pillow calls its standard deviation in pixels the radius."""
+    """Blur with a Gaussian whose standard deviation is `radius` pixels (Pillow's name)."""
     return cv2.GaussianBlur(pixels, (0, 0), radius, borderType=cv2.BORDER_REPLICATE)
 
 
@@ -112,7 +113,7 @@ def rotate(pixels: np.ndarray, degrees: float, fill: Color) -> np.ndarray:
     return _warp(pixels, (cosine, -sine, x - cosine * x + sine * y), (sine, cosine, y - sine * x - cosine * y), fill)
 
 
-# The origin of Pillow's coordinates is the corner of the first pixel, that of OpenCV's is its centre: hence factor / 2.
+# Pillow's coordinates start at the corner of the first pixel, OpenCV's at the centre of that pixel: hence factor / 2.
 def shear_x(pixels: np.ndarray, factor: float, fill: Color) -> np.ndarray:
     return _warp(pixels, (1, factor, factor / 2), (0, 1, 0), fill)
 
@@ -149,8 +150,8 @@ def _warp(pixels: np.ndarray, x: tuple[float, float, float], y: tuple[float, flo
     )
 
 
-# Conversion of levels to arguments. A level is a magnitude divided by its usual maximum, which is 10 in timm and 30 in
-# torchvision; it can exceed 1 where a policy allows it. A higher level does not always mean a stronger effect.
+# Conversion of levels to arguments. A level is the policy's magnitude divided by the largest usual magnitude: 10 in timm, 30 in
+# torchvision. Levels above 1 are possible where a policy allows them. A higher level does not always have a stronger effect.
 
 
 def _random_sign(value: float, rng: np.random.Generator) -> float:
@@ -173,7 +174,7 @@ def _enhance_wide(level: float, rng: np.random.Generator) -> float:
     return 1 + _random_sign(0.99 * level, rng)
 
 
-# NAME_TO_OP and LEVEL_TO_ARG of timm
+# timm's names and levels: NAME_TO_OP and LEVEL_TO_ARG in timm.data.auto_augment
 OPERATIONS: dict[str, tuple[Operation, LevelToArgument]] = {
     "AutoContrast": (auto_contrast, _no_argument),
     "Equalize": (equalize, _no_argument),
@@ -218,7 +219,7 @@ WIDE_OPERATIONS: dict[str, tuple[Operation, LevelToArgument]] = {
     "Contrast": (contrast, _enhance_wide),
     "Sharpness": (sharpness, _enhance_wide),
     "Posterize": (posterize, lambda level, rng: 8 - round(6 * level)),
-    "Solarize": (solarize, lambda level, rng: round(255 * (1 - level), 1)),  # exact multiples of 8.5
+    "Solarize": (solarize, lambda level, rng: round(255 * (1 - level), 1)),  # rounded, since thresholds are multiples of 8.5
     "AutoContrast": (auto_contrast, _no_argument),
     "Equalize": (equalize, _no_argument),
 }

@@ -1,7 +1,7 @@
-"""Tables of the augmentation policies of timm: which operations, with which probabilities, magnitudes and weights.
+"""timm's tables of AutoAugment, RandAugment and AugMix: operations, and their probabilities, magnitudes and weights.
 
-The tables are copies of those in `timm.data.auto_augment`, because importing timm takes about two seconds; a test compares
-them. The names are keys of `operations.OPERATIONS`.
+The tables are copied from `timm.data.auto_augment`, because importing timm takes about two seconds; a test compares the
+copies with timm. Operation names are keys of `operations.OPERATIONS`.
 """
 
 SubPolicy = tuple[tuple[str, float, int], ...]  # (operation, probability, magnitude), applied one after another
@@ -19,7 +19,7 @@ def _sub_policies(table: str) -> tuple[SubPolicy, ...]:
 
 
 def _with_increasing_posterize(policies: tuple[SubPolicy, ...]) -> tuple[SubPolicy, ...]:
-    """Replace posterization by that of Google's research code, which drops more bits at higher magnitudes."""
+    """Replace posterization by the variant in Google's research code, which drops more bits at higher magnitudes."""
 
     def rename(name: str) -> str:
         return "PosterizeIncreasing" if name.startswith("Posterize") else name
@@ -34,7 +34,7 @@ def _names(table: str) -> tuple[str, ...]:
 
 
 def _weights(table: str) -> dict[str, float]:
-    """Parse a table of "operation weight"."""
+    """Parse a table of operations, each followed by its weight: a relative probability of being drawn."""
     words = table.split()
     return {name: float(weight) for name, weight in zip(words[0::2], words[1::2], strict=True)}
 
@@ -95,6 +95,7 @@ _V0 = _sub_policies("""
     Color 0.8 6   Rotate 0.4 5
 """)
 
+# AutoAugment policies by timm's names; the suffix r stands for increasing posterization
 AUTO_POLICIES = {
     "original": _ORIGINAL,
     "originalr": _with_increasing_posterize(_ORIGINAL),
@@ -122,7 +123,8 @@ AUGMIX_OPERATIONS = _names("""
     PosterizeIncreasing SolarizeIncreasing ShearX ShearY TranslateXRel0.3 TranslateYRel0.3
 """)
 
-# Sets of operations for the setting t of RandAugment: with equal weights, or with a weight for each operation
+# RandAugment with the setting t, for example rand-m9-t3aw, draws from one of these sets of operations: a tuple has equal
+# weights, a dict gives the weight of each operation.
 RAND_SETS: dict[str, dict[str, float] | tuple[str, ...]] = {
     "3a": ("SolarizeIncreasing", "Desaturate", "GaussianBlur"),
     "3aw": _weights("""

@@ -1,19 +1,23 @@
-"""Make a smaller copy of a data set: images resized once, so that every epoch has less to read and to decode.
+"""Make a copy of a data set with smaller images, so that every epoch reads and decodes less.
 
-JPEGs are written at quality 95 with 4:2:0 chroma subsampling, as most photographs are. Measured on the 512 photographs of
-benchmarks/photographs.py (68 kB on average), shrunk to a short side of 256; mean PSNR of the central 224 pixels against the
-shrunk image before encoding; OpenCV 5.0.0, one run:
+JPEGs are written at quality 95 with 4:2:0 chroma subsampling, as most photographs are. The table has file sizes, the PSNR that
+encoding leaves, and decoding times. Measured on the 512 photographs of benchmarks/photographs.py (68 kB on average), shrunk to
+a short side of 256 pixels. The PSNR compares the central 224 x 224 pixels with those of the shrunk image before encoding,
+averaged over the images; OpenCV 5.0.0, one run:
 
     quality 90, 4:4:4   30.3 kB   40.6 dB
-    quality 95, 4:2:0   33.5 kB   40.7 dB    the default: decoded in 0.37 ms
-    quality 95, 4:4:4   43.3 kB   43.6 dB    0.53 ms
+    quality 95, 4:2:0   33.5 kB   40.7 dB   0.37 ms   (the default)
+    quality 95, 4:4:4   43.3 kB   43.6 dB   0.53 ms
     quality 97, 4:2:0   42.1 kB   42.2 dB
     quality 98, 4:4:4   62.6 kB   47.5 dB
 
-Shrinking without JPEG encoding has 45.2 dB against the pixels that validation makes of the original images, and 35.1 dB for
-random crops resized to 224; the default encoding lowers the first number to 39.0. For training, shrinking therefore matters
-more than encoding. On a small task of fine detail (benchmarks/prepared.py) a network trained on shrunk images had 0.8 points
-less accuracy than one trained on the originals, with a standard error of 0.9 over eight seeds. ImageNet was not measured.
+Compared with original images, for the pixels that validation computes, shrunk images have a PSNR of 45.2 dB without JPEG
+encoding and 39.0 dB with the default encoding. For random crops resized to 224 pixels, as in training, they have 35.1 dB
+already without encoding: there, shrinking loses more than encoding.
+
+On a small task with fine detail (benchmarks/prepared.py) a network trained on shrunk images had an accuracy 0.8 percentage
+points below that of a network trained on the originals, with a standard error of 0.9 over eight seeds. ImageNet was not
+measured.
 """
 
 import os
@@ -53,13 +57,13 @@ QUEUED_PER_THREAD = 4
 
 @dataclass
 class Outcome:
-    """Numbers of images by what was done with them, and why images are missing.
+    """Count the images of a call of `shrink` by what was done with them.
 
     Attributes:
-        encoded: encoded anew as JPEG.
-        copied: copied unchanged.
-        existing: already in the folder, from an earlier call.
-        unreadable: a message for each image that could not be read or encoded.
+        encoded: number of images resized, or encoded as JPEG at their own size.
+        copied: number of JPEG files copied unchanged.
+        existing: number of images that an earlier call wrote.
+        unreadable: an error message for each image that could not be read or encoded.
     """
 
     encoded: int = 0
@@ -75,19 +79,19 @@ class Outcome:
 def shrink(source: Path, destination: Path, *, short_side: int, quality: int, workers: int | None = None) -> Outcome:
     """Write the images of one data set folder to another as JPEGs, with a short side of at most `short_side` pixels.
 
-    An interrupted call can be repeated and continues: every file is written under a temporary name first, so an existing file
-    is complete. Class folders without images are created too, so that both folders have the same classes.
+    After an interruption, the same call continues: every file is written under a temporary name first, so an existing file is
+    complete. Class folders without images are created too, so that both folders have the same classes.
 
     Args:
         source: a folder of class folders, read as `FolderDataset` reads it.
-        destination: a folder that is new or empty, or was written by a call with the same settings.
+        destination: a folder that is new or empty, or was written by a call with the same source and settings.
         short_side: in pixels; smaller images keep their size.
         quality: of the JPEGs that are encoded, 1 to 100.
         workers: threads; by default as many as there are usable cores.
 
     Raises:
-        UserError: if the source has no class folders or no images, or if the destination lies in the source, holds other
-            files, or is in use by another process; nothing is written then. Also if writing fails, for example because the
+        UserError: before anything is written, if the source has no class folders or no images, or if the destination lies in
+            the source, holds other files, or is in use by another process. Later, if writing fails, for example because the
             disk is full.
     """
     classes = images_by_class(source)
@@ -97,7 +101,7 @@ def shrink(source: Path, destination: Path, *, short_side: int, quality: int, wo
     record = f"{os.path.realpath(source)} with --short-side {short_side} --quality {quality}"  # the format of version 0.1
     _check_destination(source, destination, record)
     destination.mkdir(parents=True, exist_ok=True)
-    with lock_folder(destination, "wait for its end, or name another folder"):
+    with lock_folder(destination, "wait until that process ends, or name another folder"):
         write_bytes(destination / RECORD, os.fsencode(record))
         existing = finished_files(destination)
         targets = target_names(paths)
@@ -123,7 +127,7 @@ def shrink(source: Path, destination: Path, *, short_side: int, quality: int, wo
 
 
 def _check_destination(source: Path, destination: Path, record: str) -> None:
-    """Refuse a destination where images of different data sets or sizes would be mixed."""
+    """Raise a UserError if images of different data sets or sizes would be mixed in the destination."""
     source_path, destination_path = Path(os.path.realpath(source)), Path(os.path.realpath(destination))
     if destination_path == source_path:
         raise UserError(f"{source} and {destination} are the same folder; name another folder for the small images")
@@ -143,10 +147,10 @@ def _check_destination(source: Path, destination: Path, record: str) -> None:
 
 
 def target_names(paths: list[str]) -> list[str]:
-    """Return the path of each image in the destination: its own path, with the suffix .jpg unless it is a JPEG suffix.
+    """Return the relative path of each image in the destination: its path in the source, with a JPEG suffix.
 
-    If several images would get the same path, those that are renamed keep their old suffix as well: a.png becomes a.png.jpg
-    beside a.jpg. Paths that differ only in upper and lower case count as the same, as on some file systems.
+    JPEG suffixes stay; others are replaced by .jpg. If several images would get the same path, .jpg is appended instead: beside
+    a.jpg, a.png becomes a.png.jpg. Paths that differ only in upper and lower case count as the same, as on some file systems.
     """
     stems_and_suffixes = [os.path.splitext(path) for path in paths]
     names = [stem + (suffix if suffix.lower() in JPEG_SUFFIXES else ".jpg") for stem, suffix in stems_and_suffixes]
@@ -165,7 +169,7 @@ def target_names(paths: list[str]) -> list[str]:
 
 
 def finished_files(destination: Path) -> set[str]:
-    """Return the relative paths of the complete files, and remove temporary files that a killed process left."""
+    """Return the relative paths of the complete files in a folder, and remove temporary files that a killed process left."""
     paths = set()
     for folder, _, names in os.walk(destination):
         for name in names:
@@ -178,7 +182,10 @@ def finished_files(destination: Path) -> set[str]:
 
 
 def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
-    """Yield the results of `function` in the order of the items, reading few items ahead. Close it to end the threads."""
+    """Yield `function(item)` in the order of the items, computed by threads; closing the generator ends the threads.
+
+    At most QUEUED_PER_THREAD items per thread are taken from `items` ahead of the result that is yielded.
+    """
     with ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[Result]] = deque()
         try:
@@ -194,7 +201,14 @@ def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], wo
 
 
 def shrink_file(paths: tuple[Path, Path], short_side: int, quality: int) -> bool | str:
-    """Write the second file from the first; return whether it is an unchanged copy, or the reason why it was not written."""
+    """Write one image to the destination.
+
+    Args:
+        paths: source and target file.
+
+    Returns:
+        True if the target is an unchanged copy, False if it was encoded; an error message if the source cannot be read.
+    """
     source, target = paths
     try:
         encoded = read_file(source)
@@ -214,8 +228,11 @@ def shrink_file(paths: tuple[Path, Path], short_side: int, quality: int) -> bool
 def encode(name: str, image: Image, short_side: int, quality: int) -> bytes:
     """Encode an image as a sequential JPEG, with a short side of at most `short_side` pixels.
 
-    The pixels are those that training reads: orientation tags are ignored and transparency is dropped. The size is the one
-    to which validation resizes, so that validation does not resize again.
+    The pixels are those that training reads: orientation tags are ignored and transparency is dropped. The long side is rounded
+    as in validation, so that validation with `resize_size` equal to `short_side` does not resize again.
+
+    Args:
+        name: path of the image, for error messages.
 
     Raises:
         ImageError: if the image cannot be decoded, or is too long for a JPEG.
@@ -224,9 +241,9 @@ def encode(name: str, image: Image, short_side: int, quality: int) -> bytes:
     if min(width, height) > short_side:
         width, height = OpencvResize(short_side).target(height, width)
     if max(width, height) > MAX_JPEG_SIDE:
-        raise ImageError(f"{name} is too long for a JPEG, which has at most {MAX_JPEG_SIDE:,} pixels")
-    # Decoding at a reduced scale takes half the time and a fraction of the memory. It stops at twice the final size,
-    # because the filter of INTER_AREA is better than that of the decoder.
+        raise ImageError(f"{name} is too long for a JPEG: {max(width, height):,} pixels; the limit is {MAX_JPEG_SIDE:,}")
+    # Let the decoder reduce the image, which takes half the time and a fraction of the memory, but to no less than twice the
+    # final size, because the filter of INTER_AREA is better than that of the decoder.
     pixels = image.crop(0, 0, image.height, image.width, min_side=2 * short_side)
     if pixels.shape[:2] != (height, width):
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)

@@ -1,8 +1,8 @@
-"""Transforms from a decoded image to the pixels of a batch.
+"""Transforms from an image to the pixels of a batch.
 
-`TrainTransform` and `EvaluationTransform` are what the loader calls: they write uint8 pixels directly into a batch.
-`OpencvResize`, `CenterCrop` and `ToBGRTensor` are the evaluation transforms of the original ShuffleNetV2 trainer under their
-original names; `EvaluationTransform` consists of the first two.
+The loader calls `TrainTransform` and `EvaluationTransform`, which write uint8 pixels directly into a batch. `OpencvResize`,
+`CenterCrop` and `ToBGRTensor` are the evaluation transforms of the original ShuffleNetV2 trainer, under their original names;
+`EvaluationTransform` applies `OpencvResize` and `CenterCrop`.
 """
 
 import math
@@ -25,7 +25,7 @@ from .resize import resize
 
 CROP_ATTEMPTS = 10
 BLUR_SIGMA = (0.1, 2.0)  # range of the standard deviation in pixels, as in torchvision's references and timm
-BLUR_KERNEL = 23  # pixels
+BLUR_KERNEL = 23  # width and height in pixels
 
 
 class Transform(Protocol):
@@ -47,12 +47,12 @@ class Transform(Protocol):
 
         Args:
             out: uint8 (views, size, size, 3), BGR; or (size, size, 3) for a single view.
-            rng: source of all random draws; None for a transform that draws nothing.
+            rng: source of all random draws; None for a transform without random draws.
         """
 
 
 def as_bgr(image: PIL.Image.Image | np.ndarray) -> np.ndarray:
-    """Return a PIL image or a BGR uint8 array (H, W, 3) as the latter."""
+    """Convert a PIL image (RGB) to a BGR uint8 array (H, W, 3); return such an array unchanged."""
     if isinstance(image, PIL.Image.Image):
         return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
@@ -134,7 +134,7 @@ class EvaluationTransform:
 
 @dataclass(frozen=True, repr=False)
 class TrainTransform:
-    """Augment a training image; the defaults are the recipe of the original trainer, and `print` shows the steps.
+    """Augment a training image; the defaults are those of the original trainer. `print(transform)` lists the steps.
 
     Args:
         size: side of the result in pixels.
@@ -146,9 +146,9 @@ class TrainTransform:
         grayscale, blur: probabilities of conversion to grey and of blurring, after the jitter.
         erasing: random erasing, the last step.
         interpolation: one of resize.INTERPOLATIONS; or 'random' to draw bilinear or bicubic.
-        views: number of results from one crop. The first of several views is only cropped and flipped; the steps from the
-            policy on are drawn anew for each of the other views.
-        erases_first: apply random erasing to the first of several views, too.
+        views: number of results, all made from one crop. With several views, the first is only cropped, flipped and (see
+            `erases_first`) erased; for each other view the steps from the policy on are drawn separately.
+        erases_first: with several views, apply random erasing to the first view, too.
     """
 
     size: int = 224
@@ -185,12 +185,12 @@ class TrainTransform:
     def __call__(self, image: Image, out: np.ndarray, rng: np.random.Generator | None) -> None:
         assert rng is not None
         views = _list_of_views(out)
-        # Without a policy between the flips and the jitter, one call does everything from the crop to the jitter.
-        jitters_at_once = self.policy is None and self.views == 1
-        crop = self._draw_crop_resize(image, rng, with_jitter=jitters_at_once)
-        pixels = image.crop_resize(crop, views[0] if jitters_at_once or self.views > 1 else None)
+        # Without a policy between the flips and the jitter, `crop_resize` does all steps from the crop to the jitter.
+        crop_includes_jitter = self.policy is None and self.views == 1
+        crop = self._draw_crop_resize(image, rng, with_jitter=crop_includes_jitter)
+        pixels = image.crop_resize(crop, views[0] if crop_includes_jitter or self.views > 1 else None)
         for view in views[1:] if self.views > 1 else views:
-            result = pixels if jitters_at_once else self._apply_policy_and_jitter(pixels, view, rng)
+            result = pixels if crop_includes_jitter else self._apply_policy_and_jitter(pixels, view, rng)
             result = self._apply_grayscale_and_blur(result, rng)
             if result is not view:
                 view[...] = result
@@ -209,7 +209,7 @@ class TrainTransform:
         return CropResize(*box, self.size, interpolation, hflip, vflip, jitter)
 
     def _apply_policy_and_jitter(self, pixels: np.ndarray, out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return the result, which may be `pixels` itself, or be written into `out`."""
+        """Return the augmented pixels: `out`, a new array, or `pixels` itself if nothing is applied."""
         if self.policy:
             pixels = self.policy(pixels, rng)
         return draw_jitter(self.color_jitter, rng)(pixels, out) if any(self.color_jitter) else pixels
@@ -246,7 +246,7 @@ def _list_of_views(out: np.ndarray) -> list[np.ndarray]:
 
 
 def build_preprocessing(config: DataConfig) -> Preprocessing:
-    """Return how images become network input in an evaluation."""
+    """Return the preprocessing of validation images that the options describe."""
     return Preprocessing(config.input_size, config.resize_size, config.mean, config.std, config.interpolation)
 
 
@@ -264,12 +264,12 @@ def build_train_transform(data: DataConfig, augmentation: AugmentationConfig) ->
     if augmentation.no_aug:
         return build_evaluation_transform(build_preprocessing(data))
     policy, erasing = None, None
-    # Policies and erasing fill pixels with the mean of the network's input if it is normalized, else with that of ImageNet.
-    normalizes = data.std != (1.0, 1.0, 1.0)
+    # Policies and erasing fill pixels with the mean by which the network normalizes; without normalization, with ImageNet's.
+    is_normalized = data.std != (1.0, 1.0, 1.0)
     if augmentation.aa:
-        policy = parse_policy(augmentation.aa, fill=data.mean) if normalizes else parse_policy(augmentation.aa)
+        policy = parse_policy(augmentation.aa, fill=data.mean) if is_normalized else parse_policy(augmentation.aa)
     if augmentation.reprob:
-        colours = {"mean": data.mean, "std": data.std} if normalizes else {}
+        colours = {"mean": data.mean, "std": data.std} if is_normalized else {}
         erasing = RandomErasing(augmentation.reprob, augmentation.remode, augmentation.recount, **colours)
     return TrainTransform(
         size=data.train_crop_size or data.input_size,
