@@ -1,4 +1,7 @@
-"""For the same draws, mixed images and targets are timm's; the draws have timm's distribution, and are a function."""
+"""Mixup and cutmix: for the same random draws, images and targets equal timm's; the draws have timm's distribution.
+
+The draws are a function of seed, iteration and rank.
+"""
 
 from typing import Any
 
@@ -14,13 +17,13 @@ from shufflenetv2.recipe import Mixing, build_mixing
 timm_mixup: Any = timm.data.mixup
 
 MODES = ("batch", "pair", "elem")
-KINDS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "mixup": {"mixup": 0.8},
     "cutmix": {"cutmix": 1.0},
     "cutmix_minmax": {"cutmix_minmax": (0.3, 0.8)},
-    "both": {"mixup": 0.8, "cutmix": 1.0},
-    "minmax and mixup": {"mixup": 0.8, "cutmix_minmax": (0.3, 0.8)},
-    "sometimes": {"mixup": 0.8, "cutmix": 1.0, "mixup_prob": 0.6},
+    "mixup, cutmix": {"mixup": 0.8, "cutmix": 1.0},
+    "mixup, cutmix_minmax": {"mixup": 0.8, "cutmix_minmax": (0.3, 0.8)},
+    "mixup_prob": {"mixup": 0.8, "cutmix": 1.0, "mixup_prob": 0.6},
 }
 HEIGHT, WIDTH, CLASSES = 17, 24, 5
 
@@ -36,14 +39,15 @@ def batch(count: int) -> tuple[Tensor, Tensor]:
 
 
 def many_draws(count: int = 20_000, height: int = 200, width: int = 100, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return independent draws for `count` images: lam (count,), boxes (4, count)."""
     return make_mixing(10, mixup_mode="elem", **options).draw(count, height, width, 1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("count", [8, 7, 1])
-def test_image_i_is_mixed_with_image_n_minus_1_minus_i(kind: str, mode: str, count: int) -> None:
-    mixing = make_mixing(seed=3, mixup_mode=mode, **KINDS[kind])
+def test_image_i_is_mixed_with_image_n_minus_1_minus_i(name: str, mode: str, count: int) -> None:
+    mixing = make_mixing(seed=3, mixup_mode=mode, **OPTIONS[name])
     images, targets = batch(count)
     for iteration in range(1, 9):
         mixed, mixed_targets = mixing(images, targets, iteration)
@@ -64,24 +68,25 @@ def test_image_i_is_mixed_with_image_n_minus_1_minus_i(kind: str, mode: str, cou
         torch.testing.assert_close(mixed_targets.sum(dim=1), torch.ones(count))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("mode", MODES)
-def test_timm_gives_the_same_for_the_same_draws(kind: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mixing = make_mixing(seed=5, mixup_mode=mode, **KINDS[kind])
+def test_images_and_targets_equal_timms_for_the_same_draws(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixing = make_mixing(seed=5, mixup_mode=mode, **OPTIONS[name])
     images, targets = batch(8)
     for iteration in range(1, 9):
         lams, boxes = mixing.draw(8, HEIGHT, WIDTH, iteration)
         draws = {"batch": 1, "pair": 4, "elem": 8}[mode]
         has_box: np.ndarray = (boxes[1] > boxes[0]) & (boxes[3] > boxes[2])
+        # Make timm's random functions return the draws of `mixing`.
         queue = [(tuple(boxes[:, i]), lams[i]) for i in range(draws) if has_box[i]]
         reference = timm_mixup.Mixup(1.0, 1.0, switch_prob=0.5, mode=mode, label_smoothing=0.0, num_classes=CLASSES)
-        switches = np.where(has_box, 0.0, 0.9)  # below switch_prob for cutmix, and always below the probability of mixing
+        switches = np.where(has_box, 0.0, 0.9)  # cutmix below switch_prob, mixup above; all below the probability of mixing, 1
         with monkeypatch.context() as context:
             context.setattr(np.random, "rand", lambda n=None, values=switches: values[:n] if n else values[0])
             context.setattr(np.random, "beta", lambda *_, size=None, values=lams: values[:size] if size else values[0])
             context.setattr(timm_mixup, "cutmix_bbox_and_lam", lambda *_, queue=queue, **__: queue.pop(0))
             expected_images, expected_targets = reference(images.float(), targets)
-        assert not queue
+        assert not queue  # timm used every box
         mixed, mixed_targets = mixing(images, targets, iteration)
         torch.testing.assert_close(mixed, expected_images, rtol=0, atol=1e-4)
         torch.testing.assert_close(mixed_targets, expected_targets, rtol=0, atol=1e-6)
@@ -106,7 +111,7 @@ def test_the_lam_of_mixup_has_the_beta_distribution(alpha: float) -> None:
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
 @pytest.mark.parametrize("shape", [(12, 21), (200, 100)])
-def test_boxes_have_timms_distribution_of_sizes_and_places(alpha: float, shape: tuple[int, int]) -> None:
+def test_boxes_have_timms_distribution_of_sizes_and_positions(alpha: float, shape: tuple[int, int]) -> None:
     lams, boxes = many_draws(10_000, cutmix=alpha, height=shape[0], width=shape[1])
     np.random.seed(0)  # timm's source of randomness
     drawn = [timm_mixup.cutmix_bbox_and_lam((3, *shape), np.random.beta(alpha, alpha)) for _ in range(10_000)]
@@ -121,13 +126,13 @@ def test_boxes_have_timms_distribution_of_sizes_and_places(alpha: float, shape: 
         assert np.histogram(lengths, 8, (0, 1))[0] / len(drawn) == pytest.approx(
             np.histogram(timm_lengths, 8, (0, 1))[0] / len(drawn), abs=0.02
         )
-        if side < 50:  # also length by length, since odd and even ones could differ
+        if side < 50:  # compare the frequency of every length as well, because odd and even lengths could differ
             assert np.bincount(edges[1] - edges[0]) / len(drawn) == pytest.approx(
                 np.bincount(timm_edges[1] - timm_edges[0]) / len(drawn), abs=0.015
             )
 
 
-def test_cutmix_minmax_draws_sides_and_places_of_boxes_uniformly() -> None:
+def test_cutmix_minmax_draws_side_lengths_and_positions_of_boxes_uniformly() -> None:
     lams, boxes = many_draws(cutmix_minmax=(0.25, 0.5))
     top, bottom, left, right = boxes
     assert lams == pytest.approx(1 - (bottom - top) * (right - left) / (200 * 100), abs=1e-6)
@@ -143,14 +148,15 @@ def test_cutmix_minmax_draws_sides_and_places_of_boxes_uniformly() -> None:
     assert (boxes.T == (0, 200, 0, 100)).all()
 
 
-def test_mixing_and_switching_have_the_given_probabilities() -> None:
+def test_mixup_prob_and_mixup_switch_prob_are_probabilities_of_mixing_and_of_cutmix() -> None:
     for probability in (0.0, 0.3, 1.0):
         lams, _ = many_draws(mixup=1.0, mixup_prob=probability)
         assert np.mean(lams != 1) == pytest.approx(probability, abs=0.015)
     for switch in (0.0, 0.2, 1.0):
         _, boxes = many_draws(mixup=1.0, cutmix_minmax=(0.3, 0.4), mixup_switch_prob=switch)
         assert np.mean(boxes.any(axis=0)) == pytest.approx(switch, abs=0.015)
-    _, boxes = many_draws(cutmix_minmax=(0.3, 0.4), mixup_switch_prob=0.0)  # without mixup nothing is switched
+    # Without mixup every image gets cutmix, whatever mixup_switch_prob is.
+    _, boxes = many_draws(cutmix_minmax=(0.3, 0.4), mixup_switch_prob=0.0)
     assert boxes.any(axis=0).all()
 
 
@@ -165,11 +171,11 @@ def test_draws_are_a_function_of_seed_iteration_and_rank(mode: str) -> None:
     expected = mixed()
     np.random.seed(1)
     torch.manual_seed(1)
-    states = str(np.random.get_state()), torch.get_rng_state().tolist()
+    global_states = str(np.random.get_state()), torch.get_rng_state().tolist()
     assert mixed() == expected
-    assert states == (str(np.random.get_state()), torch.get_rng_state().tolist())
-    others = {mixed(seed=2), mixed(iteration=11), mixed(rank=1), mixed(2, 11), mixed(2, 10, 1)}
-    assert len(others | {expected}) == 6
+    assert global_states == (str(np.random.get_state()), torch.get_rng_state().tolist())
+    with_other_arguments = {mixed(seed=2), mixed(iteration=11), mixed(rank=1), mixed(2, 11), mixed(2, 10, 1)}
+    assert len(with_other_arguments | {expected}) == 6
 
 
 def test_mixing_stops_at_mixup_off_iter() -> None:
@@ -181,21 +187,21 @@ def test_mixing_stops_at_mixup_off_iter() -> None:
         assert torch.equal(mixed_targets, torch.nn.functional.one_hot(targets, CLASSES).float()) == (iteration >= 5)
 
 
-def test_image_type_and_memory_format_do_not_matter() -> None:
+def test_results_do_not_depend_on_the_dtype_and_memory_format_of_images() -> None:
     images, targets = batch(8)
     before = images.clone()
-    interleaved = images.contiguous(memory_format=torch.channels_last)  # as the loader hands them over
-    for options in KINDS.values():
+    channels_last = images.contiguous(memory_format=torch.channels_last)  # the memory format of the loader's batches
+    for options in OPTIONS.values():
         mixing = make_mixing(mixup_mode="elem", **options)
         expected = mixing(images, targets, 1)
-        for other in (images.float(), images.half(), interleaved, interleaved.float()):
-            result = mixing(other, targets, 1)
+        for variant in (images.float(), images.half(), channels_last, channels_last.float()):
+            result = mixing(variant, targets, 1)
             assert result[0].dtype == torch.float32
-            assert all(torch.equal(tensor, wanted) for tensor, wanted in zip(result, expected, strict=True))
+            assert all(torch.equal(tensor, expected_tensor) for tensor, expected_tensor in zip(result, expected, strict=True))
     assert torch.equal(images, before)
 
 
-def test_without_mixup_and_cutmix_nothing_is_mixed() -> None:
+def test_build_mixing_returns_none_without_mixup_and_cutmix() -> None:
     assert build_mixing(AugmentationConfig(mixup_prob=0.5), CLASSES, 0) is None
-    for options in KINDS.values():
+    for options in OPTIONS.values():
         assert build_mixing(AugmentationConfig(**options), CLASSES, 7) == make_mixing(seed=7, **options)

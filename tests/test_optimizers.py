@@ -169,10 +169,10 @@ def test_an_optimizer_of_timm_trains_a_shufflenet_with_a_schedule(name: str) -> 
         ("sgd", {"opt_betas": (0.9, 0.9)}, "`opt_betas` has no effect on sgd"),
         ("lion", {"opt_eps": 1e-8}, "`opt_eps` has no effect on lion"),
         ("rmsproptf", {"opt_betas": (0.9, 0.9)}, "`opt_betas` has no effect on rmsproptf"),
-        ("adan", {"opt_betas": (0.9, 0.9)}, "`opt_betas` of adan are 3 numbers, not 2"),
+        ("adan", {"opt_betas": (0.9, 0.9)}, "`opt_betas` of adan must be 3 numbers, not 2"),
         ("adamw", {"opt_betas": (0.9, 1.5)}, "`opt` adamw cannot be used: .*1.5"),
         ("adahessian", {}, "`opt` adahessian needs second derivatives, which training does not compute"),
-        ("lookahead_kron", {}, "`opt` lookahead_kron cannot be used: it draws from torch's global random numbers"),
+        ("lookahead_kron", {}, "`opt` lookahead_kron cannot be used: it draws from torch's global random generator"),
         *((name, {}, f"`opt` {name} cannot be used") for name in REFUSED[1:]),
     ],
 )

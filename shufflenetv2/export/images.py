@@ -1,4 +1,4 @@
-"""Images to predict, calibrate and compare on: files and folders without labels, read as in an evaluation."""
+"""Images for prediction and quantization: files and folders without labels, transformed as validation images are."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -11,14 +11,14 @@ from ..data import Dataset, DecodedImage, Digits, EvaluationTransform, ImageErro
 from ..data.images import Image
 from ..errors import UserError
 
-DIGITS = "digits"  # instead of a folder: the built-in images
+DIGITS = "digits"  # given in place of a folder, this selects the built-in images
 
 
 class SkipUnreadable:
-    """A data set of transformed images, in which an unreadable image is black.
+    """A data set of transformed images, in which an unreadable image is replaced by a black one.
 
     Attributes:
-        unreadable: {index: reason} for the images that were requested and could not be read.
+        unreadable: {index: error message} of the unreadable images among those requested so far.
     """
 
     def __init__(self, dataset: Dataset, transform: EvaluationTransform) -> None:
@@ -41,11 +41,11 @@ class SkipUnreadable:
 
 
 def image_paths(paths: Iterable[str | Path], warn: Callable[[str], object]) -> list[str]:
-    """Return the files among `paths`, with any suffix, and the images below the folders among them, at any depth.
-
-    The order is that of `paths`; images of one folder are sorted.
+    """Return the paths of images, in the order of `paths`.
 
     Args:
+        paths: files, which are taken with any suffix, and folders, which are searched for images at any depth. The images of a
+            folder are sorted.
         warn: called with a message for each folder that holds no images or cannot be listed.
     """
     images: list[str] = []
@@ -60,13 +60,15 @@ def image_paths(paths: Iterable[str | Path], warn: Callable[[str], object]) -> l
 
 
 def open_images(source: str, split: str, option: str) -> Dataset:
-    """Open the images below a folder, or the built-in digits of a split for 'digits'.
+    """Open the images below a folder, or the built-in digits.
 
     Args:
-        option: name of the option that gave the source, for messages.
+        source: a folder, or 'digits' if there is no folder of that name.
+        split: 'train' or 'val', the split of the digits; not used for a folder.
+        option: name of the option that gave the source, for error messages.
 
     Raises:
-        UserError: if there is no such folder, or no image in it.
+        UserError: if the folder does not exist or holds no images.
     """
     if source == DIGITS and not os.path.exists(source):
         return Digits(split)

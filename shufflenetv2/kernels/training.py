@@ -1,14 +1,14 @@
-"""The training step of a network's units on a CPU, with fewer passes over memory than torch's operations need.
+"""A faster training step for the units of a network, by fewer passes over memory than torch's operations need.
 
 `accelerate` replaces the forward pass of a network's units from outside, by changing the class of the modules: FusedBlock for
-ShuffleV2Block, FusedBranch for the sequences of layers. Both fall back to the plain forward pass whenever a call is not a step
-of training that they support. They replace two things:
+ShuffleV2Block, FusedBranch for a sequence of layers. Both call the plain forward pass whenever they do not support the
+call, for example in evaluation. Two operations are faster:
 
-In every memory layout and on every device, the channel shuffle and the concatenation get backward passes that write each
-gradient once; torch's fill two tensors with zeros and add them, and its convolutions are slow on slices of a larger tensor.
-
-In the channels-last layout on a CPU, compiled code (`batch_norm.c`, `depthwise.c`) computes the branches: see
-autograd.py.
+1. Channel shuffle and concatenation, in every memory layout and on every device: their backward passes write each gradient
+   once. torch's backward pass fills two tensors with zeros and adds them, and its convolutions are slow on gradients that are
+   slices of a larger tensor.
+2. The FUSED_FORMS of layers, in the channels-last layout on a CPU: compiled code (`batch_norm.c`, `depthwise.c`) computes them;
+   see autograd.py.
 """
 
 import copy
@@ -21,6 +21,7 @@ from torch.jit import is_tracing  # type: ignore[attr-defined]
 from ..blocks import ShuffleV2Block
 from . import autograd
 
+# The sequences of layers that the compiled code can compute
 FUSED_FORMS = (
     ("convolution", "norm", "relu"),
     ("pointwise", "norm", "relu"),
@@ -32,7 +33,7 @@ FUSED_FORMS = (
 def accelerate(network: nn.Module) -> None:
     """Make a network's units use the faster training step, in place.
 
-    Weights, state-dict names, hooks, deep copies and all calls other than training steps are unaffected.
+    Weights, state-dict names, hooks and deep copies remain as they are, and so does every call that is not a training step.
     """
     for module in network.modules():
         if type(module) is ShuffleV2Block:
@@ -43,7 +44,7 @@ def accelerate(network: nn.Module) -> None:
 
 
 def _kind(layer: nn.Module) -> str:
-    """Return the kind of a layer as in FUSED_FORMS, "" for every other layer."""
+    """Return the name of a layer in FUSED_FORMS, or "" if the compiled code does not support the layer."""
     if type(layer) is nn.ReLU:
         return "relu"
     if type(layer) is nn.BatchNorm2d:
@@ -59,9 +60,9 @@ def _kind(layer: nn.Module) -> str:
 
 
 class FusedBranch(nn.Sequential):
-    """A sequence of layers of one of the FUSED_FORMS."""
+    """A sequence of layers in one of the FUSED_FORMS: a branch of a unit, the stem, or the last convolution."""
 
-    fused_layers: tuple[nn.Module, ...] = ()  # as they were checked; another layer in their place is not fused
+    fused_layers: tuple[nn.Module, ...] = ()  # the layers that `accelerate` checked; replaced layers are not fused
 
     def forward(self, x: Tensor) -> Tensor:
         if self.can_fuse(x):
@@ -76,19 +77,22 @@ class FusedBranch(nn.Sequential):
         if torch.is_autocast_enabled("cpu") or x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
             return False
         images, _, height, width = x.shape
-        if images * ((height + 1) // 2) * ((width + 1) // 2) < 2:  # one value per channel, which torch's batch norm refuses
+        # With stride 2 a single value per channel could remain, for which torch's batch norm raises an error.
+        if images * ((height + 1) // 2) * ((width + 1) // 2) < 2:
             return False
-        return tuple(self) == self.fused_layers and all(map(_is_trained, self.fused_layers)) and autograd.library() is not None
+        return (
+            tuple(self) == self.fused_layers and all(map(_trains_plainly, self.fused_layers)) and autograd.library() is not None
+        )
 
     def fused_forward(self, x: Tensor, left: Tensor | None) -> Tensor:
-        """Compute the layers and concatenate `left` (if given) with their output.
+        """Compute the layers, and concatenate `left` (if given) and their output along the channels.
 
         Shape:
             x (N, C, H, W), left (N, L, H', W') -> (N, L + D, H', W')
         """
         layers: list[Any] = [layer for layer in self if not isinstance(layer, nn.ReLU)]
         first_norm: Any = None
-        if len(layers) != 4:  # the branch begins with a convolution, norm and ReLU
+        if len(layers) != 4:  # in all forms but depthwise, norm, pointwise, norm: begin with convolution, norm and ReLU
             convolution, first_norm = layers[:2]
             is_pointwise = _kind(convolution) == "pointwise"
             x = autograd.Pointwise.apply(x, convolution.weight) if is_pointwise else convolution(x)
@@ -104,12 +108,12 @@ class FusedBranch(nn.Sequential):
         return output
 
     def __prepare_scriptable__(self) -> nn.Sequential:
-        """Give torch.jit.script the plain layers."""
+        """Return the plain layers, which torch.jit.script compiles."""
         return nn.Sequential(*self).train(self.training)
 
 
 class FusedBlock(ShuffleV2Block):
-    """A unit whose branches, channel shuffle and concatenation are faster in training."""
+    """A ShuffleV2Block whose branches, channel shuffle and concatenation are faster in training."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not _is_eager_step(x):
@@ -124,21 +128,21 @@ class FusedBlock(ShuffleV2Block):
         return _join(left, right)
 
     def __prepare_scriptable__(self) -> ShuffleV2Block:
-        """Give torch.jit.script the plain unit. (It replaces the unit in the network that is scripted, too.)"""
+        """Return the plain unit, which torch.jit.script compiles, and which then takes this unit's place in the network."""
         plain: ShuffleV2Block = copy.copy(self)
         plain.__class__ = ShuffleV2Block
         return plain
 
 
 def _is_eager_step(x: Tensor) -> bool:
-    """Return whether operations on x are run, with gradients, rather than traced, compiled or exported."""
+    """Return whether operations on x run eagerly with gradients: not traced, compiled, exported or under no_grad."""
     if type(x) is not Tensor or not torch.is_grad_enabled():
         return False
     return not (is_tracing() or torch.compiler.is_compiling())  # type: ignore[no-untyped-call]
 
 
-def _is_trained(layer: nn.Module) -> bool:
-    """Return whether a layer has no hooks and, if it is a norm, uses the batch's statistics and updates the running ones."""
+def _trains_plainly(layer: nn.Module) -> bool:
+    """Return whether a layer has no hooks and, if it is a batch norm, normalizes by batch statistics and has a momentum."""
     if _has_hooks(layer):
         return False
     return not isinstance(layer, nn.BatchNorm2d) or (layer.training and layer.momentum is not None)
@@ -150,7 +154,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _split(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the even channels and the odd ones."""
+    """Return the even channels and the odd channels: channel shuffle, then split."""
     if not x.requires_grad:
         return x[:, 0::2], x[:, 1::2]
     left, right = autograd.Split.apply(x)

@@ -61,8 +61,8 @@ class Mixing:
         """Draw the mixture of each image.
 
         Returns:
-            lam, the fraction that remains of the image itself, float32 (N,); and its box, int64 (4, N): top, bottom, left,
-            right, or zeros for mixup.
+            lam, the weight or area that each image keeps, float32 (N,); and the boxes that cutmix replaces, int64 (4, N):
+            top, bottom, left, right, or zeros for mixup.
         """
         config = self.config
         rng = generator(self.seed, MIXING, iteration, rank)

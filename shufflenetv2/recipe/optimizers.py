@@ -12,8 +12,8 @@ from ..config import FineTuningConfig, OptimizationConfig
 from ..errors import UserError, nearest
 from ..network import ShuffleNetV2
 
-LOOKAHEAD = "lookahead_"
-KRON = ("kron", "kronc", "kronw")
+LOOKAHEAD = "lookahead_"  # prefix of names
+KRON = ("kron", "kronc", "kronw")  # timm's names of Kron; they are refused
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -32,14 +32,15 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 def fine_tuning_groups(
     network: ShuffleNetV2, weight_decay: float, learning_rate: float, backbone_lr_scale: float
 ) -> list[dict[str, Any]]:
-    """Divide the trainable parameters into groups in which the backbone has a learning rate of its own.
+    """Divide the trainable parameters into up to four groups: classifier and backbone, each with and without weight decay.
 
-    The weight decay is that of `parameter_groups`. The groups of the classifier come first, so that the first group has
-    the base rate. Groups without parameters are left out.
+    The groups of the classifier come first, because the first group's learning rate is the one that is logged. Groups without
+    parameters are left out.
 
     Args:
-        learning_rate: base rate, that of the classifier.
-        backbone_lr_scale: learning rate of all other parameters as a multiple of the base rate.
+        weight_decay: as in `parameter_groups`.
+        learning_rate: learning rate of the classifier.
+        backbone_lr_scale: learning rate of all other parameters, as a multiple of `learning_rate`.
     """
     classifier = {id(parameter) for parameter in network.classifier.parameters()}
     groups = []
@@ -66,19 +67,19 @@ def build_optimizer(network: ShuffleNetV2, optimization: OptimizationConfig, fin
 
 
 def create_optimizer(groups: list[dict[str, Any]], config: OptimizationConfig) -> Optimizer:
-    """Create an optimizer by name: the original's, 'sgd', or one of timm's.
+    """Create an optimizer by name: 'sgd', that of the original, or one of timm's optimizers.
 
-    'sgd' is plain SGD with momentum, and does not load timm. What *timm* calls 'sgd' uses Nesterov momentum; its name here
-    is 'nesterov'. The prefix 'lookahead_' wraps timm's Lookahead around any of them.
+    'sgd' is SGD with classical momentum, and does not import timm. timm's own 'sgd' uses Nesterov momentum; its name here is
+    'nesterov'. The prefix 'lookahead_' wraps timm's Lookahead around any optimizer.
 
     Args:
-        groups: parameter groups with a `weight_decay`, and an `lr` where it differs from `learning_rate`; used as they are.
+        groups: parameter groups, each with its `weight_decay`, and with `lr` where it differs from `learning_rate`.
         config: `opt` (upper or lower case), `learning_rate`, `momentum` (for optimizers that have it), `opt_eps`,
             `opt_betas`.
 
     Raises:
         UserError: for an unknown optimizer, a missing package, `opt_eps` or `opt_betas` that the optimizer does not have or
-            accept, or an optimizer that could not be resumed exactly.
+            accept, or an optimizer whose state in a checkpoint is not sufficient to resume exactly.
     """
     name, eps, betas = config.opt.lower(), config.opt_eps, config.opt_betas
     if name == "sgd":
@@ -100,8 +101,8 @@ def create_optimizer(groups: list[dict[str, Any]], config: OptimizationConfig) -
         raise UserError(f"`opt` {name} needs second derivatives, which training does not compute; try adamw")
     if inner in KRON:
         raise UserError(
-            f"`opt` {name} cannot be used: it draws from torch's global random numbers, which no checkpoint holds, and needs "
-            "150 GB for the last convolution; muon preconditions whole matrices as well"
+            f"`opt` {name} cannot be used: it draws from torch's global random generator, whose state checkpoints do not "
+            "contain, and it needs 150 GB of memory for the last convolution; try muon, which preconditions matrices too"
         )
     package = info.opt_class.split(".")[0] if isinstance(info.opt_class, str) else ""
     if package and importlib.util.find_spec(package) is None:
@@ -116,9 +117,10 @@ def create_optimizer(groups: list[dict[str, Any]], config: OptimizationConfig) -
         if not info.has_betas:
             raise UserError(f"`opt_betas` has no effect on {name}; leave it out")
         if len(betas) != info.num_betas:
-            raise UserError(f"`opt_betas` of {name} are {info.num_betas} numbers, not {len(betas)}")
+            raise UserError(f"`opt_betas` of {name} must be {info.num_betas} numbers, not {len(betas)}")
         arguments["betas"] = betas
-    timm_name = wrapper + ("momentum" if inner == "sgd" else inner)  # lookahead_sgd wraps plain SGD, too
+    # timm's name of SGD with classical momentum is 'momentum'; here only lookahead_sgd needs it.
+    timm_name = wrapper + ("momentum" if inner == "sgd" else inner)
     try:
         optimizer: Optimizer = create_optimizer_v2(
             groups, timm_name, lr=config.learning_rate, momentum=config.momentum, **arguments
@@ -144,10 +146,10 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, mode: str) 
     """Reduce gradients that exceed a limit, in place and without waiting for the device.
 
     Args:
-        parameters: parameters whose gradients are not scaled (with a GradScaler: after `unscale_`).
-        limit: above 0; what it limits depends on `mode`.
-        mode: 'norm', the norm of all gradients together; 'value', the absolute value of each number; 'agc', the ratio of
-            the norm of a gradient to that of its weight, per output channel.
+        parameters: parameters with gradients; with a GradScaler, gradients must be unscaled by `unscale_` first.
+        limit: above 0.
+        mode: the quantity to limit. 'norm': the L2 norm of all gradients together; 'value': the absolute value of each element;
+            'agc': for each output channel, the norm of the gradient divided by the norm of the weight.
     """
     tensors: list[Tensor] = list(parameters)
     if mode == "norm":
