@@ -175,6 +175,20 @@ def test_the_length_is_in_iterations_or_in_epochs_and_the_command_line_decides(t
     assert length(*config_file(tmp_path, resolved.to_yaml())) == (31, None)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "interval"),
+    [
+        ([], 10_000),
+        (["--total-iters", "5000"], 500),
+        (["--total-iters", "7"], 1),
+        (["--epochs", "2.5", "--batch-size", "1"], 25),
+        (["--total-iters", "5000", "--val-interval", "6"], 6),
+    ],
+)
+def test_a_run_validates_ten_times_or_every_10000_iterations(arguments: list[str], interval: int) -> None:
+    assert parse([*TRAIN, *arguments]).with_length(100).run.val_interval == interval
+
+
 def test_an_experiment_is_a_folder_in_save(tmp_path: Path) -> None:
     def folder(*arguments: str) -> Path:
         return Path(parse([*TRAIN, *arguments]).common.save)

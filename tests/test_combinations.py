@@ -234,7 +234,8 @@ def test_only_the_wanted_checkpoints_are_kept(photographs: Path, tmp_path: Path)
     assert run(photographs, tmp_path, "--save-interval", "4", "--recovery-interval", "3", "--checkpoint-hist", "2") == 0
     kept = sorted(path.name for path in (tmp_path / "models").glob("[!.]*"))
     assert kept == [
-        "best.pth.tar", "bnps-checkpoint-000012.pth.tar", "checkpoint-000008.pth.tar", "checkpoint-000012.pth.tar", "model.pkl"
+        "best.pth.tar", "bnps-checkpoint-000012.pth.tar", "checkpoint-000008.pth.tar", "checkpoint-000009.pth.tar",
+        "checkpoint-000012.pth.tar", "model.pkl",
     ]  # fmt: skip
 
 

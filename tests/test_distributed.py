@@ -103,7 +103,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_an_update_is_the_average_over_the_slices(tmp_path: Path, dist_bn: str) -> None:
     """Compare two processes with the same computation in one process."""
-    short = [*SHORT, "--total-iters", "3", "--save-interval", "3", "--learning-rate", "0.02", "--display-interval", "1"]
+    short = [*SHORT, "--total-iters", "3", "--save-interval", "3,10m", "--learning-rate", "0.02", "--display-interval", "1"]
     output, _ = wait_until_finished(torchrun(tmp_path, 2, *short, "--dist-bn", dist_bn))
 
     network = ShuffleNetV2(32, 10, "0.5x")

@@ -166,11 +166,11 @@ ITERATIONS = (4, 8, 9, 12, 15, 16, 18)
         (None, 4, (4, 8, 12, 16, 18)),
         (3, 4, (8, 12, 16, 18)),
         (1, 4, (16, 18)),
-        (None, 100, (18,)),
-        (2, 9, (9, 18)),
+        (None, 100, (16, 18)),
+        (2, 9, (9, 16, 18)),
     ],
 )
-def test_old_checkpoints_are_deleted_but_never_the_newest(
+def test_old_checkpoints_are_deleted_but_never_the_newest_two_unless_one_is_wanted(
     tmp_path: Path, hist: int | None, interval: int | None, kept: tuple[int, ...]
 ) -> None:
     others = ["best.pth.tar", "bnps-checkpoint-000004.pth.tar", "checkpoint-000004.pth.tar.damaged", "model.pkl"]

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from shufflenetv2 import files
 from shufflenetv2.config import RunConfig
 from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
-from shufflenetv2.engine import Checkpointer, GracefulShutdown, RunIdentity, ShutdownRequested
+from shufflenetv2.engine import Checkpointer, GracefulShutdown, Hook, RunIdentity, ShutdownRequested
 from shufflenetv2.engine.background import BackgroundWriter
-from shufflenetv2.engine.checkpoint import checkpoint_name, every, read_newest
+from shufflenetv2.engine.checkpoint import checkpoint_name, every, list_checkpoints, read_newest
 from shufflenetv2.errors import UserError
 from tests.support import ONE_THREAD, ROOT, SHORT, Stop, Train, same_tensors
 
@@ -28,6 +29,22 @@ LONGER = [
     *SHORT, "--total-iters", "40", "--display-interval", "1", "--val-interval", "10", "--save-interval", "15",
     "--model-ema", "--model-ema-decay", "0.9", "--drop", "0.2",
 ]  # fmt: skip
+
+
+class Kill(Hook):
+    """Kill the process at a random iteration after the second checkpoint."""
+
+    def __init__(self) -> None:
+        self.iterations_left = random.Random(os.getpid()).randint(0, 10)
+        self.saved = 0
+
+    def after_save(self, iteration: int, path: str) -> None:
+        self.saved += path.rpartition("/")[2].startswith("checkpoint-")
+
+    def after_iteration(self, iteration: int, loss: Tensor, logits: Tensor) -> None:
+        self.iterations_left -= self.saved >= 2
+        if self.iterations_left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -116,6 +133,24 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, uninterrupted: 
     assert not list((tmp_path / "models").glob(".*.tmp"))
 
 
+def test_a_run_killed_long_before_its_first_interval_in_iterations_continues_from_a_checkpoint_by_time(
+    tmp_path: Path, uninterrupted: Path
+) -> None:
+    """The default, with a shorter time: the run kills itself once there are checkpoints."""
+    arguments = [*LONGER, "--save-interval", "10000,0.01s"]
+    killed = start(tmp_path, *arguments, "--hook", "tests.test_interruption:Kill")
+    _, errors = killed.communicate(timeout=300)
+    assert killed.returncode == -signal.SIGKILL, errors
+    found = read_newest(tmp_path / "models")
+    assert found is not None
+    assert len(list_checkpoints(tmp_path / "models")) <= 3  # two, and one that replaces the older
+    again = start(tmp_path, *arguments)
+    assert f"continuing from models/{found[0].name}\n" in again.communicate(timeout=300)[0]
+    assert again.returncode == 0
+    assert same_tensors(read_results(tmp_path / "models"), read_results(uninterrupted))
+    assert len(list_checkpoints(tmp_path / "models")) == 2
+
+
 # ---- files
 
 
@@ -199,6 +234,12 @@ def test_intervals_are_iterations_or_time(monkeypatch: pytest.MonkeyPatch) -> No
     now += 121
     assert is_due(2)
     assert not is_due(3)
+    is_due, due = every("4,2m"), []
+    for iteration in range(1, 13):
+        now += 50
+        if is_due(iteration):
+            due.append(iteration)
+    assert due == [3, 4, 7, 8, 11, 12]  # every third iteration takes two minutes; a multiple of four starts the time anew
 
 
 def test_a_checkpoint_is_due_once_per_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,3 +33,4 @@ from .run import RunConfig as RunConfig
 from .training import REFERENCE_BATCH_SIZE as REFERENCE_BATCH_SIZE
 from .training import OptimizationConfig as OptimizationConfig
 from .training import ScheduleConfig as ScheduleConfig
+from .types import split_interval as split_interval

@@ -13,7 +13,7 @@ from .augmentation import AugmentationConfig
 from .data import DataConfig
 from .fields import Option, in_words, is_group, options_of, validate
 from .model import DistillationConfig, FineTuningConfig, ModelConfig
-from .run import CommonConfig, EvaluationConfig, ExecutionConfig, RunConfig
+from .run import REFERENCE_VAL_INTERVAL, CommonConfig, EvaluationConfig, ExecutionConfig, RunConfig
 from .training import (
     REFERENCE_BATCH_SIZE,
     REFERENCE_ITERS,
@@ -21,6 +21,7 @@ from .training import (
     OptimizationConfig,
     ScheduleConfig,
 )
+from .types import split_interval
 
 REFERENCE_JITTER = 0.4
 VALIDATION_FOLDERS = ("val", "validation", "valid")  # in `data_dir`; the first that exists
@@ -86,7 +87,10 @@ class Config:
 
     def recipe(self) -> dict[str, Any]:
         """Return the values of the options that decide the result of a run; checkpoints hold them in this form."""
-        return {option.name: getattr(getattr(self, GROUP_OF[option.name]), option.name) for option in OPTIONS if option.recipe}
+        names = [option.name for option in OPTIONS if option.recipe]
+        if self.schedule.sched == "plateau":
+            names.append("val_interval")  # validations decide when the learning rate falls
+        return {name: getattr(getattr(self, GROUP_OF[name]), name) for name in names}
 
     def replace(self, **values: Any) -> "Config":
         """Return a config in which these options have other values, without validation."""
@@ -99,10 +103,11 @@ class Config:
 
     def with_length(self, images: int) -> "Config":
         """Return a config in which the length is in iterations, for this number of training images."""
-        if self.optimization.epochs is None:
-            return self
-        total_iters = max(1, round(self.optimization.epochs * images / self.optimization.batch_size))
-        return self.replace(total_iters=total_iters, epochs=None)
+        total_iters, epochs = self.optimization.total_iters, self.optimization.epochs
+        if epochs is not None:
+            total_iters = max(1, round(epochs * images / self.optimization.batch_size))
+        val_interval = self.run.val_interval or min(REFERENCE_VAL_INTERVAL, math.ceil(total_iters / 10))
+        return self.replace(total_iters=total_iters, epochs=None, val_interval=val_interval)
 
     def with_normalization(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "Config":
         """Return a config in which a mean or standard deviation that was left to the initial weights has this value."""
@@ -233,7 +238,7 @@ def constraints(config: Config) -> list[tuple[bool, str]]:
             "`sched` plateau needs validation results, and `validate=False` rules them out; leave one out",
         ),
         (
-            bool(run.recovery_interval) and not isinstance(run.save_interval, int),
+            bool(run.recovery_interval) and split_interval(run.save_interval)[0] is None,
             "`recovery_interval` needs a `save_interval` in iterations, by which the two kinds of checkpoints differ",
         ),
         (evaluation.eval and run.throughput, "`eval` cannot be combined with `throughput`; leave one out"),

@@ -7,6 +7,8 @@ from pydantic import Field
 from .fields import group, option
 from .types import Accepts, Count, File, Folder, IntegerChoice, Interval, Names, Text
 
+REFERENCE_VAL_INTERVAL = 10_000
+
 Backend = Annotated[str, Field(min_length=1), Accepts("the name of a backend of torch.compile", "BACKEND", implied="inductor")]
 Files = Annotated[tuple[str, ...], Accepts("file names", "FILE")]
 Hooks = Annotated[Names, Accepts("package.module:Class", "MODULE:CLASS", "+")]
@@ -65,12 +67,20 @@ class RunConfig:
         20, "number of iterations between two TRAIN lines", aliases=("--log-interval", "--print-freq")
     )
     validate: bool = option(True, "do not validate during training")
-    val_interval: Count = option(10_000, "number of iterations between two validations")
-    save_interval: Interval = option(10_000, "number of iterations, or time (90s, 10m, 2h), between two checkpoints")
-    recovery_interval: Count | None = option(
-        None, "number of iterations between additional checkpoints, of which only the newest is kept"
+    val_interval: Count = option(
+        None,
+        f"number of iterations between two validations; default: {REFERENCE_VAL_INTERVAL:,}, or a tenth of the run if that is "
+        "less",
     )
-    checkpoint_hist: Count | None = option(None, "number of checkpoints to keep; default: all")
+    save_interval: Interval = option(
+        "10000,10m",
+        "number of iterations N, time (90s, 10m, 2h), or both, of which the first to pass counts, between two checkpoints; "
+        "with both, a checkpoint between two multiples of N is deleted once there are two newer ones",
+    )
+    recovery_interval: Count | None = option(
+        None, "number of iterations between additional checkpoints, each of which is deleted once there are two newer ones"
+    )
+    checkpoint_hist: Count | None = option(None, "number of checkpoints to keep; default: all, apart from additional ones")
     eval_metric: Literal["top1", "top5", "loss"] = option(
         "top1",
         "validation result, of the weights or of their average, that decides which are the best and when the rate of "

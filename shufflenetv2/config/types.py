@@ -43,7 +43,8 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-_POSITIVE_TIME = r"^([0-9]*[1-9][0-9]*(\.[0-9]*)?|[0-9]*\.[0-9]*[1-9][0-9]*)[smh]$"
+_COUNT = r"[0-9]*[1-9][0-9]*"
+_TIME = rf"({_COUNT}(\.[0-9]*)?|[0-9]*\.{_COUNT})[smh]"
 
 Text = Annotated[str, Field(min_length=1), Accepts("a name", "NAME")]
 File = Annotated[str, Field(min_length=1), Accepts("a file name", "FILE")]
@@ -59,8 +60,8 @@ Probability = Annotated[float, Field(ge=0, le=1), Accepts("a number from 0 to 1"
 FractionAbove0 = Annotated[float, Field(gt=0, le=1), Accepts("a number above 0 and at most 1", "P")]
 FractionBelow1 = Annotated[float, Field(ge=0, lt=1), Accepts("a number from 0 to below 1", "X")]
 Interval = Annotated[
-    Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=_POSITIVE_TIME)],
-    Accepts("a whole number of at least 1, or a time like 90s, 10m or 2h", "N|TIME"),
+    Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=rf"^({_COUNT}, ?)?{_TIME}$")],
+    Accepts("a whole number of at least 1, a time like 90s, 10m or 2h, or both like 10000,10m", "N|TIME|N,TIME"),
 ]
 Range = Annotated[
     tuple[Positive, Positive],
@@ -102,3 +103,12 @@ Counts = Annotated[
     Accepts("whole numbers of at least 1", "N", "+"),
 ]
 IntegerChoice = BeforeValidator(_to_int)
+
+
+def split_interval(interval: int | str) -> tuple[int | None, float | None]:
+    """Return the number of iterations and of seconds in an `Interval`; None for the one that it does not give."""
+    if isinstance(interval, int):
+        return interval, None
+    *iterations, duration = interval.split(",")
+    seconds = float(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
+    return (int(iterations[0]) if iterations else None), seconds

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, files
-from ..config import DEFAULTS, RunConfig
+from ..config import DEFAULTS, RunConfig, split_interval
 from ..data import Dataset
 from ..errors import UserError
 from ..network import published_name
@@ -42,14 +42,14 @@ def list_checkpoints(folder: Path, interval: int | None = None) -> list[Path]:
 
 
 def prune(folder: Path, *, hist: int | None = None, interval: int | None = None) -> None:
-    """Delete old checkpoints, but never the newest.
+    """Delete old checkpoints, but never the newest two, unless only one is wanted: one of them may be damaged.
 
     Args:
         hist: number of checkpoints to keep; None keeps all.
         interval: keep only those whose iteration is a multiple of it; None keeps all.
     """
-    checkpoints = list_checkpoints(folder)
-    for path in {*checkpoints[1:]} - {*list_checkpoints(folder, interval)[:hist]}:
+    newest = list_checkpoints(folder)[: min(hist or 2, 2)]
+    for path in {*list_checkpoints(folder)} - {*newest, *list_checkpoints(folder, interval)[:hist]}:
         path.unlink(missing_ok=True)
 
 
@@ -104,19 +104,27 @@ def every(interval: int | str) -> Callable[[int], bool]:
     """Return a function (iteration) -> whether something is due after that iteration.
 
     Args:
-        interval: number of iterations (int), or time ('90s', '10m', '2h'). With time, every process of the run must call
-            the function after every iteration; all processes get the same answer.
+        interval: number of iterations (int), time ('90s', '10m', '2h'), or both ('10000,10m'), of which the first to pass
+            counts. With time, every process of the run must call the function after every iteration; all processes get the
+            same answer.
     """
-    if isinstance(interval, int):
-        return lambda iteration: iteration % interval == 0
-    seconds = float(interval[:-1]) * {"s": 1, "m": 60, "h": 3600}[interval[-1]]
-    last_due, all_reduce = time.monotonic(), distributed.DelayedAllReduceMax()
+    iterations, seconds = split_interval(interval)
+
+    def is_multiple(iteration: int) -> bool:
+        return iterations is not None and iteration % iterations == 0
+
+    if seconds is None:
+        return is_multiple
+    last_due, times_due, all_reduce = time.monotonic(), 0, distributed.DelayedAllReduceMax()
 
     def is_due(iteration: int) -> bool:
-        nonlocal last_due
-        if not all_reduce(time.monotonic() - last_due >= seconds):
+        nonlocal last_due, times_due
+        # The result answers the previous call. Therefore the processes agree on how often it was due, and a call from before
+        # the last time does not make it due again.
+        agreed = all_reduce(times_due + (time.monotonic() - last_due >= seconds))
+        if agreed <= times_due and not is_multiple(iteration):
             return False
-        last_due = time.monotonic()
+        last_due, times_due = time.monotonic(), times_due + 1
         return True
 
     return is_due
@@ -161,8 +169,9 @@ class RunIdentity:
         Raises:
             UserError: names the options that differ, and the remedy.
         """
-        # A file of an older version lacks newer options, which had the effect of their defaults.
-        before, now = DEFAULTS | content.get("options", {}), dict(self.recipe)
+        # A file of an older version lacks newer options, which had the effect of their defaults, and the `val_interval`.
+        now = dict(self.recipe)
+        before = DEFAULTS | {"val_interval": now.get("val_interval")} | content.get("options", {})
         for options in (before, now):
             options["freeze"] = tuple(map(published_name, options["freeze"]))
         differences = [
@@ -187,6 +196,9 @@ class Checkpointer:
         folder: folder of the run.
         identity: identity of the run.
         config: which checkpoints to keep, and where to resume from.
+
+    Attributes:
+        interval: checkpoints whose iteration is a multiple of it do not depend on times; None if there are none.
     """
 
     REMEDY = "Use `experiment` NAME or another `save` folder for a new run, or start over with `auto_continue=False`"
@@ -195,12 +207,18 @@ class Checkpointer:
     def __init__(self, folder: Path, identity: RunIdentity, config: RunConfig) -> None:
         self.folder, self.identity, self._config = folder, identity, config
         self._writer = BackgroundWriter()
+        self.interval, seconds = split_interval(config.save_interval)
+        self._has_additional = bool(seconds or config.recovery_interval)  # besides those at multiples of the interval
         self._is_save_due = every(config.save_interval)
         self._is_recovery_due = every(config.recovery_interval) if config.recovery_interval else lambda iteration: False
 
     def is_due(self, iteration: int) -> bool:
         """Return whether a checkpoint is due after an iteration; call this after every iteration, in all processes."""
         return self._is_save_due(iteration) or self._is_recovery_due(iteration)
+
+    def is_multiple(self, iteration: int) -> bool:
+        """Return whether an iteration is a multiple of the save interval; of an interval that is only a time, all are."""
+        return self.interval is None or iteration % self.interval == 0
 
     def is_finished(self) -> bool:
         """Return whether the folder holds the result of this run.
@@ -275,8 +293,7 @@ class Checkpointer:
         return path
 
     def _prune(self) -> None:
-        hist, save_interval = self._config.checkpoint_hist, self._config.save_interval
-        interval = save_interval if self._config.recovery_interval and isinstance(save_interval, int) else None
+        hist, interval = self._config.checkpoint_hist, self.interval if self._has_additional else None
         if hist or interval:
             prune(self.folder, hist=hist, interval=interval)
 

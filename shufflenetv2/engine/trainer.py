@@ -162,7 +162,10 @@ class Trainer(Callbacks):
         if iteration % self.config.run.val_interval == 0:
             self.validate()
         if self.checkpointer.is_due(iteration):
-            self.save()
+            if self.checkpointer.is_multiple(iteration):
+                self.save()
+            else:
+                self._save_if_finite()
 
     # ---- checkpoints
 
@@ -176,13 +179,17 @@ class Trainer(Callbacks):
         content = self._model_record(self.state.network) | self.state.state_dict()
         self._write(name or checkpoint_name(self.state.iteration), content)
 
-    def _save_at_exit(self) -> None:
+    def _save_if_finite(self) -> None:
+        """Save a checkpoint whose iteration depends on times; how the run recovers must not depend on them."""
         try:
             self.save()
         except NonFiniteLossError as error:
             if self.config.run.on_nonfinite == "stop":
                 raise
-            self.log.info(f"not saved: {error}")  # the continued run meets this iteration again, and recovers
+            self.log.info(f"not saved: {error}")  # the run meets this again at the next TRAIN line, and recovers
+
+    def _save_at_exit(self) -> None:
+        self._save_if_finite()
         self.checkpointer.wait()
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
@@ -201,8 +208,8 @@ class Trainer(Callbacks):
         on when the run was interrupted.
         """
         self.checkpointer.wait()
-        is_rollback, interval = self.config.run.on_nonfinite == "rollback", self.config.run.save_interval
-        if origin := self.checkpointer.restore(self.state, interval if is_rollback and isinstance(interval, int) else None):
+        is_rollback = self.config.run.on_nonfinite == "rollback"
+        if origin := self.checkpointer.restore(self.state, self.checkpointer.interval if is_rollback else None):
             return origin
         initial = build_training_state(self.config, self.devices, self.class_names, self.initial_weights)
         self.state.load_state_dict(initial.state_dict())
