@@ -1,10 +1,15 @@
-"""Measure the command as a whole, in processes, on class folders of photographs: time to start, speed, memory.
+"""Measure `train.py` as a whole on class folders of photographs: time to the first iteration, speed, memory.
 
-One repeat is three processes. The first trains from start to end: its TRAIN lines give the speed and the time spent
-waiting for images, without the first line. The second is stopped by SIGTERM half way. The third is the same command
-again, which continues. Both print every iteration; the time from the start of a process to its first TRAIN line is the
-time to the first iteration, in a new run and in a resumed one. The third process is then stopped too. Peak memory is
-that of the first process. A short run before the first repeat is not counted: it brings the files into memory.
+One repeat starts three processes:
+
+1. One trains from start to end. Its TRAIN lines, except the first, give the speed and the share of time spent waiting for
+   images. Its peak memory is recorded.
+2. One prints every iteration, and is stopped by SIGTERM half way. The time until its first TRAIN line is the time to the first
+   iteration of a new run.
+3. The same command again continues the second run. The time until its first TRAIN line is the time to the first iteration of a
+   resumed run. Then this process is stopped too.
+
+Before the first repeat, a short run that is not counted makes the operating system read the files into memory.
 
     python benchmarks/photographs.py FOLDER
     python benchmarks/end_to_end.py FOLDER [--model-size 0.5x] [--batch-size 32] [--total-iters 30] [--repeats 3]
@@ -38,7 +43,14 @@ UNITS = {
 
 @dataclasses.dataclass
 class Finished:
-    """A process that has ended, with the lines it printed. Times are in seconds from its start."""
+    """A process that has ended.
+
+    Attributes:
+        lines: (time of printing in seconds after the start of the process, text) of each line.
+        status: exit status.
+        seconds: duration of the process.
+        peak_megabytes: largest resident memory.
+    """
 
     lines: list[tuple[float, str]]
     status: int
@@ -46,12 +58,12 @@ class Finished:
     peak_megabytes: float
 
     def train_lines(self) -> list[tuple[float, float, float]]:
-        """Return (time of printing, data_time, train_time) of every TRAIN line."""
+        """Return (time of printing, data_time, train_time) of every TRAIN line, in seconds."""
         matches = ((time, TRAIN_LINE.search(line)) for time, line in self.lines)
         return [(time, float(match[2]), float(match[3])) for time, match in matches if match]
 
     def text_after(self, text: str) -> str:
-        """Return what follows `text` in the first line that contains it, or ""."""
+        """Return the rest of the first line that contains `text`, after `text`; "" if no line contains it."""
         return next((line.split(text)[1].strip() for _, line in self.lines if text in line), "")
 
 
@@ -83,9 +95,9 @@ def measure(options: list[str], batch_size: int, total_iters: int, display_inter
         interrupted = [*options, "--save", f"{folder}/interrupted", "--display-interval", "1"]
         stopped = train(interrupted, stop_after=total_iters // 2)
         resumed = train(interrupted, stop_after=1)
-    assert resumed.text_after("continuing from"), "the run started over"
-    steady = complete.train_lines()[1:]
-    data_time, train_time = (statistics.mean(line[column] for line in steady) for column in (1, 2))
+    assert resumed.text_after("continuing from"), "the third process started over instead of continuing"
+    later_lines = complete.train_lines()[1:]
+    data_time, train_time = (statistics.mean(line[column] for line in later_lines) for column in (1, 2))
     values = (
         stopped.train_lines()[0][0],
         resumed.train_lines()[0][0],
@@ -103,7 +115,7 @@ def main() -> None:
     parser.add_argument("--model-size", default="0.5x", help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--total-iters", type=int, default=30, help="(default: %(default)s)")
-    parser.add_argument("--display-interval", type=int, default=10, help="of the first process (default: %(default)s)")
+    parser.add_argument("--display-interval", type=int, default=10, help="in the first process (default: %(default)s)")
     parser.add_argument("--save-interval", default="20", help="(default: %(default)s)")
     parser.add_argument("--device", default="auto", help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=len(USABLE_CORES), help="threads of torch (default: %(default)s)")
@@ -135,7 +147,10 @@ def main() -> None:
         }
         for name, unit in UNITS.items()
     }
-    print(f"\nmedians of {arguments.repeats}, on {device}; {lost:.2f} of {len(USABLE_CORES)} cores lost to others")
+    print(
+        f"\nmedians of {arguments.repeats} repeats, on {device}; "
+        f"other processes occupied {lost:.2f} of {len(USABLE_CORES)} cores"
+    )
     for name, result in results.items():
         print(f"{name:38}{result['median']:>10.2f} {result['unit']}")
 

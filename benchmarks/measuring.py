@@ -1,7 +1,7 @@
-"""What all benchmarks share: the machine, the load of other processes, statistics, and the report file.
+"""Functions that all benchmarks use: description of the machine, load by other processes, statistics, report file.
 
-Importing this module makes `shufflenetv2` of this checkout importable, also beside an installed one. It imports nothing
-heavy, since end_to_end.py measures the memory of processes that it starts.
+After importing this module, `import shufflenetv2` imports the package of this checkout, even if another one is installed. The
+module does not import torch, because end_to_end.py measures the memory of processes that it starts.
 """
 
 import datetime
@@ -36,12 +36,12 @@ def installed_versions(*packages: str) -> dict[str, str]:
 
 
 class OtherLoad:
-    """The average number of cores that other processes have occupied since this object was made.
+    """Measure how many cores other processes have occupied, on average, since this object was made.
 
-    A measurement is only good where the number is near 0.
+    Timings are only reliable if the result of `cores_lost` is near 0.
 
     Args:
-        cores: the cores to look at.
+        cores: numbers of the cores to observe.
     """
 
     def __init__(self, cores: Sequence[int] = USABLE_CORES) -> None:
@@ -71,7 +71,7 @@ def summarize(values: Sequence[float], digits: int) -> dict[str, Any]:
 
 
 def summarize_sides(rates: dict[str, list[float]], base: str) -> dict[str, dict[str, Any]]:
-    """Summarize the rates of every side, with the ratio of its median to that of the side named `base`."""
+    """Summarize the rates of each program compared, with the ratio of its median to the median of the program `base`."""
     base_median = statistics.median(rates[base])
     return {
         name: {**summarize(values, 1), f"ratio to {base}": round(statistics.median(values) / base_median, 3)}
@@ -84,9 +84,9 @@ def write_report(path: Path, command: Sequence[object], content: dict[str, Any])
 
     Args:
         path: the file to write.
-        command: the words of the command that repeats the measurement.
-        content: what was measured, with the versions of Python and of the packages that matter under "versions".
-            Entries of "machine" are added to the description of the machine.
+        command: the words of the command with which the measurement can be repeated.
+        content: what was measured, and under "versions" the versions of Python and of relevant packages. Entries under
+            "machine" are added to the description of the machine.
     """
     report = {
         "date": datetime.date.today().isoformat(),

@@ -1,15 +1,15 @@
-"""Measure how long a start takes to list the images of a data set, and how long `train.py --help` takes.
+"""Measure how long it takes to list the images of a data set at the start of a run, and how long `train.py --help` takes.
 
-The data set is a tree of class folders with empty files: only the names matter. The sides:
+The data set is a tree of class folders with empty files, because only the names matter. These cases are compared:
 
-  torchvision               datasets.ImageFolder, which lists everything at every start
-  first start               FolderDataset without an index: lists everything, and writes the index
-  later start               FolderDataset with the index: one `stat` per folder
-  later start, 1 image new  the same after an image was added to one of the folders
+  torchvision               datasets.ImageFolder, which lists every folder at every start
+  first start               FolderDataset without a cached listing: lists every folder and writes the cache (data/index.py)
+  later start               FolderDataset with the cache: one `stat` per folder
+  later start, 1 image new  FolderDataset with the cache, after an image was added to one of the folders
 
-One repeat measures each side once, in turn; the result is the median over the repeats. The kernel has the folders in
-memory throughout, as after an earlier start on a local disk. The index is made for network file systems, which are not
-measured. `train.py --help` runs as a new process.
+One repeat measures each case once, in turn; the result is the median over the repeats. The operating system has the folders in
+memory, as after an earlier start on a local disk. The cache helps most on network file systems, which are not measured.
+`train.py --help` runs as a new process.
 
     python benchmarks/start_up.py [--images 200000] [--classes 1000] [--repeats 7] [--output FILE]
 """
@@ -48,9 +48,9 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def measure(folder: Path, repeats: int) -> dict[str, list[float]]:
-    """Return the seconds of each side, one value per repeat."""
-    sides = ("torchvision", "first start", "later start", "later start, 1 image new")
-    times: dict[str, list[float]] = {side: [] for side in sides}
+    """Return the seconds of each case, one value per repeat."""
+    cases = ("torchvision", "first start", "later start", "later start, 1 image new")
+    times: dict[str, list[float]] = {case: [] for case in cases}
     for repeat in range(repeats):
         index.cache_file(folder).unlink(missing_ok=True)
         times["torchvision"].append(seconds(lambda: datasets.ImageFolder(folder)))
@@ -62,20 +62,20 @@ def measure(folder: Path, repeats: int) -> dict[str, list[float]]:
         times["later start, 1 image new"].append(seconds(lambda: FolderDataset(folder)))
         assert len(FolderDataset(folder)) == len(dataset) + 1
         new_image.unlink()
-        time.sleep(index.MIN_AGE_NS / 1e9 + 1)  # until the index trusts the folder's modification time again
-        print(f"repeat {repeat + 1}:", {side: round(values[-1], 3) for side, values in times.items()}, flush=True)
+        time.sleep(index.MIN_AGE_NS / 1e9 + 1)  # listings of folders that changed more recently are not cached
+        print(f"repeat {repeat + 1}:", {case: round(values[-1], 3) for case, values in times.items()}, flush=True)
     return times
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Seconds that a start takes to list the images of a data set.")
+    parser = argparse.ArgumentParser(description="Seconds to list the images of a data set at the start of a run.")
     parser.add_argument("--images", type=int, default=200_000, help="empty files to make (default: %(default)s)")
     parser.add_argument("--classes", type=int, default=1000, help="class folders to make (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=7, help="measurements of each side (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="measurements of each case (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS / "start_up.json")
     arguments = parser.parse_args()
     if arguments.images // arguments.classes * arguments.classes < index.MIN_CACHED_IMAGES:
-        parser.error(f"a data set of fewer than {index.MIN_CACHED_IMAGES:,} images has no index")
+        parser.error(f"--images must be at least {index.MIN_CACHED_IMAGES:,}; smaller data sets are not cached")
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = str(Path(folder, "cache"))
@@ -88,8 +88,8 @@ def main() -> None:
     command = [sys.executable, str(ROOT / "train.py"), "--help"]
     help_times = [seconds(lambda: subprocess.run(command, capture_output=True, check=True)) for _ in range(arguments.repeats)]
 
-    for side, values in (times | {"train.py --help": help_times}).items():
-        print(f"{side:26}{statistics.median(values):>8.3f} s  ({min(values):.3f} to {max(values):.3f})")
+    for case, values in (times | {"train.py --help": help_times}).items():
+        print(f"{case:26}{statistics.median(values):>8.3f} s  ({min(values):.3f} to {max(values):.3f})")
     words = ["python benchmarks/start_up.py", "--images", arguments.images, "--classes", arguments.classes]
     write_report(
         arguments.output,
@@ -100,7 +100,7 @@ def main() -> None:
             "class folders": arguments.classes,
             "bytes of the index": index_bytes,
             "note": "seconds; the folders are on a local disk and in the kernel's memory",
-            "results": {side: summarize(values, 4) for side, values in times.items()},
+            "results": {case: summarize(values, 4) for case, values in times.items()},
             "train.py --help": summarize(help_times, 4),
         },
     )

@@ -1,19 +1,20 @@
-"""Measure the images per second of one training step (forward, backward, update) of this network and of others.
+"""Measure the images per second of a training step (forward, backward, update), for this and for other implementations.
 
-Random images of 224 x 224 pixels. The sides:
+The images are random, 224 x 224 pixels. These implementations are compared:
 
   reference      this network with the channel shuffle as the original writes it: reshape, permute, reshape; NCHW
-  shufflenetv2   this network with its defaults, in this trainer's step
-  channels-last  the same with --channels-last
-  compiled       with --compile: the same with --channels-last --torchcompile; needs a C++ compiler and a minute each
-  amp            with --amp, and always on a GPU: the same with --channels-last --amp, compiled if --compile is given
-  torchvision    torchvision's network in the loop of torchvision's reference
+  shufflenetv2   this network and `train_step`, with default options
+  channels-last  this network and `train_step`, with --channels-last
+  compiled       (only with --compile) with --channels-last --torchcompile; needs a C++ compiler, and a minute to compile
+  amp            (only with --amp or on a GPU) with --channels-last --amp, and with --torchcompile if --compile is given
+  torchvision    torchvision's network in the loop of torchvision's reference script
 
-Every side runs in a process of its own: those of reference and torchvision with torch's own settings, the others with the
-settings that `train.py` makes. One repeat does one step of every side, in turn; the result is the median over the repeats.
+Each implementation runs in its own process: reference and torchvision with torch's default settings, the others with the
+settings that `train.py` makes. One repeat does one step of each implementation, in turn; the result is the median over the
+repeats.
 
-For sides that consist of torch's own operations the script also counts the memory that they read and write in a step,
-each tensor once per operation, and the share of the bandwidth that copying a large tensor reaches.
+For implementations that consist of torch's own operations, the script also counts the bytes that a step reads and writes
+(each tensor once per operation), and relates bytes per second to the bandwidth of copying a large tensor.
 
     python benchmarks/train_step.py [--model-sizes 0.5x 1.0x 1.5x 2.0x] [--batch-sizes 16 64] [--repeats 9]
         [--compile] [--amp] [--output FILE]
@@ -49,7 +50,7 @@ SIZE, CLASSES = 224, 1000
 BASE = "reference"
 Step = Callable[[], Tensor]
 aten = torch.ops.aten
-ONLY_WRITE = (aten.copy_, aten.fill_, aten.zero_)  # do not read the tensor that they change
+ONLY_WRITE = (aten.copy_, aten.fill_, aten.zero_)  # operations that do not read the tensor that they change
 ONLY_ALLOCATE = (aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided)
 COPY_BYTES = 256 * 2**20
 
@@ -93,7 +94,7 @@ def torchvision_step(size: str, images: Tensor, targets: Tensor, devices: Device
 
 
 class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Count the bytes that operations read and write."""
+    """Count the bytes that operations read and write while this mode is active."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -112,12 +113,12 @@ class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
         read = inputs if packet not in ONLY_WRITE else [value for value in inputs.values() if value is not changed[0]]
         for tensor in tree_leaves((read, changed or output)):
             if isinstance(tensor, Tensor):
-                self.bytes += min(tensor.nbytes, tensor.untyped_storage().nbytes())  # expanded: less storage
+                self.bytes += min(tensor.nbytes, tensor.untyped_storage().nbytes())  # an expanded tensor has less storage
         return output
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Return the bytes per second that copying a large tensor reads and writes."""
+    """Return how many bytes per second copying a large tensor reads and writes, both counted."""
     source, target = (torch.ones(COPY_BYTES, dtype=torch.uint8, device=device) for _ in range(2))
     times = []
     for _ in range(10):
@@ -147,14 +148,14 @@ def make_step(name: str, size: str, batch_size: int, device: torch.device, with_
 
 
 def is_counted(name: str, device: torch.device, with_compiled: bool) -> bool:
-    """Return whether a side consists of torch's own operations, not of compiled ones or of kernels written in C."""
+    """Return whether an implementation runs torch's own operations only, neither torch.compile's nor those written in C."""
     if name == "channels-last":
         return device.type != "cpu"
     return name != "compiled" and not (name == "amp" and with_compiled)
 
 
 def serve(pipe: Connection, name: str, size: str, batch_size: int, device: torch.device, with_compiled: bool) -> None:
-    """Serve one side in a process: send the bytes that a step moves, then do a step per request and send its seconds."""
+    """Run one implementation in a child process: send the bytes that a step moves, then time one step per request."""
     step = make_step(name, size, batch_size, device, with_compiled)
     step()
     traffic = Traffic() if is_counted(name, device, with_compiled) else None
@@ -168,7 +169,7 @@ def serve(pipe: Connection, name: str, size: str, batch_size: int, device: torch
 
 
 def measure(names: list[str], repeats: int, *arguments: Any) -> tuple[dict[str, list[float]], dict[str, int | None]]:
-    """Return the seconds of every step of each side, and the bytes that a step moves if they are counted."""
+    """Return for each implementation the seconds of every step, and the bytes that a step moves (None if not counted)."""
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     processes = []
@@ -190,10 +191,10 @@ def measure(names: list[str], repeats: int, *arguments: Any) -> tuple[dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Images per second of a training step of this network and of others.")
+    parser = argparse.ArgumentParser(description="Images per second of a training step, for several implementations.")
     parser.add_argument("--model-sizes", nargs="+", default=["0.5x", "1.0x", "1.5x", "2.0x"])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64])
-    parser.add_argument("--repeats", type=int, default=9, help="timed steps of each side (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=9, help="timed steps of each implementation (default: %(default)s)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compile", action="store_true", help="measure the compiled network as well")
     parser.add_argument("--amp", action="store_true", help="measure bfloat16 as well; always measured on a GPU")
@@ -208,17 +209,17 @@ def main() -> None:
     for batch_size, size in itertools.product(arguments.batch_sizes, arguments.model_sizes):
         times, moved = measure(names, arguments.repeats, size, batch_size, device, arguments.compile)
         base = statistics.median(times[BASE])
-        results.setdefault(str(batch_size), {})[size] = sides = {}
+        results.setdefault(str(batch_size), {})[size] = rows = {}
         for name, repeats in times.items():
             median, step_bytes = statistics.median(repeats), moved[name]
-            sides[name] = {
+            rows[name] = {
                 "images per second": round(batch_size / median, 1),
                 f"ratio to {BASE}": round(base / median, 3),
                 "gigabytes moved": step_bytes and round(step_bytes / 1e9, 2),
                 "share of copy bandwidth": step_bytes and round(step_bytes / median / bandwidth, 3),
                 "seconds": [round(each, 4) for each in repeats],
             }
-        print(batch_size, size, {name: (side["images per second"], side[f"ratio to {BASE}"]) for name, side in sides.items()})
+        print(batch_size, size, {name: (row["images per second"], row[f"ratio to {BASE}"]) for name, row in rows.items()})
     versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__}
     write_report(
         arguments.output,
