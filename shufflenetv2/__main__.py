@@ -1,4 +1,4 @@
-"""The program `shufflenetv2 COMMAND ...`, also started by `python -m shufflenetv2`."""
+"""The program `shufflenetv2 COMMAND ...`, which `python -m shufflenetv2` starts, too."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from importlib import import_module
 from . import __version__
 from .errors import nearest
 
-# name: (module with `main`, which is loaded when the command runs; what the command does)
+# name: (module in cli/ with the function `main`, imported when the command runs; description)
 COMMANDS = {
     "train": ("command", "train a network, or evaluate one; same as train.py"),
     "prepare": ("prepare", "shrink a data set once, so that training reads and decodes less"),

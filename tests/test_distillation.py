@@ -297,7 +297,7 @@ def unsuitable(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "weights.pth",
             "",
             3,
-            "weights.pth .*; for weights of another model give its name as `teacher`",
+            "weights.pth .*; for weights of another model give the model's name as `teacher`",
         ),
         ("model.pkl", "weights.pth", 3, "model.pkl is a file with weights; leave `teacher_checkpoint` weights.pth out"),
         ("model.pkl", "", 10, "has 3 classes and the training images have 10;"),

@@ -216,8 +216,8 @@ def test_a_program_is_executed_only_with_the_suffix_of_a_program(
     status, _, errors = run("model.pkl", photographs)
     assert status == 2
     assert errors == (
-        "shufflenetv2 predict: error: model.pkl holds a TorchScript program, which is code and not weights; "
-        "rename it to *.pt to execute it\n"
+        "shufflenetv2 predict: error: model.pkl is a TorchScript program, which is code and not weights; "
+        "rename the file to *.pt to execute it\n"
     )
     shutil.copy(model, tmp_path / "weights.pt")
     assert run("weights.pt", photographs / "cat/0.jpg")[0] == 0

@@ -1,6 +1,6 @@
-"""Validation images that are also training images, found by the content of their files.
+"""Find validation images that are also training images, by the content of their files.
 
-Only files whose size occurs on both sides are read, so that a comparison costs little more than one `stat` per file.
+Only files whose size occurs in both sets are read, so that a comparison costs little more than one `stat` per file.
 """
 
 import hashlib
@@ -15,10 +15,10 @@ from .datasets import Dataset, FolderDataset, Subset
 
 @dataclass(frozen=True)
 class Limit:
-    """What a comparison may cost; it ends unfinished at whichever comes first.
+    """Limits of a comparison, which ends unfinished at the first limit that it reaches.
 
     Args:
-        files: number of files on both sides together; where there are more, none is compared.
+        files: number of files in both sets together; if there are more, nothing is compared.
         bytes: number of bytes to read.
         seconds: time, for slow file systems.
     """
@@ -28,7 +28,7 @@ class Limit:
     seconds: float
 
 
-# Comparing 20,000 files takes 0.1 s, and reading 256 MiB 0.3 s, where the file system has them in memory.
+# If the operating system has the files in memory, comparing 20,000 files takes 0.1 s, and reading 256 MiB takes 0.3 s.
 LIMIT_AT_START = Limit(files=20_000, bytes=256 * 2**20, seconds=1.0)
 
 
@@ -37,8 +37,8 @@ class SharedFiles:
     """Files with the same content in a training and a validation set.
 
     Attributes:
-        pairs: for each shared validation image: an index into the training set, and its index in the validation set.
-        complete: no limit was reached, so that there are no other pairs.
+        pairs: (index in the training set, index in the validation set), one pair for each shared validation image.
+        complete: whether the comparison reached its end, so that `pairs` has every shared image.
     """
 
     pairs: list[tuple[int, int]]
@@ -46,13 +46,13 @@ class SharedFiles:
 
 
 def shared_files(train_set: Dataset, val_set: Dataset, limit: Limit | None = None) -> SharedFiles:
-    """Find the validation images whose file has the same bytes as that of a training image, or is the same file.
+    """Find the validation images whose file is also the file of a training image, or has the same bytes.
 
-    Two held-out parts of one folder are compared as well: the folder may hold copies of an image. Data sets that are not one
-    file per image have nothing to compare. Files that cannot be read are passed over.
+    Two parts of one folder (`val_fraction`) are compared as well, because the folder may hold copies of an image. Data sets
+    without one file per image are not compared. Files that cannot be read are skipped.
 
     Args:
-        limit: None compares everything.
+        limit: limits of the comparison; None compares everything.
     """
     if limit and len(train_set) + len(val_set) > limit.files:
         return SharedFiles([], complete=False)
@@ -68,7 +68,7 @@ def shared_files(train_set: Dataset, val_set: Dataset, limit: Limit | None = Non
 
 
 def file_paths(dataset: Dataset) -> list[str]:
-    """Return the path of each image's file; an empty list if the data set is not one file per image."""
+    """Return the path of each image's file, or an empty list if the data set does not have one file per image."""
     if isinstance(dataset, FolderDataset):
         return [os.path.join(dataset.folder, path) for path in dataset.paths]
     if isinstance(dataset, Subset):
@@ -85,7 +85,7 @@ class _Comparison:
     """A comparison of two lists of files.
 
     Attributes:
-        pairs: indices of files with the same content, found so far.
+        pairs: (training index, validation index) of the files with equal content among those compared so far.
     """
 
     def __init__(self, limit: Limit | None) -> None:
@@ -100,7 +100,7 @@ class _Comparison:
         for index, file in enumerate(train_files):
             if file:
                 by_size[file.st_size].append(index)
-        candidates: dict[int, list[int]] = defaultdict(list)  # by size: validation files to read
+        candidates: dict[int, list[int]] = defaultdict(list)  # size -> validation files that have to be read
         for index, path in enumerate(val_paths):
             if not (file := self._status(path)):
                 continue
@@ -108,7 +108,7 @@ class _Comparison:
                 self.pairs.append((same, index))
             elif file.st_size in by_size:
                 candidates[file.st_size].append(index)
-        for size in sorted(candidates):  # small files first: most files for the bytes that may be read
+        for size in sorted(candidates):  # small files first, so that the limit on bytes allows as many files as possible
             digests = {self._digest(train_paths[index], size): index for index in reversed(by_size[size])}
             for index in candidates[size]:
                 digest = self._digest(val_paths[index], size)

@@ -1,13 +1,13 @@
 """Find the images below a folder, without listing a million files at every start.
 
-The listing of each folder is cached in the user's cache directory, together with the folder's inode and times. Adding,
-removing or renaming an entry changes the times of the folder that contains it. At the next start one `stat` per folder
-therefore shows which folders have changed, and only those are listed again. A walk without a cache is the same code,
-so both give the same result.
+The listing of each folder is cached in the user's cache directory, together with the folder's inode and times. Adding, removing
+or renaming an entry changes the times of the folder that contains the entry. At the next start, one `stat` per folder shows
+which folders have changed, and only these are listed again. The same code walks with and without a cache, so the result is the
+same.
 
-Some folders are listed at every start, because their times do not prove that they are unchanged: folders that were
-modified shortly before they were listed, folders that contain links to anything but images, and folders on file systems
-without reliable times.
+Three kinds of folders are listed at every start, because unchanged times do not prove that their content is unchanged: folders
+modified shortly before they were listed, folders that contain links to anything but images, and folders on file systems without
+reliable times.
 """
 
 import contextlib
@@ -24,20 +24,21 @@ from ..errors import UserError
 from ..files import write_bytes
 from .images import IMAGE_SUFFIXES
 
-# Smaller data sets are not cached: listing 10,000 images takes 20 ms on a local disk, and about a second on a
-# network file system that is fifty times slower.
+# Smaller data sets are not cached: listing 10,000 images takes 20 ms on a local disk, and would take a second on a network file
+# system that is fifty times slower.
 MIN_CACHED_IMAGES = 10_000
 
-# Number of data sets whose listings are kept. The listing of a million images takes about 4 MB, and jobs that unpack
-# their data to a new place each time would fill the home directory.
+# Number of data sets whose listings are kept. The cache of a million images takes about 4 MB; without this limit, jobs that
+# unpack their data to a new path each time would fill the home directory.
 MAX_CACHE_FILES = 16
 
-# A folder that changes twice within one tick of its file system's clock has the same times after both changes (git
-# calls these entries "racy"). Ticks are up to 2 s long, and the clocks of file servers differ a little.
+# If a folder changes twice within one tick of its file system's clock, its times are the same after both changes (git calls
+# such entries "racy"). A listing is only cached if the folder's last change was at least this long ago: ticks are up to 2 s
+# long, and the clocks of file servers differ a little.
 MIN_AGE_NS = 10 * 10**9
 
-# Object stores mounted as folders (goofys, Mountpoint for S3, s3fs, ...) show the time of the mount or no time at all
-# and do not update it; FAT keeps no times for its root folder.
+# Object stores mounted as folders (goofys, Mountpoint for S3, s3fs, ...) give folders the time of the mount or no time, and do
+# not update it; FAT has no times for its root folder.
 FILE_SYSTEMS_WITHOUT_TIMES = ("fuse", "vfat", "exfat", "msdos")
 MOUNT_TABLE = Path("/proc/self/mountinfo")  # exists on Linux only
 
@@ -61,7 +62,7 @@ def find_images(folder: str | Path, on_error: OnError | None = None) -> list[str
     Hidden entries are skipped. Links are followed, and each real folder is listed once.
 
     Args:
-        on_error: called with the error of each folder that cannot be listed, which is then skipped.
+        on_error: called with the error for each folder that cannot be listed; that folder is skipped.
 
     Returns:
         Sorted paths relative to `folder`.
@@ -73,12 +74,12 @@ def find_images(folder: str | Path, on_error: OnError | None = None) -> list[str
 
 
 def images_by_class(folder: str | Path) -> dict[str, list[str]]:
-    """List the images below each class folder as `find_images` does, reading unchanged folders from the cache.
+    """List the images below each class folder as `find_images` does, taking the listings of unchanged folders from the cache.
 
-    A folder that links make reachable from several classes is listed once for each class.
+    A folder that is reachable from several classes, through links, is listed once for each class.
 
     Returns:
-        For each class folder, sorted by name: sorted paths relative to `folder`.
+        {name of a class folder: sorted paths of its images, relative to `folder`}, sorted by name.
 
     Raises:
         UserError: if the folder is missing, cannot be listed or has no class folders.
@@ -118,7 +119,7 @@ class _Walk:
     """A walk over the folders below `root` that lists only those whose cached listing is missing or out of date.
 
     Attributes:
-        listings: of all folders visited, by path relative to `root`.
+        listings: {path relative to `root`: listing} of all folders visited.
     """
 
     def __init__(self, root: str | Path, cached: Mapping[str, Listing], on_error: OnError | None = None) -> None:
@@ -156,11 +157,12 @@ class _Walk:
             listing = Listing("", "", "")
         self.listings[folder] = listing
         names = _split(listing.folders)
-        if listing.stamp:  # no links among the subfolders: their real paths need no system call
+        if listing.stamp:  # then no subfolder is a link, and their real paths need no system call
             return [(os.path.join(folder, name), os.path.join(real_path, name)) for name in names]
         return [(os.path.join(folder, name), os.path.realpath(os.path.join(path, name))) for name in names]
 
     def _stamp(self, path: str) -> str:
+        """Return the inode and times of a folder, or "" if they would not prove that its listing is still valid."""
         status = os.stat(path)
         if max(status.st_mtime_ns, status.st_ctime_ns) > self._start_ns - MIN_AGE_NS:
             return ""
@@ -179,7 +181,7 @@ def list_folder(path: str, stamp: str) -> Listing:
             name = entry.name
             if name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=False):  # known from the listing, without a `stat`
+            if entry.is_dir(follow_symlinks=False):  # the listing contains this information; no `stat` is needed
                 folders.append(name)
             elif name.lower().endswith(SUFFIXES):
                 images.append(name)
@@ -195,6 +197,7 @@ def _split(names: str) -> list[str]:
 
 
 def _devices_without_times() -> set[int]:
+    """Return the device numbers of the mounted file systems without reliable times."""
     devices = set()
     with contextlib.suppress(OSError):
         for line in MOUNT_TABLE.read_text(errors="replace").splitlines():
@@ -214,7 +217,7 @@ def _read_cache(file: Path) -> dict[str, Listing]:
 
 
 def _write_cache(file: Path, listings: dict[str, Listing]) -> None:
-    """Write the cache file, if possible; without it the next start takes longer."""
+    """Write the cache file and remove the oldest ones. Errors are ignored: the next start only takes longer."""
     if not file.is_absolute():  # the user has no home directory
         return
     content = gzip.compress(json.dumps([CACHE_FORMAT, listings]).encode(), compresslevel=1)

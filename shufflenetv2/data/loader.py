@@ -1,6 +1,6 @@
-"""Load batches of images with threads, so that the device does not wait for them.
+"""Load batches of images with threads, so that the device does not wait for images.
 
-How a training batch is made, from top to bottom of this file:
+A training batch is made in four steps, in the order of this file:
 
 1. `SampleOrder` maps each position 0, 1, 2, ... of an endless stream to a sample: epochs are shuffled and concatenated.
 2. `_TrainingSamples` loads the sample at a position and augments it with random numbers drawn from the stream of
@@ -8,8 +8,8 @@ How a training batch is made, from top to bottom of this file:
 3. `DataIterator` divides the stream into batches: batch k holds positions k * batch_size to (k + 1) * batch_size - 1.
 4. `_BatchThreads` loads the samples of the next few batches in parallel, each directly into its place in its batch.
 
-Steps 1 to 3 are pure functions of the seed and the position. A resumed run therefore gets the batches that it would have
-got without the interruption, and the number of threads and processes has no influence on them.
+Steps 1 to 3 are pure functions of the seed and the position. Batches therefore do not depend on interruptions of the run or on
+the number of threads and processes.
 """
 
 import os
@@ -27,7 +27,7 @@ from ..rng import ORDER, SAMPLE, RandomStreams, generator
 from .datasets import Dataset
 from .transforms import Transform
 
-BATCHES_AHEAD = 2  # batches that are loaded while the training step uses an earlier one
+BATCHES_AHEAD = 2  # number of batches that are loaded while the training step uses an earlier batch
 
 LoadSample = Callable[[int, np.ndarray], int]  # (position, memory to write the image into) -> target
 
@@ -41,7 +41,7 @@ class SampleOrder:
 
     def __init__(self, length: int, seed: int) -> None:
         self.length = length
-        # Threads work on at most two epochs at a time.
+        # Threads load samples of at most two epochs at the same time.
         self._permutation = lru_cache(maxsize=2)(lambda epoch: generator(seed, ORDER, epoch).permutation(length))
 
     def __call__(self, position: int) -> int:
@@ -75,13 +75,13 @@ class DataIterator:
     Args:
         dataset: source of the images and their targets.
         transform: decodes, crops and augments an image, usually a `TrainTransform`.
-        batch_size: samples in a batch, over all processes.
-        seed: of the sample order and the augmentation, 0 or more.
+        batch_size: number of samples in a batch, over all processes.
+        seed: seed of the sample order and the augmentation, 0 or more.
         start_iteration: number of batches to skip; skipping takes no time.
-        workers: threads; by default as many as there are usable cores.
+        workers: number of threads; by default the number of usable cores.
         pin_memory: allocate page-locked memory, from which a GPU can copy while it computes.
         repeats: how many times in a row each sample appears, with different augmentation (repeated augmentation).
-        rank, world_size: number of this process, and of processes; each process gets its slice of every batch.
+        rank, world_size: number of this process (from 0), and number of processes; each process gets its slice of every batch.
 
     Yields:
         images: uint8 (views * N, 3, size, size), BGR, in channels-last memory format. N is the batch size, or with
@@ -142,7 +142,7 @@ def evaluation_batches(
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
     """Yield every sample once, in dataset order; the last batch may be shorter.
 
-    All processes get the same number of batches, some of which may be empty. Arguments, shapes and errors are those of
+    All processes get the same number of batches; some batches may be empty. Arguments, shapes and errors are those of
     `DataIterator`.
     """
 
@@ -161,7 +161,7 @@ def evaluation_batches(
 
 
 def slice_of(batch: range, rank: int, world_size: int) -> range:
-    """Return the positions of a batch that process `rank` loads; the slices of all processes in order are the batch."""
+    """Return the positions that process `rank` loads; the slices of all processes, concatenated in order, are the batch."""
     return batch[len(batch) * rank // world_size : len(batch) * (rank + 1) // world_size]
 
 
@@ -179,8 +179,8 @@ class _Batch:
     """A batch that is being loaded."""
 
     def __init__(self, length: int, transform: Transform, pin_memory: bool) -> None:
-        # Each batch gets new memory, so a caller may keep a batch. torch's allocators reuse freed pages, and pinned
-        # pages only after the GPU has read them.
+        # Each batch gets new memory, so that callers may keep batches. That costs little: torch's allocators reuse freed
+        # memory, and pinned memory only after the GPU has read it.
         shape = (transform.views, length, transform.size, transform.size, 3)
         self.images = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
         self.targets = torch.empty(length, dtype=torch.int64, pin_memory=pin_memory)
@@ -192,13 +192,14 @@ class _Batch:
 class _BatchThreads:
     """Threads that load the samples of the next batches: each free thread takes the next sample.
 
-    Threads instead of processes, because decoding and resizing release the interpreter lock: pixels are written once,
+    These are threads and not processes, because decoding and resizing release the interpreter lock: pixels are written once,
     directly into the batch, and nothing is pickled.
 
     Args:
         load: loads one sample into the memory given and returns its target.
-        slices: the positions of each batch.
-        length: approximate length of a slice.
+        slices: for each batch, the positions of the samples to load.
+        length: usual number of samples in a batch of this process.
+        transform: determines the shape of a batch.
     """
 
     def __init__(
@@ -212,9 +213,9 @@ class _BatchThreads:
     ) -> None:
         workers = workers or usable_cores()
         self._load, self._slices, self._transform, self._pin_memory = load, slices, transform, pin_memory
-        # Enough batches that no thread has to wait while other threads load the last images of a batch.
+        # More batches if they are small, so that no thread has to wait while other threads load the last images of a batch.
         self._batches_ahead = BATCHES_AHEAD + -(-workers // max(1, length))
-        self._pending: dict[int, _Batch] = {}  # by batch number
+        self._pending: dict[int, _Batch] = {}  # batch number -> batch
         self._started = 0  # number of batches whose loading has begun
         self._returned = 0  # number of batches that `next` has returned
         self._unclaimed: Iterator[tuple[int, int]] = iter(())  # (place in the batch, position) of the newest batch
@@ -245,8 +246,8 @@ class _BatchThreads:
             self._may_start_batch.notify_all()
             self._batch_ready.notify_all()
         if threading.current_thread() not in self._threads:
-            # If the interpreter exits while a thread is inside OpenCV, the process aborts. Each thread ends after at
-            # most one image.
+            # Wait for the threads, because the process would abort if the interpreter exited while a thread is inside OpenCV.
+            # Each thread ends after at most one image.
             for thread in self._threads:
                 thread.join()
 
@@ -266,7 +267,10 @@ class _BatchThreads:
                     self._batch_ready.notify()
 
     def _claim_sample(self) -> tuple[int, int, _Batch] | None:
-        """Take the next sample to load, waiting until its batch may be started; None when all are loaded or claimed."""
+        """Return (position, place in the batch, batch) of the next sample to load; wait until its batch may be started.
+
+        None after the last sample, or if the loader is closed.
+        """
         with self._may_start_batch:
             while not self._closed:
                 if claim := next(self._unclaimed, None):

@@ -20,7 +20,7 @@ Forward = Callable[[Tensor], Tensor]  # images in the input format of the file -
 
 @dataclass(frozen=True)
 class Program:
-    """An exported file that can be called.
+    """An exported file, as a function of images.
 
     Attributes:
         metadata: classes, preprocessing and input format of the file.
@@ -44,8 +44,8 @@ def open_program(format: str, content: bytes, name: str) -> Program:
     TorchScript and torch's exported programs are code: open only files that you would execute.
 
     Args:
-        format: as `export` takes it.
-        name: of the file, for messages.
+        format: 'onnx', 'torchscript', 'exported' or 'executorch'.
+        name: name of the file, for error messages.
 
     Raises:
         UserError: if the file is damaged, has another format, was not written by `export`, or needs a package that is not
@@ -68,11 +68,11 @@ def open_program(format: str, content: bytes, name: str) -> Program:
 
 
 def identify_format(path: Path) -> str | None:
-    """Return the format of an exported file, or None if the file should contain weights. Nothing in the file is executed.
+    """Return the format of an exported file, or None if the file is not an exported one. Nothing in the file is executed.
 
     Raises:
-        UserError: if the file is a program, but its suffix is not that of a program. The suffix shows that the user knows that
-            the file is executed.
+        UserError: if the file is a TorchScript or torch.export program without the suffix of that format. Such a file is only
+            executed if its suffix shows that it is a program.
     """
     if path.suffix in (EXPORT_SUFFIXES["onnx"], EXPORT_SUFFIXES["executorch"]):
         return "onnx" if path.suffix == EXPORT_SUFFIXES["onnx"] else "executorch"
@@ -89,7 +89,7 @@ def identify_format(path: Path) -> str | None:
         return None
     if path.suffix != EXPORT_SUFFIXES[format]:
         raise UserError(
-            f"{path} holds {kind}, which is code and not weights; rename it to *{EXPORT_SUFFIXES[format]} to execute it"
+            f"{path} is {kind}, which is code and not weights; rename the file to *{EXPORT_SUFFIXES[format]} to execute it"
         )
     return format
 
@@ -98,7 +98,7 @@ def _read_onnx(content: bytes) -> tuple[Forward, Mapping[str, str]]:
     (runtime,) = import_optional("an ONNX file", "onnxruntime")
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
-    settings.log_severity_level = 3
+    settings.log_severity_level = 3  # errors only
     session = runtime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
     (name,) = (images.name for images in session.get_inputs())
 

@@ -1,19 +1,19 @@
-"""Autograd functions of the faster training step, and the copies of the channel shuffle.
+"""Autograd functions of the faster training step in training.py.
 
-`Split` and `Join` work in every memory layout and on every device. The other functions need float32 tensors on a CPU in the
-channels-last layout, and the compiled code. There, batch norm, ReLU and the depthwise convolution take almost as much time as
-the matrix products, because they are bound by memory bandwidth. So they pass over the tensors less often than torch's
-operations do:
+`Split` and `Join`, for the channel shuffle, work in every memory layout and on every device. The other functions need float32
+tensors on a CPU in the channels-last layout, and the compiled code. In that layout, torch's batch norm, ReLU and depthwise
+convolution take almost as much time as the matrix products, because they are bound by memory bandwidth. The functions here read
+and write the tensors less often:
 
 - A branch is [pointwise, norm, ReLU,] depthwise, norm, pointwise, norm, ReLU. The depthwise convolution applies the first norm
   and ReLU to its input as it reads it; their output is never stored.
-- The second norm has no ReLU; it scales and shifts the input of a matrix product. The scales are multiplied into the matrix
-  instead. The shifts add a constant to each channel of the product, which the last norm subtracts again: they are omitted and
-  only enter the last norm's running mean. The gradient of the scales follows from that of the matrix; the gradient of the
-  shifts is 0.
-- The last norm and its ReLU write their output directly next to the channels of the left branch.
+- The second norm has no ReLU after it: it only scales and shifts the input of the second pointwise convolution, which is a
+  matrix product. The scales are multiplied into the matrix instead. The shifts would add a constant to each channel of the
+  product, which the last norm would subtract again; they are omitted, and added only to the last norm's running mean. The
+  gradient of the scales follows from the gradient of the matrix; the gradient of the shifts is 0.
+- The last norm and its ReLU write their output directly next to the channels of the left branch, without a concatenation.
 
-A pointwise convolution is a matrix product in this layout, and computed as one.
+A pointwise convolution is a matrix product in this layout, and is computed as one on small feature maps.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ from .bindings import load_library
 
 LIBRARY = Path(__file__).with_name("_training")
 HEADER = Path(__file__).with_name("training.h")
-MAX_PRODUCT_PIXELS = 14 * 14  # on larger maps torch's pointwise convolution is at least as fast as its matrix product
+MAX_PRODUCT_PIXELS = 14 * 14  # on larger feature maps torch's pointwise convolution is at least as fast as its matrix product
 STATISTICS = MEAN, VARIANCE, INVERSE_STD, SCALE, SHIFT = range(5)  # rows of a (5, C) tensor, see training.h
 
 
@@ -42,7 +42,7 @@ def library() -> ctypes.CDLL | None:
 
 
 class Split(torch.autograd.Function):
-    """Slicing whose backward pass writes each gradient once."""
+    """Split into even and odd channels, with a backward pass that writes each gradient once."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ class Split(torch.autograd.Function):
 
 
 class Join(torch.autograd.Function):
-    """Concatenation whose gradients are contiguous where the inputs were."""
+    """Concatenate channels; the gradients are contiguous where the inputs were, not slices of a larger tensor."""
 
     @staticmethod
     def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class Pointwise(torch.autograd.Function):
 
 
 class NormReLU(torch.autograd.Function):
-    """Batch norm with the batch's statistics and ReLU; their output is concatenated with `left`."""
+    """Batch norm with batch statistics, then ReLU; the output is concatenated with `left`."""
 
     @staticmethod
     def forward(ctx: Any, norm: nn.BatchNorm2d, x: Tensor, left: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class NormReLU(torch.autograd.Function):
 
 
 class DepthwiseBranch(torch.autograd.Function):
-    """[Norm, ReLU,] depthwise, norm, pointwise, norm, ReLU; their output is concatenated with `left`."""
+    """[Norm, ReLU,] depthwise, norm, pointwise, norm, ReLU; the output is concatenated with `left`."""
 
     @staticmethod
     def forward(
@@ -129,7 +129,7 @@ class DepthwiseBranch(torch.autograd.Function):
         left: Tensor | None,
         taps: Tensor,
         pointwise: Tensor,
-        *norm_parameters: Tensor | None,  # weight and bias of each norm: autograd has to see them
+        *norm_parameters: Tensor | None,  # weight and bias of each norm, passed so that autograd asks for their gradients
     ) -> Tensor:
         first_norm, second_norm, third_norm = norms
         images, channels, height, width = x.shape
@@ -166,7 +166,8 @@ class DepthwiseBranch(torch.autograd.Function):
         scaled_grad = torch.mm(_matrix(gradient).t(), _matrix(z))
         pointwise_grad = torch.empty_like(pointwise)
         torch.mul(scaled_grad, statistics_2[SCALE], out=pointwise_grad.view(len(pointwise), -1))
-        # Batch norm subtracts means, so its gradient sums to 0 per channel over the batch, and so do the products with it.
+        # The gradient of the last norm's input sums to 0 per channel over the batch, because batch norm subtracts means, and so
+        # does the gradient of the second norm's output. Its shifts therefore have gradient 0, and the mean of z drops out here.
         weight_2_grad = (scaled_grad * pointwise.flatten(1)).sum(0) * statistics_2[INVERSE_STD]
         slope = weight_2_grad * statistics_2[SCALE] * statistics_2[INVERSE_STD] / _pixels(z)
         z_grad = _product(gradient, scaled.t())  # depthwise_backward subtracts slope * (z - mean)
@@ -229,7 +230,7 @@ def interleave(even: Tensor, odd: Tensor, target: Tensor) -> None:
 
 
 def _has_strides(x: Tensor, pixel: int, channel: int) -> bool:
-    """Return whether x has the channels-last layout with these distances of pixels and channels, in elements."""
+    """Return whether x is in channels-last order, with the given distances between pixels and between channels, in elements."""
     return x.stride() == (x.shape[2] * x.shape[3] * pixel, channel, x.shape[3] * pixel, pixel)
 
 
@@ -238,7 +239,13 @@ def _is_compiled_for(x: Tensor) -> bool:
 
 
 def _update_running_stats(norm: nn.BatchNorm2d, statistics: Tensor, pixels: int, omitted_shift: Tensor | None = None) -> None:
-    """Update the running statistics; `omitted_shift` was not added to the input of the norm."""
+    """Update the running statistics of a norm.
+
+    Args:
+        statistics: (5, C) tensor of the batch.
+        pixels: number of values per channel in the batch.
+        omitted_shift: (C,) shift of the norm's input that was left out of the computation; added to the mean.
+    """
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
@@ -250,7 +257,7 @@ def _update_running_stats(norm: nn.BatchNorm2d, statistics: Tensor, pixels: int,
 
 
 def _product(x: Tensor, matrix: Tensor) -> Tensor:
-    """Multiply every pixel by a matrix: (N, C, H, W) and (D, C) -> (N, D, H, W)."""
+    """Multiply the channels of every pixel by a matrix: (N, C, H, W) and (D, C) -> (N, D, H, W)."""
     if x.shape[2] * x.shape[3] > MAX_PRODUCT_PIXELS:
         return conv2d(x, matrix[:, :, None, None])
     output = _empty(x, len(matrix), *x.shape[2:])
@@ -264,10 +271,12 @@ def _matrix(x: Tensor) -> Tensor:
 
 
 def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
+    """Return an uninitialized channels-last tensor (N, channels, height, width), with the N, dtype and device of x."""
     return x.new_empty(x.shape[0], height, width, channels).permute(0, 3, 1, 2)
 
 
 def _pixels(x: Tensor) -> int:
+    """Return N * H * W, the number of values per channel."""
     return x.shape[0] * x.shape[2] * x.shape[3]
 
 

@@ -1,6 +1,6 @@
-"""Compiled JPEG decoding, resizing and colour jitter: OpenCV's and libjpeg-turbo's pixels, bit for bit, in half the time.
+"""Compiled JPEG decoding, resizing and colour jitter, in half the time of OpenCV and with bit-identical pixels.
 
-Every function here writes its result or reports that it cannot do the task. The caller then uses OpenCV. The C code
+Every function either writes its result, or reports that it does not support the call; the caller then uses OpenCV. The C code
 (`jpeg.c`, `crop_resize.c`, `jitter.c`) needs an x86-64 processor with AVX2.
 """
 
@@ -16,7 +16,7 @@ from .bindings import load_library
 
 LIBRARY = Path(__file__).with_name("_pixels")
 HEADER = Path(__file__).with_name("pixels.h")
-MAX_PIXELS = 1 << 28  # of a resized image: offsets in C are ints
+MAX_PIXELS = 1 << 28  # in a resized image, because the C code computes offsets as 32-bit integers
 
 
 @functools.cache
@@ -28,14 +28,14 @@ def library() -> ctypes.CDLL | None:
 
 
 class ThreadBuffer(threading.local):
-    """Memory that a thread reuses: fresh pages would add a quarter to the time of decoding."""
+    """Memory that a thread reuses for every image; newly allocated pages would make decoding a quarter slower."""
 
     def __init__(self) -> None:
         self._bytes = np.empty(0, np.uint8)
         self.address = 0
 
     def reserve(self, size: int) -> np.ndarray:
-        """Return uint8 memory of at least `size` bytes at `address`; earlier content may be lost."""
+        """Return an array of at least `size` bytes and set `address` to its address; earlier content may be lost."""
         if size > self._bytes.size:
             self._bytes = np.empty(size, np.uint8)
             self.address = self._bytes.ctypes.data
@@ -55,9 +55,9 @@ def decode_jpeg(encoded: bytes, scale: int, box: tuple[int, int, int, int]) -> n
         box: (top, left, height, width) in pixels of the scaled image.
 
     Returns:
-        uint8 (height, width, 3), BGR, valid until this thread's next call. None for a damaged file, for a box that exceeds
-        the image, for every JPEG that is not sequential with 8 bits and either grey or YCbCr (with full or half chroma
-        resolution), and without the library.
+        uint8 (height, width, 3), BGR, valid until this thread's next call. None if the file is damaged, the box exceeds the
+        image, or the library is not available. Also None for an unsupported JPEG: supported are sequential JPEGs with 8 bits
+        per sample, grey or YCbCr with full or half chroma resolution.
     """
     functions = library()
     if functions is None:
@@ -77,12 +77,12 @@ def jpeg_crop_resize(
     flips: tuple[bool, bool],
     out: np.ndarray,
 ) -> bool:
-    """Decode, resize, flip and jitter in one call, with the pixels of the separate functions.
+    """Decode, resize, flip and jitter in one call, with the same pixels as the separate functions.
 
     Args:
         encoded, scale, box: as for `decode_jpeg`.
-        jitter: weights of a pixel, of its grey value and of the image's mean grey value.
-        flips: (horizontal, vertical).
+        jitter: weights of the pixel, its grey value and the image's mean grey value; see `apply_jitter`.
+        flips: whether to flip (horizontally, vertically).
         out: uint8 (H, W, 3), contiguous, receives the image.
 
     Returns:
@@ -103,8 +103,8 @@ def resize_bilinear(pixels: np.ndarray, flips: tuple[bool, bool], out: np.ndarra
     """Resize an image to the size of `out`, then flip it.
 
     Args:
-        pixels: uint8 (H, W, 3); the three bytes of a pixel and the pixels of a row adjoin.
-        flips: (horizontal, vertical).
+        pixels: uint8 (H, W, 3), whose rows are contiguous but may lie apart.
+        flips: whether to flip (horizontally, vertically).
         out: uint8 (H', W', 3), contiguous, receives the image.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Training that starts from weights: loading them, and freezing parts of the network."""
+"""Fine-tuning: start training from existing weights, and freeze parts of the network."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -14,7 +14,9 @@ CLASSIFIER = "classifier."
 
 
 def read_initial_weights(fine_tuning: FineTuningConfig, model: ModelConfig) -> Weights | None:
-    """Read the weights to start from, which torchvision's published ones may have to be downloaded for; None for new ones.
+    """Read the weights from which training starts; None if it starts from newly initialized weights.
+
+    With `pretrained` these are torchvision's published weights, which are downloaded unless they are cached.
 
     Raises:
         UserError: for a file that cannot be read or does not hold weights of a ShuffleNetV2, or a failed download.
@@ -25,10 +27,10 @@ def read_initial_weights(fine_tuning: FineTuningConfig, model: ModelConfig) -> W
 
 
 def start_from(network: ShuffleNetV2, weights: Weights, class_names: list[str] | None = None) -> str:
-    """Load weights into a network, in place; a classifier that does not fit keeps its initial weights.
+    """Load weights into a network, in place. If the file's classifier does not fit, the network's stays as initialized.
 
-    A classifier fits if it has the same shape and, where both are known, the same classes. Its rows are put in the order
-    of the network's classes.
+    The file's classifier fits if it has the same shape and, where the class names of both are known, the same class names. If
+    these are in another order, the rows of the classifier are reordered.
 
     Args:
         class_names: names of the network's classes.
@@ -75,9 +77,9 @@ def start_from(network: ShuffleNetV2, weights: Weights, class_names: list[str] |
 def freeze(network: ShuffleNetV2, names: Sequence[str]) -> str:
     """Exclude parts of a network from training, in place: weights and batch-norm statistics keep their values.
 
-    Batch norm in these parts becomes torchvision's FrozenBatchNorm2d, which always computes what batch norm computes in
-    eval mode, also in train mode and during recalibration. State-dict names stay, except for the counts of batches. Call
-    this before the optimizer is built, and before batch norm is converted otherwise.
+    Batch norm in these parts is replaced by torchvision's FrozenBatchNorm2d, which computes what batch norm computes in eval
+    mode, also in train mode and during recalibration. State-dict names stay the same, but for `num_batches_tracked`, which
+    disappears. Call this function before the optimizer is built, and before other conversions of batch norm.
 
     Args:
         names: 'stem', 'stage2', 'stage3', 'stage4', 'conv_last', 'head' (the classifier), 'backbone' (all but the
@@ -87,7 +89,7 @@ def freeze(network: ShuffleNetV2, names: Sequence[str]) -> str:
         A line for the log.
 
     Raises:
-        UserError: for an unknown name, or where nothing would be left to train. The network is unchanged then.
+        UserError: for an unknown name, or if no parameter would be left to train. The network is then unchanged.
     """
     from torchvision.ops import FrozenBatchNorm2d
 
@@ -104,7 +106,7 @@ def freeze(network: ShuffleNetV2, names: Sequence[str]) -> str:
     parameters = list(network.parameters())
     if len(frozen) == len(parameters):
         raise UserError(f"`freeze` {' '.join(names)}: nothing would be left to train; leave a part out")
-    count, total = (sum(parameter.numel() for parameter in each) for each in (frozen, parameters))
+    frozen_count, total_count = (sum(parameter.numel() for parameter in group) for group in (frozen, parameters))
     for parameter in frozen:
         parameter.requires_grad_(False)
     for name, module in list(network.named_modules()):
@@ -113,11 +115,11 @@ def freeze(network: ShuffleNetV2, names: Sequence[str]) -> str:
             frozen_norm.load_state_dict(module.state_dict())
             parent, _, own_name = name.rpartition(".")
             setattr(network.get_submodule(parent), own_name, frozen_norm.train(module.training))
-    return f"frozen: {', '.join(names)} ({count:,} of {total:,} parameters)"
+    return f"frozen: {', '.join(names)} ({frozen_count:,} of {total_count:,} parameters)"
 
 
 def _paths_of_parts() -> dict[str, list[str]]:
-    """Return the paths of the modules that make up each part named in the paper."""
+    """Return {name of a part: paths of its modules} for the names that are not paths themselves."""
     ends = list(accumulate(STAGE_UNITS))
     stages = {
         f"stage{number}": [f"features.{unit}" for unit in range(end - units, end)]

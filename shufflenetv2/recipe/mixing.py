@@ -1,4 +1,4 @@
-"""Mixup and cutmix: training on mixtures of two images and of their targets."""
+"""Mixup and cutmix: train on mixtures of two images, with mixtures of their targets."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,17 @@ from ..rng import MIXING, generator
 
 
 def build_mixing(config: AugmentationConfig, n_class: int, seed: int) -> "Mixing | None":
-    """Build the mixing of batches, or return None where neither mixup nor cutmix is asked for."""
+    """Build the mixing of batches; return None if the options enable neither mixup nor cutmix."""
     return Mixing(config, n_class, seed) if config.mixup or config.cutmix or config.cutmix_minmax else None
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mix image i of a batch of N with image N - 1 - i, by mixup or cutmix; the options mean what they mean in timm.
+    """Mix image i of a batch of N with image N - 1 - i, by mixup or cutmix. The options have timm's meaning.
 
     Mixup (https://arxiv.org/abs/1710.09412) is a weighted sum of two images. Cutmix (https://arxiv.org/abs/1905.04899)
-    replaces a rectangle of an image, the box, by that of the other. All draws are a function of (seed, iteration, rank).
+    replaces a rectangle of an image (the box) by the same rectangle of another image. All random draws are a function of
+    (seed, iteration, rank).
 
     Args:
         config: `mixup`, `cutmix`, `cutmix_minmax` and the options whose names begin with `mixup_`.
@@ -35,10 +36,10 @@ class Mixing:
         """Mix a batch.
 
         Args:
-            images: (N, 3, H, W), any type.
-            targets: classes, int64 (N,).
-            iteration: from 1.
-            rank: number of this process.
+            images: (N, 3, H, W), any dtype.
+            targets: class indices, int64 (N,).
+            iteration: number of the iteration, from 1.
+            rank: number of this process, from 0.
 
         Returns:
             Images, float32 (N, 3, H, W), and probabilities of the classes, float32 (N, n_class), on the device of `images`.
@@ -50,9 +51,9 @@ class Mixing:
         columns = torch.arange(images.shape[3], device=images.device)
         in_box = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)  # (N, 1, H, W)
         has_box = (bottom > top) & (right > left)  # (N, 1, 1, 1)
-        weight = torch.where(has_box, (~in_box).float(), lam.view(-1, 1, 1, 1))  # of the image itself
+        weight = torch.where(has_box, (~in_box).float(), lam.view(-1, 1, 1, 1))  # of image i; image N - 1 - i has 1 - weight
         images = images.float()
-        # torch's one_hot would look at the values, and so wait for the device.
+        # torch's one_hot would read the targets on the CPU, and so wait for the device.
         one_hot = (targets[:, None] == torch.arange(self.n_class, device=targets.device)).float()
         lam = lam[:, None]
         return images * weight + images.flip(0) * (1 - weight), one_hot * lam + one_hot.flip(0) * (1 - lam)

@@ -17,19 +17,20 @@ from ..errors import UserError, nearest
 from ..weights import describe_mismatch, read_weights
 
 FILE_ENDINGS = (".pkl", ".pt", ".pth", ".tar")
-# Keys under which trainers store a state dict; averaged weights first, since they make the better teacher.
+# Keys under which trainers store a state dict. The first key that a file has is used; averaged weights come first, because they
+# make the better teacher.
 STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 SERVER_TIMEOUT = 10.0  # seconds
 
 
 class Teacher(nn.Module):
-    """A trained network with frozen weights that is always in eval mode and prepares the images for itself.
+    """A trained network with frozen weights, always in eval mode, which resizes and normalizes its input images.
 
     Args:
         network: network from images to logits; its parameters are frozen.
-        input_size: (height, width) to which images are resized; None to use any size as it is.
-        mean, std: normalisation in RGB order on 0..1, for a network that takes normalised RGB images; None for a network
-            that takes BGR images on 0..255, as those of this project do.
+        input_size: (height, width) to which images are resized; None to leave their size as it is.
+        mean, std: for a network that takes normalized RGB images, in RGB order on the scale 0..1. None for a network that takes
+            BGR images on 0..255, as the networks of this project do.
 
     Shape:
         images (N, 3, H, W), BGR, 0..255, uint8 or floating point -> logits (N, n_class), float32, without gradients
@@ -53,7 +54,7 @@ class Teacher(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stay in eval mode, also when a module that contains this one is switched to train mode."""
+        """Stay in eval mode, whatever the mode; called when a module that contains the teacher changes its mode."""
         super().train(False)
         return self
 
@@ -68,18 +69,19 @@ class Teacher(nn.Module):
 
 
 def load_teacher(config: DistillationConfig, n_class: int, class_names: list[str] | None = None) -> Teacher | None:
-    """Load the teacher, on the CPU; None where no teacher is asked for.
+    """Load the teacher that the options name, on the CPU; return None if they name none.
 
     Args:
         config: `teacher` is a checkpoint or model file of this project, or a model with its published weights:
-            'torchvision/NAME', 'timm/NAME', 'hf-hub:...', or NAME alone for the first of torchvision and timm that has it.
-            `teacher_checkpoint` is a state dict for that model with `n_class` classes, used instead of the published
-            weights. (Images are prepared as for the published weights; the file does not say otherwise.)
+            'torchvision/NAME', 'timm/NAME', 'hf-hub:...', or NAME alone, which is looked up in torchvision, then in timm.
+            `teacher_checkpoint` is a file with a state dict of that model for `n_class` classes, used instead of the published
+            weights. Images are still resized and normalized as for the published weights.
         n_class: number of classes of the training images.
-        class_names: names of the classes, compared with those of the teacher where its file holds them.
+        class_names: names of these classes, compared with the class names in the teacher's file, if there are any.
 
     Raises:
-        UserError: for an unknown teacher, weights that are unavailable or do not fit, or a teacher of other classes.
+        UserError: for an unknown teacher, for weights that are unavailable or do not fit, or if the teacher's classes are not
+            those of the training images.
     """
     name, checkpoint = config.teacher, config.teacher_checkpoint
     if not name:
@@ -91,7 +93,7 @@ def load_teacher(config: DistillationConfig, n_class: int, class_names: list[str
     create, model_name = _find_model(name)
     try:
         teacher = create(model_name, n_class if checkpoint else None)
-    except Exception as error:  # the libraries, and what they download with, raise errors of many kinds
+    except Exception as error:  # torchvision, timm and their HTTP libraries raise errors of many types
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         if checkpoint:
             raise UserError(f"`teacher` {name} cannot be created: {reason}") from error
@@ -110,7 +112,7 @@ def _teacher_from_file(name: str, n_class: int, class_names: list[str] | None) -
         weights = read_weights(name)
         network = weights.network()
     except UserError as error:
-        remedy = "; for weights of another model give its name as `teacher` and the file as `teacher_checkpoint`"
+        remedy = "; for weights of another model give the model's name as `teacher` and the file as `teacher_checkpoint`"
         raise UserError(f"`teacher`: {error}{remedy if Path(name).is_file() else ''}") from error
     _require_classes(name, weights.n_class, n_class)
     for teacher_class, train_class in zip(weights.class_names or (), class_names or (), strict=False):
@@ -128,7 +130,7 @@ def _require_classes(name: str, teacher_classes: int, n_class: int) -> None:
         )
 
 
-# (model name, number of classes) -> teacher; None for the published weights and their classes
+# (model name, number of classes) -> teacher; None classes: a model with its published weights
 _Create = Callable[[str, int | None], Teacher]
 
 
@@ -136,7 +138,7 @@ def _find_model(name: str) -> tuple[_Create, str]:
     """Return the function that creates the teacher, and the name of the model in its library."""
     import torchvision
 
-    names = torchvision.models.list_models(module=torchvision.models)  # of classifiers
+    names = torchvision.models.list_models(module=torchvision.models)  # this module contains the classifiers
     library, _, model_name = name.partition("/") if name.startswith(("torchvision/", "timm/")) else ("", "", name)
     if library != "timm" and model_name in names:
         return _create_with_torchvision, model_name
@@ -169,8 +171,9 @@ def _create_with_torchvision(name: str, n_class: int | None) -> Teacher:
 def _create_with_timm(name: str, n_class: int | None) -> Teacher:
     import timm
 
-    asks_hub = n_class is None or name.startswith("hf-hub:")  # the hub also has the architecture of a hub model
-    with _socket_timeout(), _cache_if_unreachable() if asks_hub else contextlib.nullcontext():
+    # Published weights are on the Hugging Face hub; for a name like hf-hub:... the architecture is there as well.
+    needs_hub = n_class is None or name.startswith("hf-hub:")
+    with _socket_timeout(), _cache_if_unreachable() if needs_hub else contextlib.nullcontext():
         network = timm.create_model(name, pretrained=n_class is None, num_classes=n_class)
     config: dict[str, Any] = timm.data.resolve_model_data_config(network)  # type: ignore[no-untyped-call, unused-ignore]
     return Teacher(network, tuple(config["input_size"][1:]), config["mean"], config["std"])
@@ -178,7 +181,7 @@ def _create_with_timm(name: str, n_class: int | None) -> Teacher:
 
 @contextlib.contextmanager
 def _socket_timeout() -> Iterator[None]:
-    """Limit the time for which urllib waits for a server: minutes, where a firewall drops packets."""
+    """Limit the time for which urllib waits for a server; by default it waits for minutes if a firewall drops packets."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SERVER_TIMEOUT)
     try:
@@ -189,13 +192,13 @@ def _socket_timeout() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _cache_if_unreachable() -> Iterator[None]:
-    """Make huggingface_hub use its cache at once where the hub cannot be reached, instead of retrying for a minute."""
+    """Make huggingface_hub use its cache at once if the hub cannot be reached; by default it retries for a minute."""
     from huggingface_hub import constants, get_session
 
     before = constants.HF_HUB_OFFLINE
     try:
         get_session().head(constants.ENDPOINT, timeout=SERVER_TIMEOUT)
-    except Exception:  # its kind depends on the HTTP library
+    except Exception:  # the type of the error depends on the HTTP library
         constants.HF_HUB_OFFLINE = True
     try:
         yield
@@ -205,7 +208,7 @@ def _cache_if_unreachable() -> Iterator[None]:
 
 def _load_checkpoint(network: nn.Module, checkpoint: str, model: str) -> None:
     try:
-        # timm and torchvision's references store their options, a Namespace, beside the weights.
+        # The checkpoints of timm and of torchvision's references also contain their options, an argparse.Namespace.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = files.read(Path(checkpoint))
     except files.DamagedFileError as error:

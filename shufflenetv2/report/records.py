@@ -1,4 +1,4 @@
-"""Metrics of a run in files for programs: metrics.csv, metrics.jsonl and TensorBoard's event files."""
+"""Machine-readable metrics of a run: metrics.csv, metrics.jsonl and TensorBoard's event files."""
 
 import contextlib
 import csv
@@ -33,18 +33,19 @@ logger = logging.getLogger("shufflenetv2")
 
 
 class Records:
-    """Writes the metrics of a run to three kinds of files, each row at once, so that a killed run keeps its rows.
+    """Write the metrics of a run to three kinds of files. Each row is written immediately, so that a killed run keeps its rows.
 
-    metrics.jsonl holds every value exactly. metrics.csv has the same columns in every run, empty where a row has no value;
-    it is regenerated from metrics.jsonl when a run continues. TensorBoard's event files hold float32 values under names like
-    train/loss.
+    metrics.jsonl holds all values at full precision. metrics.csv has the same columns in every run, with empty fields where a
+    row has no value; it is regenerated from metrics.jsonl when a run continues. TensorBoard's event files hold float32 values
+    under names like train/loss.
 
-    There is one row per iteration and kind: a row written again, as after a kill during a validation, replaces the first.
+    There is one row per iteration and kind. If a row is written a second time, as after a kill during a validation, the new row
+    replaces the old one.
 
     Args:
         folder: destination; created if missing.
-        iteration: the iteration after which the run continues. Rows of later iterations, which will be repeated, are
-            removed, so that the files become those of an uninterrupted run, except for times. 0 starts new files.
+        iteration: the iteration after which the run continues. Rows of later iterations are removed, because these iterations
+            will be repeated: the files become those of an uninterrupted run, except for times. 0 starts new files.
         tensorboard: write event files too, if the package tensorboard is installed.
 
     Raises:
@@ -65,9 +66,9 @@ class Records:
         """Add a row.
 
         Args:
-            iteration: from 1.
+            iteration: number of the iteration, from 1.
             kind: 'train', 'test', 'test_ema', ...
-            values: values by name; the CSV file holds those named in COLUMNS.
+            values: name -> value; the CSV file receives only the names in COLUMNS.
 
         Raises:
             UserError: a file cannot be written.
@@ -85,16 +86,16 @@ class Records:
     def close(self) -> None:
         """Close the event files."""
         if self._events is not None:
-            with contextlib.suppress(OSError):  # `write` has already raised it
+            with contextlib.suppress(OSError):  # `write` has already raised an error for this file
                 self._events.close()
             self._events = None
 
     def _rewrite(self, keep: Callable[[dict[str, Any]], bool]) -> set[tuple[int, str]]:
-        """Rewrite both files with the rows to keep, and return (iteration, kind) of these."""
+        """Rewrite both files with the rows for which `keep` is true, and return (iteration, kind) of each of these rows."""
         rows = []
         with _user_error(self._json_lines, "read"), contextlib.suppress(FileNotFoundError):
             for line in self._json_lines.read_bytes().split(b"\n"):
-                with contextlib.suppress(ValueError):  # a line cut by a kill, or zeros left by a power failure
+                with contextlib.suppress(ValueError):  # an incomplete line after a kill, or zeros after a power failure
                     rows.append(json.loads(line))
         rows = [row for row in rows if keep(row)]
         write_file(self._json_lines, b"".join(map(_json_line, rows)))
@@ -107,7 +108,7 @@ class Records:
         if self._events is None:
             try:
                 from torch.utils.tensorboard import SummaryWriter  # imported here: it takes a fifth of a second
-            except Exception as error:  # of many types: not installed, or incompatible with another package
+            except Exception as error:  # ImportError if it is not installed; other types if packages are incompatible
                 reason = str(error).partition("\n")[0]
                 logger.warning("no TensorBoard files are written (%s); `pip install tensorboard` may help", reason)
                 self._tensorboard = False
@@ -132,7 +133,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _user_error(path: Path, action: str = "written") -> Iterator[None]:
-    """Turn an error of the operating system into one that names the file."""
+    """Turn an OSError into a UserError that names the file."""
     try:
         yield
     except OSError as error:

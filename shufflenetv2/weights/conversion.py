@@ -1,7 +1,7 @@
 """Conversion of state dicts between this trainer, the original, torchvision and mmpretrain.
 
-Conversion changes the names of the tensors and the order of channels only, so weights that are converted to another project
-and back are the same bit for bit.
+Conversion changes only the names of tensors and the order of channels. Weights that are converted to another project and back
+are therefore bit-identical.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from .permutations import to_original_order, to_torchvision_order
 
 # ImageNet's normalization as torchvision and mmpretrain apply it, in BGR order on the scale 0..255
 IMAGENET_MEAN, IMAGENET_STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
-# Sizes whose published torchvision weights are evaluated with another resize size than 256
+# Short side in pixels to which torchvision resizes validation images for its published weights, where it is not 256
 TORCHVISION_RESIZE_SIZES = {"1.5x": 232, "2.0x": 232}
 BN_EPS = 1e-5  # epsilon of batch norm in the other projects' networks
 
@@ -27,12 +27,13 @@ def from_torchvision(state_dict: Mapping[str, Tensor], path: str | Path = "torch
     """Convert the state dict of torchvision's `shufflenet_v2_x*`.
 
     Args:
-        state_dict: tensors whose order does not change are shared with the result.
-        path: the origin, for messages.
+        state_dict: the result shares the memory of tensors whose channels keep their order.
+        path: where the weights come from, for error messages.
 
     Returns:
-        Weights whose network computes for BGR images on 0..255 what torchvision's network computes for the same images as
-        normalized RGB. A head whose biases are all zero becomes a head without biases, which `to_torchvision` undoes.
+        Weights of a network that computes, for BGR images on 0..255, the logits that torchvision's network computes for the
+        same images as normalized RGB. A head whose biases are all zero becomes a head without biases; `to_torchvision` adds
+        zero biases again.
 
     Raises:
         UserError: if a tensor is missing, unknown or of another shape.
@@ -54,8 +55,8 @@ def to_torchvision(weights: Weights) -> dict[str, Tensor]:
     """Return a state dict that torchvision's `shufflenet_v2_x*(num_classes=weights.n_class)` loads with strict=True.
 
     torchvision's network expects RGB images normalized with the mean and standard deviation of `weights.preprocessing`, which
-    a state dict does not contain; see `rgb_normalization`. (They cannot be folded into the first convolution, because the
-    padding of the image border would then have another value.)
+    a state dict does not contain; see `rgb_normalization`. (They cannot be folded into the first convolution, because its zero
+    padding would then stand for another pixel value.)
 
     Raises:
         UserError: for a first unit, pooling or batch-norm epsilon that torchvision's network does not have.
@@ -75,8 +76,8 @@ def to_mmpretrain(weights: Weights) -> dict[str, Tensor]:
 def to_original(weights: Weights) -> dict[str, Tensor]:
     """Return a state dict that the original's `ShuffleNetV2(n_class=weights.n_class)` loads with strict=True.
 
-    The original's network expects BGR images on 0..255, from which the mean of `weights.preprocessing` was subtracted and which
-    were divided by its standard deviation. Weights trained with the original recipe have neither.
+    The original's network does not normalize. Its input are BGR images on 0..255, normalized beforehand with the mean and
+    standard deviation of `weights.preprocessing`; weights trained with the original recipe need no normalization.
 
     Raises:
         UserError: for a first unit, head, pooling or batch-norm epsilon that the original's network does not have.
@@ -134,8 +135,8 @@ def _to_project(project: str, weights: Weights) -> dict[str, Tensor]:
 
 
 def _refusal(project: str, weights: Weights) -> str:
-    """Refuse what no other project's network has, and return the beginning of the message for further refusals."""
-    weights.network()  # refuses incomplete weights
+    """Raise a UserError for properties that no other project's network has; else return the beginning of further messages."""
+    weights.network()  # raises a UserError for incomplete weights
     refusal = f"{weights.path} cannot be converted to {project}, whose"
     pooling, eps = weights.architecture.get("pooling", "avg"), weights.architecture.get("bn_eps", BN_EPS)
     if pooling != "avg":

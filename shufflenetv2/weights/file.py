@@ -1,4 +1,4 @@
-"""The content of a weight file: tensors, and metadata about the network and its input; reading and writing it as bytes."""
+"""Read and write the content of a weight file: tensors, and metadata about the network and its input."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from ..errors import UserError, one_line
 from ..network import ShuffleNetV2
 from .filetypes import identify, is_safetensors
 
-# Metadata of this trainer's files that describe how the weights were trained
+# Names of the metadata that describe how the weights were trained
 TRAINING_DETAILS = ("accuracy", "options", "samples", "version", "host", "time")
 # Key of the metadata that `convert` adds to the files of other projects, which ignore it
 METADATA_KEY = "shufflenetv2"
@@ -24,14 +24,14 @@ METADATA_KEY = "shufflenetv2"
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the input of a model: resized on its short side, cropped at its centre, normalized by the model.
+    """How an image becomes the input of a network. The image is resized and cropped; the network itself normalizes.
 
     Attributes:
         input_size: side of the central crop, in pixels.
         resize_size: length of the short side after resizing, in pixels.
-        mean: subtracted from the pixels, in BGR order on the scale 0..255.
-        std: the pixels are then divided by it; same order and scale.
-        interpolation: 'bilinear', 'bicubic', ...: how the image is resized.
+        mean: mean that the network subtracts, in BGR order on the scale 0..255.
+        std: standard deviation by which the network then divides, in BGR order on the scale 0..255.
+        interpolation: interpolation used to resize: 'bilinear', 'bicubic', ...
     """
 
     input_size: int = 224
@@ -43,16 +43,16 @@ class Preprocessing:
 
 @dataclass
 class Weights:
-    """The weights of a ShuffleNetV2 and what their file states about them.
+    """The weights of a ShuffleNetV2, and the metadata in their file.
 
     Attributes:
-        path: the file, for messages.
+        path: the file, for error messages.
         state_dict: tensors with the original's names, in the original's order of channels.
         model_size: '0.5x', '1.0x', '1.5x' or '2.0x'.
         n_class: number of classes.
         class_names: in the order of the logits; None if the file does not contain them.
         preprocessing: None if the file does not contain it.
-        iteration: of the training after which the weights were saved; 0 if the file does not contain it.
+        iteration: number of the training iteration after which the weights were saved; 0 if the file does not contain it.
         architecture: further arguments of ShuffleNetV2; see `ShuffleNetV2.architecture`.
         origin: the project that trained the weights: 'shufflenetv2', 'original', 'torchvision' or 'mmpretrain'.
         details: metadata about the training, with the names in TRAINING_DETAILS.
@@ -87,10 +87,10 @@ class Weights:
         return {**self.metadata(), "state_dict": self.state_dict}
 
     def update_metadata(self, metadata: Mapping[str, Any]) -> None:
-        """Take over the values that `metadata` returned, except for the model size and the architecture.
+        """Set the attributes to values that `metadata` returned, except for the model size and the architecture.
 
         Raises:
-            UserError: if the values do not have the expected form.
+            UserError: if the preprocessing or the options do not have the expected form.
         """
         try:
             if "preprocessing" in metadata:
@@ -131,7 +131,7 @@ class Weights:
 def model_record(
     network: ShuffleNetV2, *, class_names: list[str], preprocessing: Preprocessing, iteration: int
 ) -> dict[str, Any]:
-    """Return what every file of this trainer contains about its model; `read_weights` reads it."""
+    """Return the entries about the model that every checkpoint and model file contains; `read_weights` reads them."""
     return {
         "state_dict": network.state_dict(),
         "model_size": network.model_size,
@@ -155,7 +155,7 @@ def describe_mismatch(expected: Mapping[str, Tensor], state_dict: Mapping[str, A
     names += [
         name for name in expected if name in state_dict and expected[name].shape != getattr(state_dict[name], "shape", None)
     ]
-    # Weights saved before torch 0.4.1 have no counters of batches, and evaluation does not need them.
+    # Weights saved before torch 0.4.1 have no `num_batches_tracked`, and evaluation does not need these counters.
     names = [name for name in names if not (name in expected and name.endswith("num_batches_tracked"))]
     return f"{len(names)} tensors are missing, unknown or of another shape, {names[0]} first" if names else ""
 
@@ -168,13 +168,13 @@ def read_content(path: Path) -> Mapping[str, Any]:
         if this trainer wrote it.
 
     Raises:
-        UserError: if the file is missing, damaged or of another kind, which the message names if it is known.
+        UserError: if the file is missing, damaged, or not a file of tensors; the message says what the file is, if known.
     """
     try:
         if is_safetensors(path):
             return _read_safetensors(path)
         with warnings.catch_warnings():
-            # torch warns about a TorchScript program, which is refused anyway.
+            # torch warns about TorchScript programs, for which `files.read` then raises an error.
             warnings.filterwarnings("ignore", message="'torch.load' received a zip file")
             content = files.read(path)
     except files.DamagedFileError as error:
@@ -204,7 +204,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no dict)
             texts = file.metadata() or {}
-        # Only this trainer writes a model size; the metadata of others need not be JSON.
+        # Only files of this trainer have a model size. The metadata of other programs may not be JSON.
         metadata = {name: json.loads(texts[name]) for name in texts if name != "format"} if "model_size" in texts else {}
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{path} is damaged: {one_line(error)}") from error
