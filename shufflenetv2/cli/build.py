@@ -29,8 +29,10 @@ def open_datasets(config: Config) -> tuple[Dataset, Dataset | None]:
         )
     if not config.run.validate:
         return train_set, None
-    if config.schedule.sched == "plateau" and val_set is None:
-        raise UserError("`sched=plateau` needs validation results; give `val_dir` or `val_fraction`")
+    needs_validation = {"sched=plateau": config.schedule.sched == "plateau", "early_stop_iters": config.run.early_stop_iters}
+    for option, is_given in needs_validation.items():
+        if is_given and val_set is None:
+            raise UserError(f"`{option}` needs validation results; give `val_dir` or `val_fraction`")
     return train_set, val_set
 
 

@@ -88,8 +88,8 @@ class Config:
     def recipe(self) -> dict[str, Any]:
         """Return the values of the options that decide the result of a run; checkpoints hold them in this form."""
         names = [option.name for option in OPTIONS if option.recipe]
-        if self.schedule.sched == "plateau":
-            names.append("val_interval")  # validations decide when the learning rate falls
+        if self.schedule.sched == "plateau" or self.run.early_stop_iters:
+            names.append("val_interval")  # validations decide when the learning rate falls, or the run ends
         return {name: getattr(getattr(self, GROUP_OF[name]), name) for name in names}
 
     def replace(self, **values: Any) -> "Config":
@@ -236,6 +236,10 @@ def constraints(config: Config) -> list[tuple[bool, str]]:
         (
             config.schedule.sched == "plateau" and not run.validate,
             "`sched` plateau needs validation results, and `validate=False` rules them out; leave one out",
+        ),
+        (
+            bool(run.early_stop_iters) and not run.validate,
+            "`early_stop_iters` needs validation results, and `validate=False` rules them out; leave one out",
         ),
         (
             bool(run.recovery_interval) and split_interval(run.save_interval)[0] is None,

@@ -80,6 +80,9 @@ class RunConfig:
     recovery_interval: Count | None = option(
         None, "number of iterations between additional checkpoints, each of which is deleted once there are two newer ones"
     )
+    early_stop_iters: Count | None = option(
+        None, "end the run, with its results, after this number of iterations without a better validation", recipe=True
+    )
     checkpoint_hist: Count | None = option(None, "number of checkpoints to keep; default: all, apart from additional ones")
     eval_metric: Literal["top1", "top5", "loss"] = option(
         "top1",

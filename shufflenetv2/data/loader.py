@@ -5,7 +5,8 @@ A training batch is made in four steps, in the order of this file:
 1. `SampleOrder` maps each position 0, 1, 2, ... of an endless stream to a sample: epochs are shuffled and concatenated.
 2. `_TrainingSamples` loads the sample at a position and augments it with random numbers drawn from the stream of
    (seed, position).
-3. `DataIterator` divides the stream into batches: batch k holds positions k * batch_size to (k + 1) * batch_size - 1.
+3. `DataIterator` divides the stream into batches: batch k holds positions k * batch_size to (k + 1) * batch_size - 1, or
+   these plus an offset if the run has changed its batch size.
 4. `_BatchThreads` loads the samples of the next few batches in parallel, each directly into its place in its batch.
 
 Steps 1 to 3 are pure functions of the seed and the position. Batches therefore do not depend on interruptions of the run or on
@@ -78,6 +79,7 @@ class DataIterator:
         batch_size: number of samples in a batch, over all processes.
         seed: seed of the sample order and the augmentation, 0 or more.
         start_iteration: number of batches to skip; skipping takes no time.
+        offset: added to all positions, for a run whose earlier batches had another size.
         workers: number of threads; by default the number of usable cores.
         pin_memory: allocate page-locked memory, from which a GPU can copy while it computes.
         repeats: how many times in a row each sample appears, with different augmentation (repeated augmentation).
@@ -101,6 +103,7 @@ class DataIterator:
         *,
         seed: int = 0,
         start_iteration: int = 0,
+        offset: int = 0,
         workers: int | None = None,
         pin_memory: bool = False,
         repeats: int = 1,
@@ -108,7 +111,7 @@ class DataIterator:
         world_size: int = 1,
     ) -> None:
         def positions(batch_number: int) -> range:
-            return range(batch_number * batch_size, (batch_number + 1) * batch_size)
+            return range(offset + batch_number * batch_size, offset + (batch_number + 1) * batch_size)
 
         self._dataset, self._positions = dataset, positions
         self._samples = _TrainingSamples(dataset, transform, seed, repeats)

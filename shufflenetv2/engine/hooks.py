@@ -25,7 +25,12 @@ class Hook:
     """
 
     def before_run(self, run: Any) -> None:
-        """Run before the first iteration; `run` is the Trainer, with attributes `config`, `state`, `train_set`, `val_set`."""
+        """Run before the first iteration.
+
+        Args:
+            run: the Trainer, with attributes `config`, `state`, `train_set` and `val_set`; `run.stop("why")` ends the
+                training after an iteration, and the results follow as after the last one.
+        """
 
     def before_iteration(self, iteration: int, images: Tensor, targets: Tensor) -> None:
         """Receive a batch on the device, after mixup and cutmix, before the update.

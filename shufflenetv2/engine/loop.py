@@ -137,7 +137,7 @@ def train(
     display_interval: int = 20,
     callbacks: Callbacks | None = None,
 ) -> None:
-    """Train from iteration `state.iteration + 1` to iteration `until`, in place.
+    """Train from iteration `state.iteration + 1` to iteration `until`, or until `state.stop_reason` is set, in place.
 
     Args:
         model: the network of `state`, or a wrapper around it (nn.DataParallel, DistributedDataParallel, torch.compile).
@@ -152,7 +152,7 @@ def train(
     device = next(model.parameters()).device
     stopwatch = Stopwatch()
     model.train()
-    while state.iteration < until:
+    while state.iteration < until and not state.stop_reason:
         iteration = state.iteration + 1
         with stopwatch.waiting_for_data():
             images, targets = next(batches)

@@ -47,6 +47,9 @@ class TrainingState:
         validations: {iteration: score} of every completed validation: that of the weights or of their average, whichever is
             better by `eval_metric`; a higher score is better.
         skipped: ranges (first, last) of iterations without an update, because their loss was not finite.
+        stop_reason: why the run ends before its last iteration; empty while it goes on.
+        order_offset: `offset` of the DataIterator: batch k begins at position (k - 1) * batch size + offset of the stream.
+        history: deliberate changes of the recipe, the oldest first; see `RecipeChange.record`.
     """
 
     def __init__(
@@ -63,6 +66,9 @@ class TrainingState:
         self.validated = 0
         self.validations: dict[int, float] = {}
         self.skipped: list[tuple[int, int]] = []
+        self.stop_reason = ""
+        self.order_offset = 0
+        self.history: list[dict[str, Any]] = []
         self.accuracy = RunningAccuracy()
         self._loss_monitor = LossMonitor()
 
@@ -78,6 +84,13 @@ class TrainingState:
         if self.averaged:
             self.averaged.update(self.network, self.iteration)
         self._loss_monitor.record(self.iteration, loss, self.learning_rate)
+
+    def iterations_without_improvement(self) -> int:
+        """Return the number of iterations since the best score, the last change of the recipe, or the start of the run."""
+        best = max(self.validations.values(), default=None)
+        first_best = min((iteration for iteration, score in self.validations.items() if score == best), default=0)
+        last_change = self.history[-1]["iteration"] if self.history else 0
+        return self.iteration - max(first_best, last_change)
 
     def require_finite(self) -> None:
         """Check all losses since the last call, the weights and the batch-norm statistics. Waits for the device.
@@ -120,6 +133,9 @@ class TrainingState:
             "validated": self.validated,
             "validations": dict(self.validations),
             "skipped": list(self.skipped),
+            "stop_reason": self.stop_reason,
+            "order_offset": self.order_offset,
+            "history": list(self.history),
             "state_dict": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -133,6 +149,9 @@ class TrainingState:
         self.validated = state["validated"]
         self.validations = dict(state.get("validations", {}))  # older checkpoints have none
         self.skipped = list(state["skipped"])
+        self.stop_reason = state.get("stop_reason", "")
+        self.order_offset = state.get("order_offset", 0)
+        self.history = list(state.get("history", []))
         self.network.load_state_dict(state["state_dict"])
         if self.averaged:
             self.averaged.network.load_state_dict(state["state_dict_ema"])

@@ -69,6 +69,7 @@ class Trainer(Callbacks):
         self.model = distributed.wrap_ddp(devices.place(self.state.network, training=True), devices.first)
         teacher = load_teacher(config.distillation, len(self.class_names), self.class_names)
         self.settings = StepSettings.from_config(config, self.state.network, teacher and devices.place(teacher))
+        self._stop_request, self._any_stop_request = "", distributed.DelayedAllReduceMax()
         self.hooks = load_hooks(config.run, log.folder, self.class_names)
         self._train_transform = build_train_transform(config.data, config.augmentation)
         self._workers = worker_count(config.common.workers, distributed.local_world_size())
@@ -93,6 +94,16 @@ class Trainer(Callbacks):
         self.train()
         self.write_results()
         self.hooks.after_run(self)
+
+    def stop(self, reason: str) -> None:
+        """End the training after this iteration; recalibration, evaluation and results follow as after the last iteration.
+
+        May be called by a hook, in any process; several processes stop together, after the next iteration.
+
+        Args:
+            reason: for the log and the results.
+        """
+        self._stop_request = reason
 
     # ---- training
 
@@ -119,10 +130,14 @@ class Trainer(Callbacks):
         total_iters = self.config.optimization.total_iters
         if self.state.iteration and self.state.iteration % self.config.run.val_interval == 0:
             self.validate()  # unless it was completed before the interruption
-        while self.state.iteration < total_iters:
+        while self.state.iteration < total_iters and not self.state.stop_reason:
             first_skipped, last_skipped = next_gap(self.state.skipped, self.state.iteration, total_iters)
             self._train_until(first_skipped - 1)
-            self.state.fast_forward(last_skipped)
+            if not self.state.stop_reason:
+                self.state.fast_forward(last_skipped)
+        self._any_stop_request.close()
+        if self.state.stop_reason:
+            self.log.info(f"stopped after iteration {self.state.iteration}: {self.state.stop_reason}")
         self.save()
 
     def _train_until(self, iteration: int) -> None:
@@ -140,8 +155,9 @@ class Trainer(Callbacks):
         optimization = self.config.optimization
         return DataIterator(
             self.train_set, self._train_transform, optimization.batch_size, seed=optimization.seed,
-            start_iteration=self.state.iteration, workers=self._workers, pin_memory=self.devices.pin_memory,
-            repeats=self.config.data.aug_repeats, rank=distributed.rank(), world_size=distributed.world_size(),
+            start_iteration=self.state.iteration, offset=self.state.order_offset, workers=self._workers,
+            pin_memory=self.devices.pin_memory, repeats=self.config.data.aug_repeats,
+            rank=distributed.rank(), world_size=distributed.world_size(),
         )  # fmt: skip
 
     # ---- callbacks of the loop
@@ -161,6 +177,8 @@ class Trainer(Callbacks):
         self.checkpointer.check()
         if iteration % self.config.run.val_interval == 0:
             self.validate()
+        if self.config.run.hook and self._any_stop_request(bool(self._stop_request)):
+            self.state.stop_reason = distributed.broadcast_from_rank0(self._stop_request) or "requested in another process"
         if self.checkpointer.is_due(iteration):
             if self.checkpointer.is_multiple(iteration):
                 self.save()
@@ -197,9 +215,10 @@ class Trainer(Callbacks):
         self.hooks.after_save(self.state.iteration, str(path))
 
     def _model_record(self, network: ShuffleNetV2) -> dict[str, Any]:
-        return model_record(
+        record = model_record(
             network, class_names=self.class_names, preprocessing=self.preprocessing, iteration=self.state.iteration
         )
+        return record | {"history": self.state.history, "stop_reason": self.state.stop_reason}
 
     def _restore(self) -> str:
         """Return to the newest checkpoint, or to the beginning, after a non-finite loss.
@@ -208,6 +227,7 @@ class Trainer(Callbacks):
         on when the run was interrupted.
         """
         self.checkpointer.wait()
+        self._stop_request = ""  # of an iteration that will be repeated
         is_rollback = self.config.run.on_nonfinite == "rollback"
         if origin := self.checkpointer.restore(self.state, self.checkpointer.interval if is_rollback else None):
             return origin
@@ -234,6 +254,9 @@ class Trainer(Callbacks):
                 state.scheduler.observe(-score)
             if score > previous_best or len(state.validations) == 1:
                 self.save(checkpoint.BEST)
+        patience = self.config.run.early_stop_iters
+        if patience and state.iterations_without_improvement() >= patience:
+            state.stop_reason = f"no better {self.config.run.eval_metric} on validation for {patience} iterations"
 
     def evaluate(self, model: nn.Module, prefix: str = "", final: bool = False) -> EvaluationResult | None:
         """Evaluate a model on the validation set, if there is one; see `Evaluator`."""

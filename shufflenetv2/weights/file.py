@@ -17,7 +17,7 @@ from ..network import ShuffleNetV2
 from .filetypes import identify, is_safetensors
 
 # Names of the metadata that describe how the weights were trained
-TRAINING_DETAILS = ("accuracy", "options", "samples", "version", "host", "time")
+TRAINING_DETAILS = ("accuracy", "history", "stop_reason", "options", "samples", "version", "host", "time")
 # Key of the metadata that `convert` adds to the files of other projects, which ignore it
 METADATA_KEY = "shufflenetv2"
 
