@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..config import Config, InfoConfig
+from ..config import Config, InfoConfig, describe_changes
 from .command import run_command
 from .parser import OptionParser
 
@@ -44,6 +44,8 @@ def format_info(info: Mapping[str, Any]) -> str:
         "classes": _format_classes(info["n_class"], info["class_names"]),
         "preprocessing": _format_preprocessing(info["preprocessing"]),
         "iteration": info["iteration"] and f"{info['iteration']:,}",
+        "ended early": info["stop_reason"],
+        "changed": _format_history(info["history"]),
         "accuracy": _format_accuracy(info["accuracy"]),
         "recipe": _format_recipe(info["options"]),
         "written": info["host"] and f"by version {info['version']} on {info['host']} at {info['time']}",
@@ -75,6 +77,13 @@ def _format_accuracy(accuracy: Mapping[str, float] | None) -> str:
     if accuracy is None:
         return ""
     return f"top-1 {accuracy['top1']:.2%}, top-5 {accuracy['top5']:.2%}, loss {accuracy['loss']:.4f}"
+
+
+def _format_history(history: Sequence[Mapping[str, Any]] | None) -> str:
+    """Return the changes of the recipe, one after the other."""
+    return "; ".join(
+        f"after iteration {change['iteration']:,}: {describe_changes(change['options'])}" for change in history or ()
+    )
 
 
 def _format_recipe(options: Mapping[str, Any] | None) -> str:

@@ -17,9 +17,11 @@ from .config import GROUPS as GROUPS
 from .config import OPTIONS as OPTIONS
 from .config import Config as Config
 from .config import default_learning_rate as default_learning_rate
+from .config import describe_changes as describe_changes
 from .data import DataConfig as DataConfig
 from .fields import Option as Option
 from .fields import group as group
+from .fields import in_words as in_words
 from .fields import option as option
 from .fields import options_of as options_of
 from .fields import validate as validate

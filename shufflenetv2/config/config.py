@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_type_hints
 
@@ -152,6 +152,13 @@ REQUIRES = {
 def default_learning_rate(batch_size: int) -> float:
     """Return the learning rate of the reference, scaled in proportion to the batch size."""
     return REFERENCE_LEARNING_RATE * batch_size / REFERENCE_BATCH_SIZE
+
+
+def describe_changes(options: Mapping[str, Sequence[Any]]) -> str:
+    """Describe changed values of options, {name: (before, now)}, in one line for the log."""
+    return ", ".join(
+        f"{name.replace('_', '-')} {in_words(before)} -> {in_words(now)}" for name, (before, now) in options.items()
+    )
 
 
 def check(config: Config) -> None:

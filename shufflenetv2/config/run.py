@@ -58,6 +58,10 @@ class RunConfig:
     auto_continue: bool = option(True, "start over instead of continuing from the newest checkpoint in `save`")
     resume: File = option("", "checkpoint to continue from if there is none in `save`", aliases=("--resume-from",))
     resume_opt: bool = option(True, "take only the weights and the iteration from the `resume` checkpoint")
+    prolong: bool = option(False, "train the run in `save` longer, to a larger `total_iters`")
+    change_recipe: bool = option(
+        False, "go on with the run in `save` under the present options, for instance another batch size, rate or augmentation"
+    )
     on_nonfinite: Literal["stop", "skip", "rollback"] = option(
         "stop",
         "reaction to a loss that is not finite: end the run, or return to the newest checkpoint and leave out that iteration "

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import __version__, files
 from ..config import DEFAULTS, RunConfig, split_interval
@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..network import published_name
 from . import distributed
 from .background import BackgroundWriter
+from .changes import RecipeChange, continue_changed
 from .state import TrainingState
 
 BEST = "best.pth.tar"
@@ -163,30 +164,27 @@ class RunIdentity:
             raise UserError(f"process {distributed.rank()} has different training images than process 0", status=1)
         return cls(recipe, train_set.class_names, samples)
 
-    def require_same(self, content: Mapping[str, Any], path: str | Path, remedy: str) -> None:
-        """Check that a file was written by a run with the same recipe and classes.
-
-        Raises:
-            UserError: names the options that differ, and the remedy.
-        """
+    def change_since(self, content: Mapping[str, Any]) -> RecipeChange | None:
+        """Return how the recipe differs from that under which a file was written; None if it does not."""
         # A file of an older version lacks newer options, which had the effect of their defaults, and the `val_interval`.
         now = dict(self.recipe)
         before = DEFAULTS | {"val_interval": now.get("val_interval")} | content.get("options", {})
         for options in (before, now):
             options["freeze"] = tuple(map(published_name, options["freeze"]))
-        differences = [
-            f"`{name}` was {_in_words(before[name])} and is {_in_words(value)}"
-            for name, value in now.items()
-            if before[name] != value
-        ]
-        if content.get("class_names") != self.class_names:
-            differences.append("the class names differ")
-        if differences:
-            raise UserError(f"{path} belongs to a different run: {'; '.join(differences)}. {remedy}")
+        options = {name: (before[name], value) for name, value in now.items() if before[name] != value}
+        return RecipeChange(content.get("iteration", 0), options) if options else None
 
 
-def _in_words(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+class Origin(NamedTuple):
+    """The checkpoint from which a run continues.
+
+    Attributes:
+        name: its file.
+        change: a line for the log, if the recipe has changed since.
+    """
+
+    name: str
+    change: str = ""
 
 
 class Checkpointer:
@@ -201,7 +199,7 @@ class Checkpointer:
         interval: checkpoints whose iteration is a multiple of it do not depend on times; None if there are none.
     """
 
-    REMEDY = "Use `experiment` NAME or another `save` folder for a new run, or start over with `auto_continue=False`"
+    REMEDY = "Use `experiment` NAME for a new run, {}or start over with `auto_continue=False`"
     REMEDY_RESUME = "`resume_opt=False` takes only its weights and its iteration, `initial_checkpoint` only its weights"
 
     def __init__(self, folder: Path, identity: RunIdentity, config: RunConfig) -> None:
@@ -234,12 +232,42 @@ class Checkpointer:
         except files.DamagedFileError as error:
             logger.warning("%s; it will be written again", error)
             return False
-        self.identity.require_same(content, path, self.REMEDY)
+        if self._accept(content, path, self.REMEDY):
+            if not list_checkpoints(self.folder):
+                raise UserError(
+                    f"{path} is a result whose run has no checkpoint to continue from; "
+                    f"`initial_checkpoint={path}` starts a new run from its weights"
+                )
+            return False
         if content.get("samples") != self.identity.samples:
-            raise UserError(f"{path} was trained on a different set of images than the present one. {self.REMEDY}")
+            raise UserError(f"{path} was trained on a different set of images than the present one. {self.REMEDY.format('')}")
         return True
 
-    def restore(self, state: TrainingState, interval: int | None = None) -> str | None:
+    def _accept(self, content: Mapping[str, Any], path: Path, remedy: str) -> RecipeChange | None:
+        """Return how the recipe has changed since a file was written; None if it has not.
+
+        Args:
+            remedy: for the refusal; '{}' in it is replaced by the option that would permit the change.
+
+        Raises:
+            UserError: the file belongs to a different run, and the user has not asked for a change of the recipe.
+        """
+        change, differs = self.identity.change_since(content), content.get("class_names") != self.identity.class_names
+        if differs or (change and not change.is_permitted(self._config)):
+            differences = "; ".join([str(change)] * bool(change) + ["the class names differ"] * differs)
+            way_out = "`prolong` to train longer, " if change and change.is_longer else "`change_recipe` to go on with it, "
+            raise UserError(f"{path} belongs to a different run: {differences}. {remedy.format('' if differs else way_out)}")
+        return change
+
+    def _keep_results(self) -> None:
+        """Rename the results of a run that is continued, so that their presence does not mean that it is finished."""
+        for name in (RESULT, RESULT_EMA):
+            path = self.folder / name
+            if path.exists():
+                iteration = files.read(path)["iteration"]
+                path.rename(path.with_name(f"{path.stem}-{iteration:06}{path.suffix}"))
+
+    def restore(self, state: TrainingState, interval: int | None = None) -> Origin | None:
         """Load the newest valid checkpoint in the folder, or else the one that `resume` names, in all processes.
 
         Args:
@@ -247,7 +275,7 @@ class Checkpointer:
             interval: consider only checkpoints whose iteration is a multiple of it.
 
         Returns:
-            The name of the checkpoint; None if there is none.
+            The checkpoint; None if there is none.
 
         Raises:
             UserError: the checkpoint belongs to a different run.
@@ -259,19 +287,23 @@ class Checkpointer:
         name, content = checkpoint
         if name == self._config.resume and not self._config.resume_opt:
             state.load_weights(content)
+        elif change := self.identity.change_since(content):
+            return Origin(name, continue_changed(state, content, change))
         else:
             state.load_state_dict(content)
-        return name
+        return Origin(name)
 
     def _read(self, interval: int | None) -> tuple[str, dict[str, Any]] | None:
         resume = self._config.resume
         if newest := read_newest(self.folder, interval):
             path, content = newest
-            self.identity.require_same(content, path, self.REMEDY)
+            change = self._accept(content, path, self.REMEDY)
+            if change:
+                self._keep_results()
         elif resume:
             path, content = Path(resume), read_checkpoint(Path(resume))
             if self._config.resume_opt:
-                self.identity.require_same(content, path, self.REMEDY_RESUME)
+                self._accept(content, path, self.REMEDY_RESUME)
         else:
             return None
         if content["samples"] != self.identity.samples:

@@ -80,7 +80,10 @@ class Trainer(Callbacks):
                 workers=self._workers, pin_memory=devices.pin_memory, shutdown=shutdown,
             )  # fmt: skip
         if origin := checkpointer.restore(self.state):
-            log.info(f"continuing from {origin}")
+            log.info(f"continuing from {origin.name}")
+            if origin.change:
+                log.info(origin.change)
+        self._recipe_changed = bool(origin and origin.change)
 
     def run(self) -> None:
         """Train to the last iteration, recalibrate batch norm, evaluate, and write the results.
@@ -91,6 +94,8 @@ class Trainer(Callbacks):
             NonFiniteLossError: a loss is not finite, and `on_nonfinite` is 'stop', or does not help.
         """
         self.hooks.before_run(self)
+        if self._recipe_changed:
+            self.save()  # under the new recipe: from now on the same command continues with and without the option
         self.train()
         self.write_results()
         self.hooks.after_run(self)
@@ -230,7 +235,7 @@ class Trainer(Callbacks):
         self._stop_request = ""  # of an iteration that will be repeated
         is_rollback = self.config.run.on_nonfinite == "rollback"
         if origin := self.checkpointer.restore(self.state, self.checkpointer.interval if is_rollback else None):
-            return origin
+            return origin.name
         initial = build_training_state(self.config, self.devices, self.class_names, self.initial_weights)
         self.state.load_state_dict(initial.state_dict())
         return "the beginning"

@@ -27,6 +27,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         - head_bias, pooling, bn_eps: further arguments of ShuffleNetV2.
         - preprocessing: dict with the fields of Preprocessing.
         - iteration, accuracy, options (the recipe), version, host, time: of the training.
+        - stop_reason: why the training ended early; history: earlier changes of the recipe.
         - parameters, mult_adds: counts; the latter for one image of the model's input size.
         - table: layers with their output shapes and counts, as text.
 
@@ -62,7 +63,10 @@ def describe(path: str | Path) -> dict[str, Any]:
         "class_names": weights.class_names,
         "preprocessing": dataclasses.asdict(weights.preprocessing) if weights.preprocessing else None,
         "iteration": weights.iteration or None,
-        **{name: weights.details.get(name) for name in ("accuracy", "options", "version", "host", "time")},
+        **{
+            name: weights.details.get(name)
+            for name in ("accuracy", "history", "stop_reason", "options", "version", "host", "time")
+        },
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "mult_adds": summary.total_mult_adds,
         # torchinfo prints the name of its enum member for the unit since Python 3.11.
