@@ -32,9 +32,9 @@ class RecipeChange:
 
     @property
     def is_longer(self) -> bool:
-        """Whether only the number of iterations differs, and is larger now."""
+        """Whether the run is longer now, and nothing else differs."""
         before, now = self.options.get("total_iters", (0, 0))
-        return self.options.keys() == {"total_iters"} and now > before
+        return now > before and self.options.keys() <= {"total_iters", "val_interval"}  # by default a part of the former
 
     def record(self) -> dict[str, Any]:
         """Return the change in plain values, as checkpoints and results list it in their 'history'."""
