@@ -24,16 +24,23 @@ class UserError(ValueError):
             self.status = status
 
 
-def nearest(name: str, choices: Iterable[str], cutoff: float = 0.5) -> str:
-    """Return the choice whose spelling is most similar to `name`, or '' if none is similar enough.
+def nearest(name: str, choices: Iterable[str], cutoff: float = 0.75) -> str:
+    """Return the choice whose spelling is most similar to `name`, in upper or lower case, or '' if none is similar enough.
 
     Args:
         name: what the user wrote.
         choices: the accepted spellings.
-        cutoff: smallest similarity of a match, from 0 (any choice matches) to 1 (only an equal choice matches).
+        cutoff: smallest similarity of a match, from 0 (any choice matches) to 1 (only an equal choice matches);
+            the same letters in another order have a similarity of 0.9.
     """
-    matches = difflib.get_close_matches(name, list(choices), 1, cutoff)
-    return matches[0] if matches else ""
+
+    def similarity(choice: str) -> float:
+        typed, accepted = name.casefold(), choice.casefold()
+        matched = difflib.SequenceMatcher(None, typed, accepted).ratio()
+        return max(matched, 0.9) if sorted(typed) == sorted(accepted) else matched
+
+    best = max(choices, key=similarity, default="")
+    return best if best and similarity(best) >= cutoff else ""
 
 
 def one_line(error: BaseException) -> str:

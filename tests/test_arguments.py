@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shufflenetv2.cli.command import REFUSED, parse, training_parser
+from shufflenetv2.cli.command import parse, training_parser
 from shufflenetv2.config import OPTIONS, Config
 from tests.test_options import refusal
 
@@ -23,8 +23,38 @@ ALIASES = {
     "--resume-from": ("resume", "other.pth.tar", "other.pth.tar"),
     "--test-only": ("eval", "true", True),
     "--drop-connect": ("drop_path", "0.1", 0.1),
+    "--data-path": ("data_dir", "there", "there"),
+    "--validation-batch-size": ("val_batch_size", "9", 9),
+    "--val-crop-size": ("input_size", "160", 160),
+    "--val-resize-size": ("resize_size", "300", 300),
+    "--wd": ("weight_decay", "0.01", 0.01),
+    "--label-smoothing": ("label_smooth", "0.2", 0.2),
+    "--clip-grad-norm": ("clip_grad", "5", 5),
+    "--lr-min": ("min_lr", "0.001", 0.001),
+    "--dr": ("decay_rate", "0.5", 0.5),
+    "--lr-gamma": ("decay_rate", "0.5", 0.5),
+    "--random-erase": ("reprob", "0.2", 0.2),
+    "--mixup-alpha": ("mixup", "0.2", 0.2),
+    "--cutmix-alpha": ("cutmix", "0.2", 0.2),
+    "--output-dir": ("save", "here", "here"),
+    "--use-deterministic-algorithms": ("deterministic", "true", True),
+    "--jsd-loss": ("jsd", "true", True),
+    "--kd-model-name": ("teacher", "resnet18", "resnet18"),
+    "--kd-temperature": ("distill_temperature", "2", 2),
 }
-LETTERS = {"-b": ("batch_size", "32", 32), "-j": ("workers", "3", 3)}
+SHORT = {
+    "-b": ("batch_size", "32", 32),
+    "-j": ("workers", "3", 3),
+    "-d": ("dataset", "cifar10", "cifar10"),
+    "-vb": ("val_batch_size", "9", 9),
+}
+WITH_IMAGES = (*TRAIN, "--val-dir", "V")
+COMPANIONS = {
+    "--data-path": ("--dataset", "cifar10"),
+    "-d": ("--data-dir", "D"),
+    "--jsd-loss": (*WITH_IMAGES, "--aug-splits", "3"),
+    "--kd-temperature": (*WITH_IMAGES, "--teacher", "resnet18"),
+}
 
 
 def config_file(tmp_path: Path, content: str) -> tuple[str, str]:
@@ -40,13 +70,13 @@ def test_the_help_shows_every_alias(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["--help"])
     shown = capsys.readouterr().out
-    assert all(alias in shown for alias in (*ALIASES, *LETTERS))
+    assert all(alias in shown for alias in (*ALIASES, *SHORT))
 
 
-@pytest.mark.parametrize("alias", [*ALIASES, *LETTERS])
+@pytest.mark.parametrize("alias", [*ALIASES, *SHORT])
 def test_an_alias_is_the_option_on_the_command_line_and_in_a_file(tmp_path: Path, alias: str) -> None:
-    name, text, value = (ALIASES | LETTERS)[alias]
-    common = (*TRAIN, "--val-dir", "V")
+    name, text, value = (ALIASES | SHORT)[alias]
+    common = COMPANIONS.get(alias, WITH_IMAGES)
 
     def has_value(config: Config) -> bool:
         actual = config.values()[name]
@@ -60,30 +90,12 @@ def test_an_alias_is_the_option_on_the_command_line_and_in_a_file(tmp_path: Path
             assert has_value(from_file)
             assert name not in from_file.explicit
     assert all(has_value(config) and name in config.explicit for config in spellings)
-    assert not has_value(parse(common))
+    assert not has_value(parse(WITH_IMAGES))
 
 
 def test_an_alias_on_the_command_line_wins_over_the_name_in_the_file(tmp_path: Path) -> None:
     assert parse([*TRAIN, *config_file(tmp_path, "learning-rate: 3"), "--lr", "0.5"]).optimization.learning_rate == 0.5
     assert parse([*TRAIN, *config_file(tmp_path, "lr: 3"), "--learning-rate", "0.5"]).optimization.learning_rate == 0.5
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_options_of_other_trainers_without_a_meaning_here_are_refused_with_the_reason(tmp_path: Path, name: str) -> None:
-    reason = REFUSED[name]
-    for spelled in (f"--{name}", "--" + name.replace("-", "_")):
-        assert refusal(*TRAIN, spelled) == f"{spelled} on the command line: {reason}"
-        assert refusal(*TRAIN, f"{spelled}=1") == f"{spelled} on the command line: {reason}"
-        assert refusal(*TRAIN, spelled, "1", "--lr", "0.1") == f"{spelled} on the command line: {reason}"
-    for key in (name, name.replace("-", "_")):
-        assert refusal(*TRAIN, *config_file(tmp_path, f"{key}: 1")) == f"{key} in {tmp_path / 'c.yaml'}: {reason}"
-
-
-def test_refused_names_are_no_options_and_the_recommended_names_are() -> None:
-    assert {"native-amp", "apex-amp", "local-rank", "pin-mem", "no-prefetcher"} <= set(REFUSED)
-    assert not {option.key for option in OPTIONS} & set(REFUSED)
-    existing = {"--" + option.key for option in OPTIONS}
-    assert all(word.strip(";,.") in existing for reason in REFUSED.values() for word in reason.split() if word.startswith("--"))
 
 
 @pytest.mark.parametrize(

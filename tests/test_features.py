@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shufflenetv2.cli.command import REFUSED, parse
+from shufflenetv2.cli.command import parse
+from shufflenetv2.cli.peers import ANSWERS
 from shufflenetv2.config import OPTIONS
 from tests.support import ROOT
 from tests.test_options import refusal
@@ -31,7 +32,7 @@ def test_an_option_can_be_given_in_a_file_and_its_value_is_checked(key: str, tmp
 
 def test_the_remarks_name_every_alias_and_no_unknown_option() -> None:
     names = set(re.findall(r"`(--[a-z0-9_-]+)`", DOCUMENT))
-    existing = OPTIONS_COLUMN | ALIASES | NEGATED_SWITCHES | {f"--{name}" for name in REFUSED}
+    existing = OPTIONS_COLUMN | ALIASES | NEGATED_SWITCHES | {f"--{name}" for name in ANSWERS}
     assert {name.replace("_", "-") for name in names} <= existing
     assert names >= ALIASES
 

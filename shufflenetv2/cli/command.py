@@ -3,10 +3,11 @@
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..config import GROUPS, Config
+from ..config import GROUPS, VALIDATION_FOLDERS, Config
 from ..errors import UserError
 from .config_files import Layer, merge, read_layers
 from .parser import OptionParser
@@ -18,48 +19,52 @@ EXAMPLES = """examples:
   evaluate the resulting model:     {prog} --eval --eval-resume models/model.pkl --val-dir DIR
 """
 
-_EPOCHS = ", in iterations; an epoch has (number of training images) / --batch-size iterations"
-# Options of other trainers that have no meaning here.
-REFUSED = {
-    "apex-amp": "apex is not used any more; use --amp",
-    "native-amp": "there is no other implementation any more; use --amp",
-    "local-rank": "torchrun gives each process its number; leave it out",
-    "use-multi-epochs-loader": "the iterator never restarts; leave it out",
-    "epoch-repeats": "the iterator never restarts; --epochs or --total-iters gives the length",
-    "no-prefetcher": "batches are always loaded ahead; leave it out",
-    "pin-mem": "memory is pinned where there is a GPU; leave it out",
-    "start-epoch": "a run continues where it was; --resume continues from a checkpoint in another folder",
-    "arch": "here it is --model-size",
-    "auto-augment": "here it is --aa",
-    "cutmix-alpha": "here it is --cutmix",
-    "data": "here it is --data-dir",
-    "drop-rate": "here it is --drop",
-    "mixup-alpha": "here it is --mixup",
-    "nesterov": "here it is --opt nesterov",
-    "random-erase": "here it is --reprob",
-    "val-freq": "here it is --val-interval",
-    "wd": "here it is --weight-decay",
-    "warmup-epochs": "here it is --warmup-iters" + _EPOCHS,
-    "decay-epochs": "here it is --decay-iters" + _EPOCHS,
-    "cooldown-epochs": "here it is --cooldown-iters" + _EPOCHS,
-    "patience-epochs": "here it is --patience-iters" + _EPOCHS,
-    "mixup-off-epoch": "here it is --mixup-off-iter" + _EPOCHS,
-}
+
+class TrainingParser(OptionParser):
+    """Parser of the training command, which takes one folder without an option and knows the options of other trainers.
+
+    Attributes:
+        folder: the folder that was given without an option; '' if there was none.
+    """
+
+    folder = ""
+
+    def is_argument(self, text: str) -> bool:
+        return os.path.isdir(text)
+
+    def answer(self, name: str) -> str:
+        from . import peers
+
+        return peers.answer(name)
+
+    def take_arguments(self, arguments: Sequence[str]) -> None:
+        """Accept a single folder, as `folder`."""
+        from . import peers
+
+        # Arguments beside name=value belong to the same foreign command line, and name=value explains more.
+        for argument in sorted(arguments, key=lambda argument: "=" not in argument):
+            if os.path.isdir(argument):
+                continue
+            if answer := peers.answer_argument(argument, self.options):
+                raise UserError(f"{argument} on the command line: {answer}")
+            raise UserError(f"unexpected argument {argument!r} on the command line, which is no folder of images")
+        if len(arguments) > 1:
+            raise UserError(f"{' '.join(arguments)} on the command line: give one folder, or `train_dir` and `val_dir`")
+        self.folder = arguments[0]
 
 
-def training_parser(prog: str = "train.py") -> OptionParser:
+def training_parser(prog: str = "train.py") -> TrainingParser:
     """Return the parser of the training command."""
-    return OptionParser(
+    return TrainingParser(
         prog,
         *GROUPS.values(),
         description=DESCRIPTION,
         examples=EXAMPLES,
-        usage="[--config FILE] [option ...]",
-        refused=REFUSED,
+        usage="[--config FILE] [option ...] [DIR]",
     )
 
 
-def parse(argv: Sequence[str], parser: OptionParser | None = None) -> Config:
+def parse(argv: Sequence[str], parser: TrainingParser | None = None) -> Config:
     """Return the options on a command line and in the YAML files that it names.
 
     Raises:
@@ -72,8 +77,31 @@ def parse(argv: Sequence[str], parser: OptionParser | None = None) -> Config:
     layers = [layer for path in explicit.get("config", ()) for layer in read_layers(Path(path), parser)]
     for layer in reversed(layers):
         parser.spellings = layer.spellings | parser.spellings
+    if parser.folder:
+        values, _ = merge([*layers, Layer("", explicit)])
+        option = folder_option(parser.folder, values)
+        if option in explicit:
+            raise UserError(f"{parser.folder} on the command line would be `{option}`, which is given as well; leave one out")
+        explicit[option] = parser.folder
     values, notes = merge([*layers, Layer("", explicit)])
     return Config.from_values(values, explicit=explicit, notes=notes)
+
+
+def folder_option(folder: str, values: Mapping[str, Any]) -> str:
+    """Return the option that a folder of images is for.
+
+    Args:
+        values: the other options, by name.
+    """
+
+    def holds_folders(path: str) -> bool:
+        return os.path.isdir(path) and any(entry.is_dir() for entry in os.scandir(path))
+
+    evaluates = str(values.get("eval", False)).lower() == "true" and "val_fraction" not in values
+    parts = VALIDATION_FOLDERS if evaluates else ("train",)
+    if values.get("dataset", "folder") != "folder" or any(holds_folders(os.path.join(folder, part)) for part in parts):
+        return "data_dir"
+    return "val_dir" if evaluates else "train_dir"
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:

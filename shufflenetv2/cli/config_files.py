@@ -11,7 +11,12 @@ from ..errors import UserError
 from .parser import OptionParser
 
 # A later source of options that gives one of these removes the other.
-ALTERNATIVES = (("epochs", "total_iters"), ("total_iters", "epochs"))
+ALTERNATIVES = (
+    ("epochs", "total_iters"),
+    ("total_iters", "epochs"),
+    ("data_dir", "train_dir"),
+    ("data_dir", "val_dir"),
+)
 LEARNING_RATES = ("learning_rate", "warmup_lr", "min_lr")
 
 

@@ -11,6 +11,7 @@ from ..errors import UserError, nearest
 
 T = TypeVar("T")
 HELP_WIDTH, HELP_COLUMN = 120, 34
+MAX_PROPOSALS = 4
 
 
 class OptionParser:
@@ -31,20 +32,15 @@ class OptionParser:
         description: text at the top of the help.
         examples: text at the end of the help; {prog} is replaced.
         usage: the usage line without the program's name; by default argparse generates it.
-        refused: option names of other trainers, without dashes -> why this command has no such option.
 
     Attributes:
         spellings: option name -> the option as the user typed it, for messages.
         debug: whether errors are shown with a traceback.
     """
 
-    def __init__(
-        self, prog: str, *groups: type, description: str = "", examples: str = "", usage: str = "",
-        refused: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, prog: str, *groups: type, description: str = "", examples: str = "", usage: str = "") -> None:
         self.prog = prog
         self.options = options_of(*groups)
-        self.refused = refused or {}
         self.debug = False
         self.spellings: dict[str, str] = {option.name: _metavar(option) for option in self.options if option.positional}
         self._names = {"--help", "--version"}
@@ -70,29 +66,59 @@ class OptionParser:
         """Return {option name: text, or list of texts} for a command line, and record in `spellings` what the user typed.
 
         Raises:
-            UserError: for an unknown option, or an option without its value.
+            UserError: for an unknown option, an option without its value, or an unexpected argument.
             SystemExit: after printing the help or the version.
         """
         for word in argv:
             if word == "--":
                 break
-            if word.startswith("--") and (name := word.split("=")[0]) not in self._names:
+            name = word.split("=")[0]
+            # `-data-dir D` would be taken for `-d ata-dir D`.
+            is_unknown = word.startswith("--") or f"-{name}" in self._names
+            if is_unknown and name not in self._names:
                 raise UserError(self.unknown_option(name, "on the command line"))
+        words = self._with_explicit_values(argv)
         if any(option.positional for option in self.options):
-            namespace, unknown = self._parser.parse_known_intermixed_args(self._with_switch_values(argv))
+            namespace, rest = self._parser.parse_known_intermixed_args(words)
         else:
-            namespace, unknown = self._parser.parse_known_args(argv)
-        if unknown:
-            raise UserError(self.unknown_option(unknown[0].split("=")[0], "on the command line"))
+            namespace, rest = self._parser.parse_known_args(words)
+        for word in rest:
+            if word.startswith("-") and word != "--":
+                raise UserError(self.unknown_option(word.split("=")[0], "on the command line"))
+        if rest := [word for word in rest if word != "--"]:
+            self.take_arguments(rest)
         return {name: value for name, value in vars(namespace).items() if value is not None}
 
-    def _with_switch_values(self, argv: Sequence[str]) -> list[str]:
-        """Append `=true` to each boolean option without a value, or argparse would take a positional argument as the value."""
-        switches = {name for option in self.options if option.is_switch for name in ("--" + option.key, *option.aliases)}
-        words = []
-        for word, following in zip(argv, [*argv[1:], ""], strict=False):
-            is_bare = word in switches and following.lower() not in ("true", "false")
-            words.append(f"{word}=true" if is_bare else word)
+    def take_arguments(self, arguments: Sequence[str]) -> None:
+        """Accept the arguments on a command line, at least one, that are neither options nor values of options.
+
+        Raises:
+            UserError: always here; a parser that accepts arguments overrides the method.
+        """
+        raise UserError(f"unexpected argument {arguments[0]!r} on the command line")
+
+    def is_argument(self, text: str) -> bool:
+        """Return whether a text that follows a boolean option is an argument, and not the value of the option."""
+        return any(option.positional for option in self.options) and text.lower() not in ("true", "false")
+
+    def answer(self, name: str) -> str:
+        """Return what to use instead of an option that only other trainers have; '' for any other name."""
+        return ""
+
+    def _with_explicit_values(self, argv: Sequence[str]) -> list[str]:
+        """Write `--name=value` where argparse would take too much or too little for the value."""
+        by_name = {name: option for option in self.options for name in ("--" + option.key, *option.aliases)}
+        rest, words = list(argv), []
+        while rest:
+            word = rest.pop(0)
+            option = by_name.get(word)
+            if option and option.is_switch and rest and self.is_argument(rest[0]):
+                word += "=true"
+            count = option.accepts.numbers if option else 0
+            if count and len(rest) >= count and all(value.isdecimal() for value in rest[:count]):
+                word += "=" + " ".join(rest[:count])
+                del rest[:count]
+            words.append(word)
         return words
 
     def parse_group(self, group: type[T], argv: Sequence[str]) -> T:
@@ -109,23 +135,22 @@ class OptionParser:
         return spell_options(text, self.spellings)
 
     def unknown_option(self, name: str, where: str) -> str:
-        """Return the error message for an unknown option, with the most similar option name.
+        """Return the error message for an unknown option: the answer to another trainer's option, or similar option names.
 
         Args:
             name: as the user wrote it, with or without dashes.
             where: place of the name: 'on the command line' or 'in FILE'.
         """
-        bare = name.lstrip("-").replace("_", "-")
+        bare = name.lstrip("-").replace("_", "-").lower()
         dashes = "--" if name.startswith("-") else ""
-        if bare in self.refused:
-            return f"{name} {where}: {self.refused[bare]}"
-        if not dashes and where == "on the command line":
-            remedy = f"; did you mean --data-dir {name}?" if any(option.name == "data_dir" for option in self.options) else ""
-            return f"unexpected argument {name!r} {where}{remedy}"
+        if answer := self.answer(bare):
+            return f"{name} {where}: {answer}"
         names = [option.key for option in self.options if not option.positional]
         names += [alias[2:] for option in self.options for alias in option.aliases]
-        near = nearest(bare, names)
-        return f"unknown option {name!r} {where}" + (f"; did you mean {dashes}{near}?" if near else "; --help lists them all")
+        beginnings = [key for key in names if key.startswith(f"{bare}-")]
+        near = beginnings if 0 < len(beginnings) <= MAX_PROPOSALS else [nearest(bare, names)]
+        proposals = " or ".join(f"{dashes}{key}" for key in near if key)
+        return f"unknown option {name!r} {where}" + (f"; did you mean {proposals}?" if proposals else "; --help lists them all")
 
     def _add(self, section: Any, option: Option) -> None:
         text = _help(option)

@@ -15,6 +15,7 @@ from .commands import WeightFormat as WeightFormat
 from .config import DEFAULTS as DEFAULTS
 from .config import GROUPS as GROUPS
 from .config import OPTIONS as OPTIONS
+from .config import VALIDATION_FOLDERS as VALIDATION_FOLDERS
 from .config import Config as Config
 from .config import default_learning_rate as default_learning_rate
 from .config import describe_changes as describe_changes

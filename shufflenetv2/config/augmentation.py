@@ -26,17 +26,25 @@ class AugmentationConfig:
         "number of views of each image in a batch: the first is only cropped and flipped, the others are augmented",
         recipe=True,
     )
-    reprob: Probability = option(0.0, "probability that a rectangle of the image is erased", recipe=True)
+    reprob: Probability = option(
+        0.0, "probability that a rectangle of the image is erased", aliases=("--random-erase",), recipe=True
+    )
     remode: Literal["const", "rand", "pixel"] = option(
         "const", "filling of an erased rectangle: the mean colour, a random colour, or a random colour per pixel", recipe=True
     )
     recount: Count = option(1, "largest number of rectangles erased in an image", recipe=True)
     resplit: bool = option(False, "do not erase in the first view of `aug_splits`", recipe=True)
     mixup: NonNegative = option(
-        0.0, "mix pairs of images and targets; alpha of the Beta distribution of the mixing ratio", recipe=True
+        0.0,
+        "mix pairs of images and targets; alpha of the Beta distribution of the mixing ratio",
+        aliases=("--mixup-alpha",),
+        recipe=True,
     )
     cutmix: NonNegative = option(
-        0.0, "paste a rectangle of another image and mix the targets; alpha of the Beta distribution of its area", recipe=True
+        0.0,
+        "paste a rectangle of another image and mix the targets; alpha of the Beta distribution of its area",
+        aliases=("--cutmix-alpha",),
+        recipe=True,
     )
     cutmix_minmax: Fractions | None = option(
         None,

@@ -12,6 +12,7 @@ from .types import (
     FractionBelow1,
     Pixels,
     PositiveColour,
+    SquareSize,
     Text,
 )
 
@@ -27,6 +28,7 @@ class DataConfig:
         "folder",
         "folder (of class folders), digits (built in), or the name of a torchvision data set: mnist, cifar10, ...",
         recipe=True,
+        short="-d",
     )
     train_dir: Folder = option("", "training images: a folder with one folder of images per class")
     val_dir: Folder = option("", "validation images, in the same layout; without them nothing is validated")
@@ -34,6 +36,7 @@ class DataConfig:
         "",
         "short for `train_dir` DIR/train `val_dir` DIR/val (or validation, or valid); "
         "for a named data set the folder that holds it",
+        aliases=("--data-path",),
     )
     dataset_download: bool = option(False, "download the named data set into `data_dir`")
     train_split: Text = option("train", "split of the named data set to train on", recipe=True)
@@ -44,13 +47,21 @@ class DataConfig:
     class_map: File = option("", "file with the class names, one per line, in the order of their labels")
     num_classes: Count | None = option(None, "number of classes that is required; default: the number found")
     aug_repeats: Count = option(1, "number of differently augmented copies of each sample in a batch", recipe=True)
-    val_batch_size: Count = option(None, "images in a validation batch, per process; default: `batch_size`, at most 256")
-    input_size: Pixels = option(224, "side of the square image that the network sees", aliases=("--img-size",), recipe=True)
+    val_batch_size: Count = option(
+        None,
+        "images in a validation batch, per process; default: `batch_size`, at most 256",
+        short="-vb",
+        aliases=("--validation-batch-size",),
+    )
+    input_size: SquareSize = option(
+        224, "side of the square image that the network sees", aliases=("--img-size", "--val-crop-size"), recipe=True
+    )
     resize_size: Pixels = option(
         None,
         "length of the short side to which validation images are resized before the central crop; "
         "default: `input_size` / `crop_pct`",
         recipe=True,
+        aliases=("--val-resize-size",),
     )
     train_crop_size: Pixels | None = option(None, "side of the image in training; default: `input_size`", recipe=True)
     crop_pct: FractionAbove0 = option(0.875, "ratio of `input_size` to `resize_size`", recipe=True)

@@ -1,6 +1,9 @@
 """Options of the network, and of other networks that it starts from or learns from."""
 
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from .fields import group, option
 from .types import (
@@ -14,14 +17,31 @@ from .types import (
 )
 
 
+def _read_size(value: Any) -> Any:
+    """Return 1.0x for torchvision's name of that network, shufflenet_v2_x1_0; any other value as it is."""
+    return re.sub(r"^shufflenet_v2_x(\d)_(\d)$", r"\1.\2x", value) if isinstance(value, str) else value
+
+
+def _read_pooling(value: Any) -> Any:
+    """Return avg for timm's name of that pooling, fast; any other value as it is."""
+    return "avg" if value == "fast" else value
+
+
+Size = Literal["0.5x", "1.0x", "1.5x", "2.0x"]
+SizeName = Literal["shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"]
+Pooling = Literal["avg", "max", "avgmax", "catavgmax"]
+
+
 @group("model")
 class ModelConfig:
     """The network."""
 
-    model_size: Literal["0.5x", "1.0x", "1.5x", "2.0x"] = option(
+    model_size: Annotated[Size, BeforeValidator(_read_size, json_schema_input_type=Size | SizeName)] = option(
         "1.5x", "width of the network", aliases=("--model",), recipe=True
     )
-    gp: Literal["avg", "max", "avgmax", "catavgmax"] = option("avg", "global pooling before the classifier", recipe=True)
+    gp: Annotated[Pooling, BeforeValidator(_read_pooling, json_schema_input_type=Pooling | Literal["fast"])] = option(
+        "avg", "global pooling before the classifier", recipe=True
+    )
     drop: FractionBelow1 | None = option(
         None, "dropout rate before the classifier; default: 0.2 for 2.0x, 0 for the others", recipe=True
     )
@@ -69,9 +89,12 @@ class DistillationConfig:
         "",
         "classifier to learn from as well: a weight file of this program, or a model name of torchvision or timm",
         recipe=True,
+        aliases=("--kd-model-name",),
     )
     teacher_checkpoint: File = option(
         "", "weights of the teacher, trained on the same classes; default: its published weights", recipe=True
     )
     distill_alpha: Probability = option(0.5, "weight of the teacher's part of the loss", recipe=True)
-    distill_temperature: Positive = option(4.0, "temperature by which both networks' logits are divided", recipe=True)
+    distill_temperature: Positive = option(
+        4.0, "temperature by which both networks' logits are divided", aliases=("--kd-temperature",), recipe=True
+    )

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from .fields import group, option
 from .types import Accepts, Count, File, Folder, IntegerChoice, Interval, Names, Text
@@ -10,6 +10,12 @@ from .types import Accepts, Count, File, Folder, IntegerChoice, Interval, Names,
 REFERENCE_VAL_INTERVAL = 10_000
 
 Backend = Annotated[str, Field(min_length=1), Accepts("the name of a backend of torch.compile", "BACKEND", implied="inductor")]
+ResumeFile = Annotated[
+    str,
+    Field(min_length=1),
+    AfterValidator(lambda name: "" if name == "auto" else name),
+    Accepts("a file name, or auto", "FILE", implied="auto"),
+]
 Files = Annotated[tuple[str, ...], Accepts("file names", "FILE")]
 Hooks = Annotated[Names, Accepts("package.module:Class", "MODULE:CLASS", "+")]
 
@@ -21,7 +27,9 @@ class CommonConfig:
     config: Files = option(
         (), "YAML file of options; may be repeated: later files win, and the command line wins over files", short="-c"
     )
-    save: Folder = option("./models", "folder for checkpoints and the final model.pkl", aliases=("--output", "--work-dir"))
+    save: Folder = option(
+        "./models", "folder for checkpoints and the final model.pkl", aliases=("--output", "--work-dir", "--output-dir")
+    )
     log_dir: Folder = option("./logs", "folder for logs; they go into a subfolder named like the last part of `save`")
     experiment: Text = option("", "name of the run, used as a subfolder of `save`")
     device: Text = option("auto", "auto, cpu, cuda, cuda:N or mps; auto uses every GPU of the machine")
@@ -48,7 +56,9 @@ class ExecutionConfig:
     )
     torchcompile: Backend = option("", "compile the network for training; without a value the backend is inductor", recipe=True)
     torchscript: bool = option(False, "train the network as a TorchScript program", recipe=True)
-    deterministic: bool = option(False, "refuse operations whose result varies from run to run", recipe=True)
+    deterministic: bool = option(
+        False, "refuse operations whose result varies from run to run", aliases=("--use-deterministic-algorithms",), recipe=True
+    )
 
 
 @group("running")
@@ -56,7 +66,11 @@ class RunConfig:
     """Checkpoints, log lines, validation and extensions of a training run."""
 
     auto_continue: bool = option(True, "start over instead of continuing from the newest checkpoint in `save`")
-    resume: File = option("", "checkpoint to continue from if there is none in `save`", aliases=("--resume-from",))
+    resume: ResumeFile = option(
+        "",
+        "checkpoint to continue from if there is none in `save`; without a name the run continues by itself, as always",
+        aliases=("--resume-from",),
+    )
     resume_opt: bool = option(True, "take only the weights and the iteration from the `resume` checkpoint")
     prolong: bool = option(False, "train the run in `save` longer, to a larger `total_iters`")
     change_recipe: bool = option(

@@ -41,18 +41,29 @@ class OptimizationConfig:
     opt_betas: Betas | None = option(None, "betas of the optimizer; default: the optimizer's own", recipe=True)
     momentum: FractionBelow1 = option(0.9, "momentum of SGD-type optimizers", recipe=True)
     weight_decay: NonNegative = option(
-        4e-5, "weight decay of parameters with more than one dimension; biases and batch norm have none", recipe=True
+        4e-5,
+        "weight decay of parameters with more than one dimension; biases and batch norm have none",
+        aliases=("--wd",),
+        recipe=True,
     )
-    clip_grad: Positive | None = option(None, "limit for the gradients, measured as `clip_mode` says", recipe=True)
+    clip_grad: Positive | None = option(
+        None, "limit for the gradients, measured as `clip_mode` says", aliases=("--clip-grad-norm",), recipe=True
+    )
     clip_mode: Literal["norm", "value", "agc"] = option(
         "norm", "limit the norm of all gradients, each value, or each unit relative to its weights (adaptive)", recipe=True
     )
     label_smooth: FractionBelow1 = option(
-        0.1, "label smoothing: fraction of the target spread over all classes", aliases=("--smoothing",), recipe=True
+        0.1,
+        "label smoothing: fraction of the target spread over all classes",
+        aliases=("--smoothing", "--label-smoothing"),
+        recipe=True,
     )
     bce_loss: bool = option(False, "use the binary cross-entropy of each class as the loss", recipe=True)
     jsd: bool = option(
-        False, "add the Jensen-Shannon divergence between the outputs for the views of `aug_splits` to the loss", recipe=True
+        False,
+        "add the Jensen-Shannon divergence between the outputs for the views of `aug_splits` to the loss",
+        aliases=("--jsd-loss",),
+        recipe=True,
     )
     model_ema: bool = option(
         False, "also keep an exponential moving average of the weights, saved as model-ema.pkl", recipe=True
@@ -74,11 +85,14 @@ class ScheduleConfig:
         0, "number of iterations in which the rate rises from `warmup_lr` to that of the schedule", recipe=True
     )
     warmup_lr: NonNegative = option(1e-6, "learning rate at the start of the warm-up", recipe=True)
-    min_lr: NonNegative = option(0.0, "lowest learning rate of the schedule", recipe=True)
+    min_lr: NonNegative = option(0.0, "lowest learning rate of the schedule", aliases=("--lr-min",), recipe=True)
     decay_iters: Count | None = option(None, "number of iterations between two steps of the step schedule", recipe=True)
     decay_milestones: Counts = option((), "iterations of the steps of the multistep schedule", recipe=True)
     decay_rate: Positive | None = option(
-        None, "factor of a step (default: 0.1), or exponent of the poly schedule (default: 1)", recipe=True
+        None,
+        "factor of a step (default: 0.1), or exponent of the poly schedule (default: 1)",
+        aliases=("--dr", "--lr-gamma"),
+        recipe=True,
     )
     cooldown_iters: Natural = option(0, "number of iterations at `min_lr` at the end of the run", recipe=True)
     patience_iters: Count = option(

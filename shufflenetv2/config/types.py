@@ -16,12 +16,14 @@ class Accepts:
         nargs: how many values follow the option on the command line, as in argparse: None for a single one, a number,
             or "+" for at least one.
         implied: value of an option that is given without one, where that is possible.
+        numbers: this many whole numbers may stand in place of a single value; they are read as one text.
     """
 
     text: str
     metavar: str
     nargs: int | Literal["+"] | None = None
     implied: str = ""
+    numbers: int = 0
 
 
 def _as_sequence(value: Any) -> Any:
@@ -35,6 +37,14 @@ def _repeat_single(value: Any) -> Any:
 
 def _to_int(value: Any) -> Any:
     return int(value) if isinstance(value, str) else value
+
+
+def _square_side(value: Any) -> Any:
+    """Return H for `3 H H`, the form in which timm gives the size of images; any other value as it is."""
+    match value.split() if isinstance(value, str) else value:
+        case ["3", height, width] if height == width:
+            return height
+    return value
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
@@ -53,6 +63,12 @@ Count = Annotated[int, Field(ge=1), Accepts("a whole number of at least 1", "N")
 Natural = Annotated[int, Field(ge=0, lt=2**63), Accepts("a whole number from 0 to below 2**63", "N")]
 Quality = Annotated[int, Field(ge=1, le=100), Accepts("a whole number from 1 to 100", "Q")]
 Pixels = Annotated[int, Field(ge=32), Accepts("a whole number of pixels, at least 32", "PIXELS")]
+SquareSize = Annotated[
+    int,
+    Field(ge=32),
+    BeforeValidator(_square_side, json_schema_input_type=Annotated[int, Field(ge=32)] | tuple[Literal[3], int, int]),
+    Accepts("a whole number of pixels, at least 32, or 3 H W with equal H and W", "PIXELS", numbers=3),
+]
 Number = Annotated[float, Accepts("a number", "X")]
 Positive = Annotated[float, Field(gt=0), Accepts("a number above 0", "X")]
 NonNegative = Annotated[float, Field(ge=0), Accepts("a number of at least 0", "X")]
