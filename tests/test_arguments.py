@@ -209,6 +209,9 @@ def test_an_experiment_is_a_folder_in_save(tmp_path: Path) -> None:
     assert folder("--experiment", "first") == Path("models/first")
     assert folder("--experiment", "first", "--save", "there") == Path("there/first")
     assert folder(*config_file(tmp_path, "experiment: 7\nsave: there")) == Path("there/7")
+    # A folder on the command line replaces the experiment of a file.
+    assert folder(*config_file(tmp_path, "experiment: 7"), "--save", "there") == Path("there")
+    assert folder(*config_file(tmp_path, "experiment: 7"), "--experiment", "8") == Path("models/8")
     # The options of a run name the resulting folder, and not the experiment again.
     written = parse([*TRAIN, "--experiment", "first"]).to_yaml()
     assert folder(*config_file(tmp_path, written)) == Path("models/first")

@@ -86,7 +86,7 @@ def test_a_run_trains_validates_recalibrates_and_saves(train: Train, tmp_path: P
     # A different recipe in the same folder is refused.
     other = train(*SHORT, "--total-iters", "14", "--momentum", "0.8")
     assert other.returncode == 2
-    assert "--total-iters was 12 and is 14; --momentum was 0.9 and is 0.8" in other.stderr
+    assert "--total-iters was 12 and is 14; --momentum was 0.9 and is 0.8. Use --experiment NAME " in other.stderr
     assert other.stderr.count("\n") == 1
     assert tree(tmp_path / "models") == before
 

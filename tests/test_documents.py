@@ -10,6 +10,8 @@ import pytest
 import torch.distributed.run
 
 import shufflenetv2
+from shufflenetv2 import __main__
+from shufflenetv2.cli import command
 from shufflenetv2.config import (
     OPTIONS,
     ConvertConfig,
@@ -76,6 +78,30 @@ def test_the_python_example_of_the_readme_runs(tmp_path: Path, photographs: Path
     names = {"images": random_images(2)}
     exec(code, names)
     assert names["logits"].shape == (2, 3)
+
+
+def test_the_commands_of_the_readme_follow_each_other(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digits of `make train`, then the user's own images, then everything that names a result of these two."""
+    monkeypatch.chdir(tmp_path)
+    Path("configs").symlink_to(ROOT / "configs")
+    for folder in ("D", "V"):
+        Path(folder).symlink_to(photographs)
+    text = (ROOT / "README.md").read_text()
+    commands = re.findall(r"^ {4}python (?:train.py|-m shufflenetv2) .*|(?<=`)python train.py [^`]*(?=`)", text, re.MULTILINE)
+    uses_result = [line.split() for line in commands if "models/" in line or line.endswith("--eval")]
+    own_images = "--model-size 1.5x --train-dir D --val-dir V"
+    assert f"    python train.py {own_images}" in commands
+    assert len(uses_result) >= 8
+    short = ["--total-iters", "1", "--batch-size", "16", "--input-size", "32", "--resize-size", "32", "--device", "cpu"]
+    assert command.main(["--config", "configs/digits.yaml", *short]) == 0
+    assert command.main([*own_images.split(), *short]) == 0
+    for words in uses_result:
+        arguments = words[2:] if words[1] == "train.py" else words[3:]
+        main = command.main if words[1] == "train.py" else __main__.main
+        if "export" not in words:  # takes long, and has its own tests
+            assert main(arguments) == 0, words
 
 
 def test_the_public_function_export_can_be_called_after_its_package_was_imported(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_every_shipped_config_is_accepted(path: Path) -> None:
 
 @pytest.mark.parametrize("size", ["0.5x", "1.0x", "1.5x", "2.0x"])
 def test_the_imagenet_config_is_the_reference_for_every_size(size: str) -> None:
-    arguments = ["--train-dir", "D", "--model-size", size]
+    arguments = ["--train-dir", "D", "--model-size", size, "--experiment", "imagenet"]
     from_file = parse(["--config", str(ROOT / "configs/imagenet.yaml"), *arguments])
     assert without_source(from_file.with_length(1000)) == without_source(parse(arguments).with_length(1000))
 

@@ -1,4 +1,4 @@
-"""What the start of a run says about its data, and what it refuses: mistakes with folders, and files on both sides."""
+"""What the start of a run says about its data, what it refuses (mistakes with folders, files on both sides), and its log."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ import pytest
 from shufflenetv2 import UserError
 from shufflenetv2.cli import build
 from shufflenetv2.cli.command import parse, training_parser
+from shufflenetv2.cli.train import log_folder
 from shufflenetv2.data import Digits, FolderDataset, Limit, describe, hold_out, shared_files
 from tests.support import Train
 
@@ -200,3 +201,32 @@ def test_mistakes_with_folders_get_a_line_with_the_remedy(tmp_path: Path) -> Non
     message = refusal("--train-dir", folder, "--class-map", tmp_path / "absent.txt")
     assert message.startswith(f"--class-map {tmp_path / 'absent.txt'} cannot be read: No such file")
     assert "one class name per line" in message
+
+
+def test_runs_with_different_folders_have_different_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def log(*arguments: str) -> Path:
+        return log_folder(parse(["--train-dir", "D", *arguments]).common)
+
+    assert log() == log("--save", str(tmp_path / "models")) == Path("logs/models")
+    assert log("--experiment", "first") == log("--save", "models/first") == Path("logs/first")
+    assert log("--experiment", "models") == Path("models/models/logs")
+    assert log("--save", "a/run") == Path("a/run/logs")
+    assert log("--save", "b", "--experiment", "run") == Path("b/run/logs")
+    assert log("--save", "a/run", "--log-dir", "L") == Path("L/run")
+
+    def leave(folder: str, save: str) -> None:
+        """Leave the folders of a run."""
+        for path in (folder, save):
+            Path(path).mkdir(parents=True, exist_ok=True)
+        Path(folder, "options.yaml").write_text(f"save: {save}\n")
+
+    leave("L/run", "a/run")
+    assert log("--save", "./a/run", "--log-dir", "L") == Path("L/run")
+    with pytest.raises(UserError, match=r"^L/run is the log of .*/a/run; give `save` b/run another `log_dir`$"):
+        log("--save", "b/run", "--log-dir", "L")
+    # A run that version 0.1.0 began continues its log.
+    leave("logs/run", "b/run")
+    assert log("--save", "b/run") == Path("logs/run")
+    assert log("--save", "a/run") == Path("a/run/logs")

@@ -10,12 +10,13 @@ import yaml
 from ..errors import UserError
 from .parser import OptionParser
 
-# A later source of options that gives one of these removes the other.
+# A later source of options that gives the first removes the second.
 ALTERNATIVES = (
     ("epochs", "total_iters"),
     ("total_iters", "epochs"),
     ("data_dir", "train_dir"),
     ("data_dir", "val_dir"),
+    ("save", "experiment"),
 )
 LEARNING_RATES = ("learning_rate", "warmup_lr", "min_lr")
 
@@ -92,9 +93,9 @@ def merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], list[str]]:
     """
     values: dict[str, Any] = {}
     for layer in layers:
-        for name, other in ALTERNATIVES:
-            if name in layer.values and other not in layer.values:
-                values.pop(other, None)
+        for name, removed in ALTERNATIVES:
+            if name in layer.values and removed not in layer.values:
+                values.pop(removed, None)
         values |= layer.values
     notes = []
     for name in LEARNING_RATES:

@@ -25,7 +25,7 @@ def run_evaluation(config: Config) -> int:
     _require_matching_model(config, weights, val_set)
     model = devices.place(weights.network(preprocessing)).eval()
     with distributed.init_process_group(devices.first):
-        log_folder = Path(config.common.log_dir) / "eval"
+        log_folder = Path(config.common.log_dir or "logs") / "eval"
         with RunLog(log_folder) if distributed.rank() == 0 else RunLog(silent=True) as log:
             evaluator = Evaluator(
                 val_set,

@@ -1,13 +1,15 @@
 """Training: `train.py` without `--eval` or `--throughput`."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torchinfo
+import yaml
 
 from .. import data, files
-from ..config import Config
+from ..config import CommonConfig, Config
 from ..engine import (
     Checkpointer,
     GracefulShutdown,
@@ -18,8 +20,11 @@ from ..engine import (
     choose_devices,
     distributed,
 )  # fmt: skip
+from ..errors import UserError
 from ..report import RunLog
 from . import build
+
+OPTIONS_FILE = "options.yaml"
 
 
 def run_training(config: Config) -> int:
@@ -42,7 +47,7 @@ def run_training(config: Config) -> int:
             shutdown = GracefulShutdown()
             trainer = Trainer(config, devices, (train_set, val_set), checkpointer, log, shutdown, weights)
             if log.folder:
-                (log.folder / "options.yaml").write_text(config.to_yaml(), encoding="utf-8")
+                files.write_bytes(log.folder / OPTIONS_FILE, config.to_yaml().encode(), durable=False)
                 log_description(log, config, trainer)
             try:
                 with shutdown:
@@ -67,10 +72,43 @@ def run_folder(config: Config) -> Iterator[RunLog]:
         return
     folder = Path(config.common.save)
     folder.mkdir(parents=True, exist_ok=True)
-    with files.lock_folder(folder), RunLog(Path(config.common.log_dir) / folder.resolve().name) as log:
+    with files.lock_folder(folder), RunLog(log_folder(config.common)) as log:
         if not config.run.auto_continue and (previous := checkpoint.set_aside(folder)):
             log.info(f"starting over; the earlier results are in {previous}")
         yield log
+
+
+def log_folder(common: CommonConfig) -> Path:
+    """Return the folder for the log of a run; runs with different folders never share one.
+
+    ./models has ./logs/models, ./models/NAME has ./logs/NAME, and any other DIR has DIR/logs. With `log_dir` a run has its
+    subfolder with the last part of `save`.
+
+    Raises:
+        UserError: the subfolder of `log_dir` is in use by another run.
+    """
+    save, models = (Path(os.path.abspath(folder)) for folder in (common.save, "models"))
+    if common.log_dir:
+        folder = Path(common.log_dir) / save.name
+        owner = _run_of_log(folder)
+        if owner and owner != save and owner.exists():
+            raise UserError(f"{folder} is the log of {owner}; give `save` {common.save} another `log_dir`")
+        return folder
+    if save == models:
+        return Path("logs/models")
+    is_experiment = models in save.parents and save != models / "models"
+    folder = Path("logs", save.relative_to(models)) if is_experiment else Path(common.save, "logs")
+    former = Path("logs", save.name)  # where version 0.1.0 wrote the log
+    return former if _run_of_log(former) == save and not folder.exists() else folder
+
+
+def _run_of_log(folder: Path) -> Path | None:
+    """Return the folder of the run that has its log in a folder; None if there is none."""
+    try:
+        options = yaml.safe_load((folder / OPTIONS_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, yaml.YAMLError):
+        return None
+    return Path(os.path.abspath(options["save"])) if isinstance(options, dict) and "save" in options else None
 
 
 def log_description(log: RunLog, config: Config, trainer: Trainer) -> None:

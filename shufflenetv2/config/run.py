@@ -30,8 +30,12 @@ class CommonConfig:
     save: Folder = option(
         "./models", "folder for checkpoints and the final model.pkl", aliases=("--output", "--work-dir", "--output-dir")
     )
-    log_dir: Folder = option("./logs", "folder for logs; they go into a subfolder named like the last part of `save`")
-    experiment: Text = option("", "name of the run, used as a subfolder of `save`")
+    log_dir: Folder = option(
+        None,
+        "folder for logs, in which each run has a subfolder named like the last part of `save`; default: ./logs for ./models "
+        "and its subfolders (experiments), and DIR/logs for any other `save` DIR",
+    )
+    experiment: Text = option("", "name of the run, used as a subfolder of `save`; a later `save` replaces that of a file")
     device: Text = option("auto", "auto, cpu, cuda, cuda:N or mps; auto uses every GPU of the machine")
     workers: Count | None = option(
         None,

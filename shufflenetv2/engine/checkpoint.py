@@ -199,7 +199,7 @@ class Checkpointer:
         interval: checkpoints whose iteration is a multiple of it do not depend on times; None if there are none.
     """
 
-    REMEDY = "Use `experiment` NAME for a new run, {}or start over with `auto_continue=False`"
+    REMEDY = "Use `experiment=NAME` for a new run, {}or start over with `auto_continue=False`"
     REMEDY_RESUME = "`resume_opt=False` takes only its weights and its iteration, `initial_checkpoint` only its weights"
 
     def __init__(self, folder: Path, identity: RunIdentity, config: RunConfig) -> None:
