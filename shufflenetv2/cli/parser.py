@@ -74,7 +74,7 @@ class OptionParser:
                 break
             name = word.split("=")[0]
             # `-data-dir D` would be taken for `-d ata-dir D`.
-            is_unknown = word.startswith("--") or f"-{name}" in self._names
+            is_unknown = word.startswith("--") or (word.startswith("-") and f"-{name}" in self._names)
             if is_unknown and name not in self._names:
                 raise UserError(self.unknown_option(name, "on the command line"))
         words = self._with_explicit_values(argv)
