@@ -6,7 +6,7 @@ from contextlib import closing
 from ..config import Config, DistillationConfig
 from ..data import DataIterator, build_train_transform, worker_count
 from ..engine import build_training_state, choose_devices, distributed, train_step
-from ..recipe import build_loss
+from ..recipe import build_class_weights, build_loss
 from ..report import RunLog
 from . import build
 
@@ -34,7 +34,10 @@ def run_throughput(config: Config) -> int:
             loader_speed = BATCHES_MEASURED * batch_size / _loading_time(iterator)
         state = build_training_state(config, devices, train_set.class_names, weights, log.info)
         model = devices.place(state.network, training=True)
-        loss_function = build_loss(config.optimization, config.augmentation, DistillationConfig())
+        class_weights = build_class_weights(
+            config.optimization.class_weights, train_set.class_names, train_set.targets, devices.first
+        )
+        loss_function = build_loss(config.optimization, config.augmentation, DistillationConfig(), class_weights)
         images = images.to(devices.first)
         targets = targets.to(devices.first).repeat(len(images) // len(targets))
         seconds = []

@@ -235,6 +235,10 @@ def constraints(config: Config) -> list[tuple[bool, str]]:
             bool(config.distillation.teacher_checkpoint) and not config.distillation.teacher,
             "`teacher_checkpoint` holds weights of a `teacher`, which is missing",
         ),
+        (
+            bool(config.distillation.teacher) and config.distillation.distill_alpha == 1 and bool(optimization.class_weights),
+            "`class_weights` has no effect with `distill_alpha=1`, which leaves the targets out of the loss; leave one out",
+        ),
         (not run.resume_opt and not run.resume, "`resume_opt` has no effect without `resume`"),
         (
             optimization.model_ema_warmup and not optimization.model_ema,

@@ -1,9 +1,12 @@
 """Options of the training: length, batch size, loss, optimizer, learning-rate schedule."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from .fields import group, option
 from .types import (
+    Accepts,
     Betas,
     Count,
     Counts,
@@ -19,6 +22,10 @@ from .types import (
 REFERENCE_BATCH_SIZE = 1024
 REFERENCE_LEARNING_RATE = 0.5
 REFERENCE_ITERS = 300_000
+
+ClassWeights = Annotated[
+    str, Field(min_length=1), Accepts("balanced, sqrt or the name of a file of classes and weights", "balanced|sqrt|FILE")
+]
 
 
 @group("optimisation")
@@ -59,6 +66,12 @@ class OptimizationConfig:
         recipe=True,
     )
     bce_loss: bool = option(False, "use the binary cross-entropy of each class as the loss", recipe=True)
+    class_weights: ClassWeights = option(
+        "",
+        "weight of each class in the loss, for unequal classes: in inverse proportion to its number of training images "
+        "(balanced), to the square root of this number (sqrt), or from a file with lines of class and weight",
+        recipe=True,
+    )
     jsd: bool = option(
         False,
         "add the Jensen-Shannon divergence between the outputs for the views of `aug_splits` to the loss",

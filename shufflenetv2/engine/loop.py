@@ -44,11 +44,18 @@ class StepSettings:
     dist_bn: str = "broadcast"
 
     @classmethod
-    def from_config(cls, config: Config, network: ShuffleNetV2, teacher: nn.Module | None = None) -> "StepSettings":
-        """Return the settings that the options require for a network."""
+    def from_config(
+        cls, config: Config, network: ShuffleNetV2, teacher: nn.Module | None = None, class_weights: Tensor | None = None
+    ) -> "StepSettings":
+        """Return the settings that the options require for a network.
+
+        Args:
+            network: on its device.
+            teacher, class_weights: of the loss, if wanted, on the same device.
+        """
         optimization, augmentation = config.optimization, config.augmentation
         return cls(
-            build_loss(optimization, augmentation, config.distillation),
+            build_loss(optimization, augmentation, config.distillation, class_weights),
             seed=optimization.seed,
             mixing=build_mixing(augmentation, network.n_class, optimization.seed),
             teacher=teacher,

@@ -18,7 +18,7 @@ from ..data import (
     worker_count,
 )
 from ..network import ShuffleNetV2
-from ..recipe import PlateauSchedule, load_teacher
+from ..recipe import PlateauSchedule, build_class_weights, describe_class_weights, load_teacher
 from ..report import RunLog, TrainMetrics
 from ..weights import Weights, model_record
 from . import checkpoint, distributed
@@ -68,7 +68,12 @@ class Trainer(Callbacks):
         self.placed = devices.place(self.state.network)  # for evaluation
         self.model = distributed.wrap_ddp(devices.place(self.state.network, training=True), devices.first)
         teacher = load_teacher(config.distillation, len(self.class_names), self.class_names)
-        self.settings = StepSettings.from_config(config, self.state.network, teacher and devices.place(teacher))
+        class_weights = build_class_weights(
+            config.optimization.class_weights, self.class_names, self.train_set.targets, devices.first
+        )
+        if class_weights is not None:
+            log.info(describe_class_weights(class_weights, self.class_names))
+        self.settings = StepSettings.from_config(config, self.state.network, teacher and devices.place(teacher), class_weights)
         self._stop_request, self._any_stop_request = "", distributed.DelayedAllReduceMax()
         self.hooks = load_hooks(config.run, log.folder, self.class_names)
         self._train_transform = build_train_transform(config.data, config.augmentation)

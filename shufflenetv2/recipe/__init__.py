@@ -2,6 +2,8 @@
 
 from .averaging import AveragedWeights as AveragedWeights
 from .averaging import build_averaging as build_averaging
+from .class_weights import build_class_weights as build_class_weights
+from .class_weights import describe_class_weights as describe_class_weights
 from .finetuning import freeze as freeze
 from .finetuning import read_initial_weights as read_initial_weights
 from .finetuning import start_from as start_from

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,24 +14,45 @@ LossFunction = Callable[[Tensor, Any], Tensor]
 
 
 def build_loss(
-    optimization: OptimizationConfig, augmentation: AugmentationConfig, distillation: DistillationConfig
+    optimization: OptimizationConfig,
+    augmentation: AugmentationConfig,
+    distillation: DistillationConfig,
+    class_weights: Tensor | None = None,
 ) -> LossFunction:
     """Build the loss: cross-entropy with label smoothing, as published, or one of the alternatives.
+
+    Args:
+        class_weights: weight of each class in the loss of the targets, float (n_class,), on the device of the logits. The
+            teacher's part of the loss and the divergence between views are not weighted.
 
     Returns:
         A function of (logits, targets); with a teacher, of (logits, (targets, teacher's logits)).
     """
     smoothing = optimization.label_smooth
     loss: LossFunction
-    if optimization.jsd:
-        loss = JensenShannon(augmentation.aug_splits, smoothing)
+    if class_weights is not None:
+        loss = WeightedLoss(class_weights, smoothing, optimization.bce_loss)
     elif optimization.bce_loss:
         loss = BinaryCrossEntropy(smoothing)
     else:
         loss = nn.CrossEntropyLoss(label_smoothing=smoothing)
+    if optimization.jsd:
+        loss = JensenShannon(augmentation.aug_splits, loss)
     if distillation.teacher:
         loss = DistillationLoss(loss, distillation.distill_alpha, distillation.distill_temperature)
     return loss
+
+
+def _probabilities(targets: Tensor, logits: Tensor) -> Tensor:
+    """Return targets as probabilities of the classes, in the shape and data type of the logits."""
+    if targets.is_floating_point():
+        return targets.to(logits.dtype)
+    # torch's one_hot would read the targets on the CPU, and so wait for the device.
+    return (targets[:, None] == torch.arange(logits.shape[1], device=targets.device)).to(logits.dtype)
+
+
+def _smooth(probabilities: Tensor, label_smooth: float) -> Tensor:
+    return probabilities * (1 - label_smooth) + label_smooth / probabilities.shape[1]
 
 
 @dataclass(frozen=True)
@@ -40,10 +62,43 @@ class BinaryCrossEntropy:
     label_smooth: float
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        n_class = logits.shape[1]
-        probabilities = targets.float() if targets.is_floating_point() else functional.one_hot(targets, n_class).float()
-        smoothed = probabilities * (1 - self.label_smooth) + self.label_smooth / n_class
+        smoothed = _smooth(_probabilities(targets, logits), self.label_smooth)
         return functional.binary_cross_entropy_with_logits(logits, smoothed)
+
+
+@dataclass(frozen=True)
+class WeightedLoss:
+    """Cross-entropy, or binary cross-entropy, in which every image counts with the weight of its class.
+
+    The loss of a batch is the sum of weight * loss over its images, divided by their number. torch's `CrossEntropyLoss` divides
+    by the sum of the weights instead, so that the weight of an image would depend on the other images of its batch, and a
+    batch that is divided (`grad_accum_steps`, several processes) would have another gradient.
+
+    The weight multiplies the loss of an image as a whole, with the smoothed part of its target. In torch each class of the
+    smoothed target has its own weight: for an image of a class of weight 0.2, smoothing by 0.1 over six classes would make
+    a class of weight 10 almost as probable a target as the class of the image.
+
+    A mixture of two images, lam * a + (1 - lam) * b, has the loss lam * weight(a) * loss(a) + (1 - lam) * weight(b) * loss(b).
+
+    Args:
+        class_weights: float (n_class,).
+        label_smooth: fraction of the target spread over all classes.
+        binary: use binary cross-entropy, averaged over the classes.
+    """
+
+    class_weights: Tensor
+    label_smooth: float
+    binary: bool = False
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        weighted = _probabilities(targets, logits) * self.class_weights  # (N, n_class)
+        weights = weighted.sum(dim=1)  # (N,)
+        smoothed = _smooth(weighted / weights[:, None], self.label_smooth)
+        if self.binary:
+            losses = functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="none").mean(dim=1)
+        else:
+            losses = functional.cross_entropy(logits, smoothed, reduction="none")
+        return (weights * losses).mean()
 
 
 @dataclass(frozen=True)
@@ -55,10 +110,11 @@ class JensenShannon:
 
     Args:
         views: number of views; the logits are (views * N, n_class), those of the first views come first.
+        hard_loss: cross-entropy, a function of (logits, targets).
     """
 
     views: int
-    label_smooth: float
+    hard_loss: LossFunction
     weight: float = 12  # of the divergence, as in the paper
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -66,8 +122,7 @@ class JensenShannon:
         log_mean = log_p.exp().mean(dim=0).clamp(1e-7, 1).log()
         divergence = (log_p.exp() * (log_p - log_mean)).sum(dim=2).mean()
         count = log_p.shape[1]
-        cross_entropy = functional.cross_entropy(logits[:count], targets[:count], label_smoothing=self.label_smooth)
-        return cross_entropy + self.weight * divergence
+        return self.hard_loss(logits[:count], targets[:count]) + self.weight * divergence
 
 
 @dataclass(frozen=True)
