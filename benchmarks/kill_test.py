@@ -1,13 +1,14 @@
-"""Kill a run at random instants, and compare every tensor of its result with that of a run that was never interrupted.
+"""Kill a run at random instants, and compare every tensor of its result with that of an uninterrupted run.
 
-The run trains on the built-in digits with everything that has a state or draws random numbers: momentum, averaged
-weights, batch norm, label smoothing, colour jitter, dropout. SIGKILL is sent at a random instant: at any time, or shortly
-after a save, a validation or the recalibration has begun. Every start uses a different number of workers. What a kill
-interrupted is derived from what was visible at that instant: a temporary file (a save), or a printed line that announces
-a validation or the recalibration whose result was not yet printed.
+The run trains on the built-in digits with features that have a state or draw random numbers: momentum, averaged weights, batch
+norm, colour jitter, dropout. SIGKILL is sent at a random instant: at any time, or shortly after a save, a validation or the
+recalibration has begun. Every start uses a random number of workers (1 to 3).
+
+The script derives what a kill interrupted from what is visible at that instant: a save from a temporary file; a validation or
+the recalibration from printed lines that announce it, if its result is not printed yet.
 
     python benchmarks/kill_test.py [--kills 25] [--seed 0]
-    python benchmarks/kill_test.py --processes 2      kill one of two processes, which torchrun starts again
+    python benchmarks/kill_test.py --processes 2      kill one of two processes; torchrun restarts both
 
 The exit status is 1 if a single bit differs.
 """
@@ -39,7 +40,11 @@ AIMS = ("any time", "save", "validation", "recalibration")
 
 
 class Attempt:
-    """One start of the command, with the lines printed since the last kill."""
+    """A started training command.
+
+    Attributes:
+        lines: the lines printed since the last kill.
+    """
 
     def __init__(self, folder: Path, workers: int, processes: int) -> None:
         self.models = folder / "models"
@@ -53,7 +58,7 @@ class Attempt:
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if processes > 1 else None,  # torchrun prints a page about each kill
+            stderr=subprocess.DEVNULL if processes > 1 else None,  # torchrun prints many lines about each kill
             text=True,
         )
         self.has_torchrun = processes > 1
@@ -73,12 +78,13 @@ class Attempt:
         return any(self.models.glob(".*.tmp"))
 
     def has_begun(self, aim: str) -> bool:
+        """Return whether the part of the run that a kill is aimed at, one of AIMS, has begun."""
         if not any("training on" in line for line in self.lines):
             return False
         return aim == "any time" or (self.is_saving() if aim == "save" else self.phase() == aim)
 
     def phase(self) -> str:
-        """Return what the run is doing, according to its last lines."""
+        """Return 'training', 'validation' or 'recalibration', according to the last printed lines."""
         for line in reversed(self.lines):
             if "recalibrating" in line:
                 return "recalibration"
@@ -89,7 +95,11 @@ class Attempt:
         return "training"
 
     def kill(self, rng: random.Random) -> str | None:
-        """Kill the process, or one of torchrun's processes. Return what that interrupted, None if the process had ended."""
+        """Kill the process, or one of torchrun's processes.
+
+        Returns:
+            What the kill interrupted: 'save' or a phase; None if the process had already ended.
+        """
         try:
             if self.has_torchrun:
                 pid = self.process.pid
@@ -112,7 +122,10 @@ class Attempt:
 
 
 def remove_results(folder: Path, rng: random.Random) -> None:
-    """Remove the result, and the checkpoints after a random iteration if the run was complete, so that it runs again."""
+    """Remove the result files, so that the next start continues the run.
+
+    If the run was complete, remove the checkpoints after a random iteration as well.
+    """
     for name in RESULT_FILES:
         (folder / "models" / name).unlink(missing_ok=True)
     if (folder / f"models/checkpoint-{ITERATIONS:06}.pth.tar").exists():
@@ -123,7 +136,7 @@ def remove_results(folder: Path, rng: random.Random) -> None:
 
 
 def killed_run(folder: Path, kills: int, processes: int, rng: random.Random) -> dict[str, int]:
-    """Run the command to its end with that many kills on the way. Return how many kills interrupted what."""
+    """Run the command to its end, with `kills` kills on the way. Return {what was interrupted: number of kills}."""
     counts: collections.Counter[str] = collections.Counter()
     attempt: Attempt | None = None
     while counts.total() < kills:
@@ -138,7 +151,7 @@ def killed_run(folder: Path, kills: int, processes: int, rng: random.Random) -> 
             counts[interrupted] += 1
             print(f"kill {counts.total()} of {kills}: aimed at {aim}, fell into {interrupted}", flush=True)
             if interrupted == "recalibration" and processes > 1 and rng.random() < 0.5:
-                # torchrun starts the recalibration again, and every further kill would fall into it.
+                # torchrun restarts the recalibration. Stop torchrun, or every further kill would interrupt the recalibration.
                 attempt.process.terminate()
                 attempt.wait()
     assert attempt is not None

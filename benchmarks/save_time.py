@@ -1,8 +1,7 @@
-"""Measure what saving a checkpoint costs: iterations during which a checkpoint is written, against all others.
+"""Measure by how much saving a checkpoint slows training: compare iterations during which a checkpoint is written with others.
 
-The whole command trains on the built-in digits, enlarged to 224 pixels, and saves after every fourth iteration. The time
-of an iteration is counted from the end of the one before to its own end, with everything that happens in between. The
-first iterations are left out.
+The command `train` runs on the built-in digits, enlarged to 224 pixels, and saves after every fourth iteration. The time of an
+iteration is the time from the end of the previous iteration to its own end. The first 8 iterations are not counted.
 
     python benchmarks/save_time.py [--model-size 1.5x] [--batch-size 16] [--iterations 80]
 """
@@ -26,11 +25,11 @@ from torch import Tensor
 from shufflenetv2.cli import command
 from shufflenetv2.engine import Hook, choose_devices
 
-SAVE_INTERVAL, WARM_UP = 4, 8
+SAVE_INTERVAL, WARM_UP = 4, 8  # iterations
 
 
 class IterationTimes(Hook):
-    """Record when each iteration ends, in seconds."""
+    """Record the time in seconds at which each iteration ends."""
 
     ends: ClassVar[list[float]] = []
 
@@ -40,7 +39,7 @@ class IterationTimes(Hook):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="The time of iterations with a save and without.")
+    parser = argparse.ArgumentParser(description="Compare the time of iterations with and without saving a checkpoint.")
     parser.add_argument("--model-size", default="1.5x", help="(default: %(default)s)")
     parser.add_argument("--batch-size", default="16", help="(default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=80, help="(default: %(default)s)")
@@ -55,7 +54,7 @@ def main() -> int:
         if status:
             return status
         megabytes = next(Path(folder, "models").glob("checkpoint-*")).stat().st_size / 1e6
-    # `--hook` imports this file a second time, as `save_time`; the times are there.
+    # The option `--hook` imports this file a second time, as the module `save_time`, whose class has recorded the times.
     ends = importlib.import_module("save_time").IterationTimes.ends
     # The checkpoint after iteration k is written during iteration k + 1.
     seconds = {k: end - start for k, (start, end) in enumerate(itertools.pairwise(ends), 2)}

@@ -1,7 +1,7 @@
 """Atomic, checksummed files.
 
 Every file that must survive a kill is written by `write_bytes`: to a temporary file in the same folder, flushed with fsync,
-then renamed. A reader therefore finds the complete new file or the previous one.
+then renamed. A reader therefore finds either the complete new file or the previous file.
 
 A file of tensors (`write`, `read`) is the output of `torch.save` followed by a 40-byte trailer: a marker and the SHA-256 of
 everything before it. PyTorch locates the zip directory from the end of the file and ignores the trailer, so any program opens
@@ -43,8 +43,8 @@ def write(path: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain values to a checksummed file, atomically; see `write_bytes`."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    # Not getbuffer(): after a failed write the exception keeps the memoryview alive until the BytesIO has been
-    # finalized, which prints a BufferError in Python 3.13 and crashes the interpreter in Python 3.12.
+    # Not getbuffer(): if writing fails, the exception keeps the memoryview alive until the BytesIO has been finalized, which
+    # prints a BufferError in Python 3.13 and crashes the interpreter in Python 3.12.
     data = buffer.getvalue()
     write_bytes(path, data, MARKER + hashlib.sha256(data).digest())
 
@@ -72,10 +72,10 @@ def read(path: Path, *, require_checksum: bool = False) -> Any:
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):  # the message lists what the pickle would have imported
+        if "GLOBAL" in str(error):  # torch's message contains the name of the object that the pickle would have imported
             raise DamagedFileError(f"{path} holds more than tensors and plain values, and is not loaded") from error
         raise DamagedFileError(f"{path} is not a file of weights") from error
-    except Exception as error:  # torch.load raises many types for a file of another format
+    except Exception as error:  # for files of other formats torch.load raises errors of many types
         raise DamagedFileError(f"{path} is not a file of weights") from error
 
 
@@ -87,14 +87,15 @@ def write_bytes(path: Path, *chunks: bytes, durable: bool = True) -> None:
 
     Args:
         path: destination; its folder must exist.
-        chunks: the content, concatenated.
-        durable: also survive a power failure, by fsync of the file and its folder. False is faster, for files that can be
-            regenerated; a killed program still leaves no partial file.
+        chunks: parts of the content, which are concatenated.
+        durable: call fsync for the file and its folder, so that the file survives a power failure as well. False is faster, for
+            files that can be regenerated; a killed program still leaves no partial file.
 
     Raises:
         UserError: the disk is full, the folder is read-only, ...
     """
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: a long file name plus a suffix may exceed the limit
+    # Not path.name plus a suffix, which could be longer than the file system allows
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
             for chunk in chunks:
@@ -125,9 +126,9 @@ def _fsync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path, remedy: str = "choose another `save` folder for this run") -> Iterator[None]:
-    """Keep other processes out of a folder, and delete temporary files that a killed process left in it.
+    """Lock a folder against other processes, and delete temporary files that a killed process left in the folder.
 
-    The operating system releases the lock when the process ends, however it ends.
+    The operating system releases the lock when the process ends, even if it is killed.
 
     Raises:
         UserError: another process holds the lock; the message ends with `remedy`.

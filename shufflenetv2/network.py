@@ -15,38 +15,38 @@ SIZES: dict[str, tuple[tuple[int, int, int], int]] = {
     "2.0x": ((244, 488, 976), 2048),
 }
 STAGE_UNITS = (4, 8, 4)
-STAGE_ENDS = {4: "stage2", 12: "stage3", 16: "stage4"}  # number of the last unit: name of the stage in the paper
+STAGE_ENDS = {4: "stage2", 12: "stage3", 16: "stage4"}  # number of a stage's last unit: name of the stage in the paper
 LAYOUTS = ("original", "torchvision")
 POOLINGS = ("avg", "max", "avgmax", "catavgmax")
-# (block size, factor on the rate) of DropBlock in stages 2, 3 and 4, as in timm's ResNet
+# (block size, factor of the rate) of DropBlock in stages 2 (no DropBlock), 3 and 4, as in timm's ResNet
 DROP_BLOCKS = (None, (5, 0.25), (3, 1.0))
 STEM_CHANNELS = 24
 SMALLEST_INPUT = 32  # the network halves its input five times
 
 
 def published_name(name: str) -> str:
-    """Return the published name of a state-dict key or module path: other implementations call `conv_last` `last_conv`."""
+    """Return the published name of a state-dict key or module path: other implementations rename `conv_last` to `last_conv`."""
     first, dot, rest = name.partition(".")
     return f"conv_last{dot}{rest}" if first == "last_conv" else name
 
 
 class ShuffleNetV2(nn.Module):
-    """Classify images.
+    """The network ShuffleNetV2, which classifies images.
 
     Args:
-        input_size: side of the images in pixels; informative: any image of at least 32 x 32 pixels is accepted.
+        input_size: side of the images in pixels. Recorded only: the network accepts any image of at least 32 x 32 pixels.
         n_class: number of classes.
         model_size: '0.5x', '1.0x', '1.5x' or '2.0x'.
-        dropout: probability before the classifier; None is the published value, 0.2 for 2.0x and 0 otherwise.
-        mean, std: in BGR order, on the scale 0..255; the network normalizes its input with them. They are not part of the
-            state dict, whose names stay those of the published weights.
+        dropout: probability of dropout before the classifier; None is the published value, 0.2 for 2.0x and 0 otherwise.
+        mean, std: mean and standard deviation by which the network normalizes its input, in BGR order, on the scale 0..255.
+            They are not part of the state dict, so that its names stay those of the published weights.
         pooling: 'avg' as published, 'max', 'avgmax' (the mean of both) or 'catavgmax' (both, concatenated).
-        layout: 'original', or 'torchvision' (also mmpretrain's), where both branches of the first unit have half of its
-            output channels. The two are the same for 0.5x.
-        head_bias: whether the classifier has biases: no in the original, yes in torchvision.
-        drop_path: rate of stochastic depth in the last unit, linearly less in earlier ones; units of stride 2 are exempt.
+        layout: 'original', or 'torchvision' (also mmpretrain's), in which each branch of the first unit has half of the unit's
+            output channels. For 0.5x both layouts are the same.
+        head_bias: whether the classifier has biases, as torchvision's has and the original's has not.
+        drop_path: rate of stochastic depth in the last unit, decreasing linearly to the first; units with stride 2 have none.
         drop_block: rate of DropBlock on the main branches of stages 3 and 4.
-        bn_eps, bn_momentum: of batch norm, as torch defines them.
+        bn_eps, bn_momentum: epsilon and momentum of batch norm, in torch's definition.
 
     Shape:
         (N, 3, H, W), BGR, 0..255, uint8 or floating point -> logits (N, n_class)
@@ -80,7 +80,7 @@ class ShuffleNetV2(nn.Module):
             raise ValueError(f"n_class must be at least 1, not {n_class}")
         self.input_size, self.n_class, self.model_size = input_size, n_class, model_size
         self.mean, self.std, self.pooling = tuple(mean), tuple(std), pooling
-        # The arguments on which inference depends; they are written to model files.
+        # The arguments that a loaded model needs for inference; they are written to model files.
         self.architecture = {"pooling": pooling, "layout": layout, "head_bias": head_bias, "bn_eps": bn_eps}
         self.input_mean: Tensor
         self.input_std: Tensor
@@ -170,13 +170,13 @@ class ShuffleNetV2(nn.Module):
 
 
 def convert_like(images: Tensor, weight: Tensor) -> Tensor:
-    """Convert uint8 images to the dtype, and all images to the memory layout, of the first convolution's weights."""
-    # The data loader's images are channels-last in memory; without a conversion every layer would follow their layout.
+    """Convert images to the memory layout of `weight`, the first convolution's, and uint8 images to its dtype as well."""
+    # The loader's images are channels-last in memory; without a conversion, the output of every layer would be, too.
     layout = torch.contiguous_format if weight.is_contiguous() else torch.channels_last
     return images.to(images.dtype if images.is_floating_point() else weight.dtype, memory_format=layout)
 
 
-torch.fx.wrap("convert_like")  # a single node for torch.fx, which cannot trace conditions on tensors
+torch.fx.wrap("convert_like")  # torch.fx records the call as one node, since it cannot trace conditions on tensors
 
 
 def _rename_keys(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
@@ -186,7 +186,7 @@ def _rename_keys(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, 
 
 
 def _make_drop(path_rate: float, block_rate: float, block: tuple[int, float] | None) -> nn.Module | None:
-    """Make the DropBlock and stochastic depth of a main branch; None if both rates are 0."""
+    """Return DropBlock and stochastic depth for a main branch, or None if both rates are 0."""
     if not (path_rate or block_rate):
         return None
     from timm.layers import DropBlock2d, DropPath  # imported here: timm takes a second to load

@@ -1,13 +1,13 @@
-"""Randomness as a pure function: every draw follows from the seed, its purpose and a number.
+"""Random streams that are pure functions of a seed, a purpose and an index, such as the number of an epoch.
 
-The generators are counter-based (Philox): any stream is reached in constant time, and no generator state is ever saved.
+The generators are counter-based (Philox): every stream can be started in constant time, and no generator state is ever saved.
 """
 
 import threading
 
 import numpy as np
 
-# The purpose is part of a stream's key, so that two purposes never share numbers.
+# Purposes of random streams. The purpose is part of a stream's key, so that streams of different purposes are independent.
 ORDER, SAMPLE, DEVICE, MIXING, HELD_OUT = 1, 2, 3, 4, 5
 
 
@@ -18,17 +18,17 @@ def generator(seed: int, purpose: int, index: int, part: int = 0) -> np.random.G
         seed: seed of the run.
         purpose: one of the constants of this module.
         index: iteration, epoch, or position in the sequence of samples.
-        part: subdivision of the index, for instance the rank of a process.
+        part: second index, for instance the rank of a process.
     """
-    # The lowest word of the counter counts within the stream.
+    # The first word of the counter counts the numbers drawn from the stream.
     return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, index, part, 0]))
 
 
 class RandomStreams(threading.local):
     """Return `generator(seed, purpose, index)` for many indices, reusing one generator per thread.
 
-    Constructing a generator takes longer than all random draws of a sample; setting the state of an existing one does not.
-    A generator is valid until the same thread asks for the next one.
+    Constructing a generator takes longer than all random draws of a sample; setting the state of an existing generator is fast.
+    A returned generator is valid until the same thread's next call.
     """
 
     def __init__(self, seed: int, purpose: int) -> None:

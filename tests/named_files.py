@@ -1,6 +1,6 @@
-"""Small files in the layout of each named data set, as its publisher and torchvision arrange them.
+"""Write a small copy of each named data set, with generated images, in the layout in which torchvision expects its files.
 
-Where torchvision compares checksums, its table is patched with those of the files written here.
+Where torchvision verifies checksums, its table of checksums is replaced by those of the generated files.
 """
 
 import csv
@@ -17,7 +17,7 @@ import torchvision.datasets
 from tests.support import photograph
 
 TRAIN, VAL = 10, 6  # number of images in the first and in the second split of each data set
-WriteFiles = Callable[[Path, pytest.MonkeyPatch], None]
+WriteFiles = Callable[[Path, pytest.MonkeyPatch], None]  # (folder, patch of torchvision's tables) -> None
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -45,6 +45,7 @@ def save(path: Path) -> None:
 
 
 def idx(array: np.ndarray) -> bytes:
+    """Return an array of bytes in the IDX format of MNIST's files."""
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
 
 
@@ -69,9 +70,9 @@ def cifar(kind: str, key: str) -> WriteFiles:
         cls = getattr(torchvision.datasets, kind)
         folder = root / cls.base_folder
         for files, number in ((cls.train_list, TRAIN), (cls.test_list, VAL)):
-            each = number // len(files)
+            images_per_file = number // len(files)
             for name, _ in files:
-                content = {"data": noise(each, 3072), key: labels(each).tolist()}
+                content = {"data": noise(images_per_file, 3072), key: labels(images_per_file).tolist()}
                 write(folder / name, pickle.dumps(content, protocol=2))
         write(folder / cls.meta["filename"], pickle.dumps({cls.meta["key"]: ["owl", "cat", "dog"]}, protocol=2))
         for table in ("train_list", "test_list"):
@@ -110,7 +111,7 @@ def stl10(root: Path, patch: pytest.MonkeyPatch) -> None:
 
 def food101(root: Path, patch: pytest.MonkeyPatch) -> None:
     for split, number in (("train", TRAIN), ("test", VAL)):
-        paths: dict[str, list[str]] = {"waffles": [], "apple_pie": []}  # not in alphabetical order, which is that of the labels
+        paths: dict[str, list[str]] = {"waffles": [], "apple_pie": []}  # torchvision labels classes in alphabetical order
         for image in range(number):
             food = list(paths)[image % 2]
             paths[food].append(f"{food}/{split}{image}")

@@ -51,7 +51,7 @@ def same_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool
 
 
 def pixels(dataset: Dataset, index: int) -> np.ndarray:
-    """Return the whole image of a sample, uint8 (H, W, 3), BGR."""
+    """Decode the whole image of a sample: uint8 (H, W, 3), BGR."""
     image = dataset.image(index)
     return image.crop(0, 0, image.height, image.width).copy()
 
@@ -59,7 +59,13 @@ def pixels(dataset: Dataset, index: int) -> np.ndarray:
 def training_losses(
     network: ShuffleNetV2, batches: list[tuple[torch.Tensor, torch.Tensor]], base: float, decay: float = 4e-5
 ) -> list[float]:
-    """Train a network with the public functions, outside of the Trainer; return the loss of each iteration."""
+    """Train a network with the package's public functions instead of the Trainer; return the loss of each iteration.
+
+    Args:
+        batches: (images, targets), one pair per iteration.
+        base: base learning rate, which decays linearly.
+        decay: weight decay.
+    """
     optimizer = torch.optim.SGD(parameter_groups(network, decay), lr=base, momentum=0.9)
     scheduler, loss_function = linear_decay(optimizer, len(batches)), nn.CrossEntropyLoss(label_smoothing=0.1)
     network.train()
@@ -74,7 +80,7 @@ def training_losses(
 
 
 class Stop(Hook):
-    """Send SIGTERM to the run in the iteration `after`, which a test may set: `--hook tests.support:Stop`."""
+    """Hook that sends SIGTERM to its process after the iteration `after`; a test may set `after` in the class."""
 
     after = 7
 

@@ -1,4 +1,4 @@
-"""Training transforms: order and probabilities of their steps, several views of an image, and evaluation of several views."""
+"""Training transforms: order and probabilities of the steps, several views per image. Evaluation of several views per image."""
 
 import math
 from typing import Any
@@ -25,7 +25,7 @@ PLAIN: dict[str, Any] = {"color_jitter": (0.0, 0.0, 0.0), "hflip": 0.0}
 
 
 def augmented(key: int, **settings: Any) -> np.ndarray:
-    """Return the result for one random stream: (SIDE, SIDE, 3), or (views, SIDE, SIDE, 3)."""
+    """Augment PIXELS with the random stream number `key`: (SIDE, SIDE, 3), or (views, SIDE, SIDE, 3)."""
     transform = TrainTransform(SIDE, **settings)
     out = np.empty((transform.views, SIDE, SIDE, 3), np.uint8)
     transform(DecodedImage(PIXELS), out, generator(1, SAMPLE, key))
@@ -39,10 +39,10 @@ def negative(pixels: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
 
 @pytest.mark.parametrize("hflip", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("jitter", [(0.4, 0.4, 0.4), (0.0, 0.0, 0.0), (0.0, 0.3, 0.0)])
-def test_by_default_an_image_is_cropped_flipped_and_jittered_without_further_draws(
+def test_by_default_an_image_is_cropped_flipped_and_jittered_as_in_the_published_recipe(
     hflip: float, jitter: tuple[float, float, float]
 ) -> None:
-    """Compare with the published recipe, bit for bit and draw for draw."""
+    """Pixels are bit-identical, and the same number of random numbers is drawn."""
     transform = TrainTransform(SIDE, hflip=hflip, color_jitter=jitter)
     for key in range(40):
         rng, reference_rng = generator(1, SAMPLE, key), generator(1, SAMPLE, key)
@@ -57,10 +57,10 @@ def test_by_default_an_image_is_cropped_flipped_and_jittered_without_further_dra
                 np.ascontiguousarray(expected), draw_jitter(jitter, reference_rng).matrix(cv2.mean(expected))
             )
         assert np.array_equal(out, expected)
-        assert rng.random() == reference_rng.random()
+        assert rng.random() == reference_rng.random()  # no further number was drawn
 
 
-def test_flips_have_their_directions_and_probabilities() -> None:
+def test_hflip_and_vflip_flip_in_their_direction_with_the_given_probability() -> None:
     unflipped = [augmented(key, **PLAIN) for key in range(300)]
     both = PLAIN | {"hflip": 1.0, "vflip": 1.0}
     for key in range(20):
@@ -70,7 +70,7 @@ def test_flips_have_their_directions_and_probabilities() -> None:
     assert np.mean(flipped) == pytest.approx(0.3, abs=0.08)
 
 
-def test_grey_images_match_pillow_and_have_their_probability() -> None:
+def test_grey_images_match_pillow_and_occur_with_the_given_probability() -> None:
     colourful = [augmented(key, **PLAIN) for key in range(300)]
     for key in range(20):
         grey = augmented(key, **PLAIN, grayscale=1.0)
@@ -81,7 +81,7 @@ def test_grey_images_match_pillow_and_have_their_probability() -> None:
     assert np.mean(unchanged) == pytest.approx(0.7, abs=0.08)
 
 
-def test_blurred_images_match_torchvision_and_have_their_probability() -> None:
+def test_blurred_images_match_torchvision_and_occur_with_the_given_probability() -> None:
     sharp = [augmented(key, **PLAIN) for key in range(300)]
     for key in range(20):
         rng = generator(1, SAMPLE, key)
@@ -112,8 +112,8 @@ def test_training_and_evaluation_resize_with_the_given_interpolation() -> None:
         assert np.array_equal(augmented(0, **whole, interpolation=name), expected)
         out = np.empty((36, 36, 3), np.uint8)
         EvaluationTransform(36, 36, name)(DecodedImage(PIXELS), out)
-        short = cv2.resize(PIXELS, (int(36 / 46 * 61 + 0.5), 36), interpolation=flag)
-        assert np.array_equal(out, CenterCrop(36)(short))
+        resized = cv2.resize(PIXELS, (int(36 / 46 * 61 + 0.5), 36), interpolation=flag)
+        assert np.array_equal(out, CenterCrop(36)(resized))
         results.add(expected.tobytes())
     assert len(results) == len(INTERPOLATIONS)
 
@@ -138,7 +138,7 @@ def test_the_order_of_steps_is_flips_policy_jitter_grayscale() -> None:
     for key in range(20):
         rng = generator(1, SAMPLE, key)
         transform.draw_crop(46, 61, rng)
-        rng.random()
+        rng.random()  # whether to flip
         expected = augmented(key, **PLAIN | {"hflip": 1.0})
         expected[0, 0] = (10, 200, 90)
         assert np.array_equal(augmented(key, **PLAIN | {"hflip": 1.0}, policy=mark_corner), expected)
@@ -148,7 +148,7 @@ def test_the_order_of_steps_is_flips_policy_jitter_grayscale() -> None:
         assert np.array_equal(augmented(key, hflip=1.0, policy=mark_corner, grayscale=1.0), expected)
 
 
-def test_several_views_share_a_crop_and_the_first_is_not_augmented_further() -> None:
+def test_several_views_share_one_crop_and_the_first_is_only_cropped_and_flipped() -> None:
     for key in range(30):
         for hflip in (0.0, 0.5):
             plain = augmented(key, **PLAIN | {"hflip": hflip})
@@ -168,7 +168,7 @@ def test_the_first_view_is_erased_unless_erases_first_is_false(erases_first: boo
         views = augmented(key, **PLAIN, views=3, erasing=erasing, erases_first=erases_first)
         erased = [(view != plain).any() and (view[(view != plain).any(axis=2)] == (1, 2, 3)).all() for view in views]
         assert erased == [erases_first, True, True]
-        assert not np.array_equal(views[1], views[2])  # the rectangles are drawn for each view
+        assert not np.array_equal(views[1], views[2])  # each view has a rectangle of its own
     assert (augmented(0, **PLAIN, erasing=erasing) != augmented(0, **PLAIN)).any()
 
 
@@ -185,7 +185,7 @@ def test_evaluation_views_are_the_centre_the_corners_and_their_mirror_images(vie
     assert np.array_equal(out, np.stack(expected))
 
 
-def test_repeats_of_a_sample_are_neighbours_and_augmented_differently() -> None:
+def test_repeats_of_a_sample_follow_each_other_and_are_augmented_differently() -> None:
     digits = Digits("train")
     with_repeats = DataIterator(digits, TrainTransform(SIDE), 9, seed=4, workers=2, repeats=3)
     order = DataIterator(digits, TrainTransform(SIDE), 9, seed=4, workers=1)
@@ -229,7 +229,7 @@ def random_logits(count: int, views: int, n_class: int, scale: float = 3.0) -> t
 
 
 @pytest.mark.parametrize("views", [1, 2, 5])
-def test_views_are_evaluated_by_the_mean_of_their_probabilities(views: int) -> None:
+def test_evaluation_averages_the_probabilities_of_the_views(views: int) -> None:
     logits, targets = random_logits(30, views, 7)
     batches = [(logits[:, part].reshape(-1, 7, 1, 1), targets[part]) for part in (slice(0, 8), slice(8, 29), slice(29, 30))]
     result = evaluate(LogitsFromPixels(), batches)

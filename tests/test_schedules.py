@@ -373,7 +373,7 @@ def test_a_learning_rate_is_a_function_of_the_iteration() -> None:
         ({"sched": "cosine", "lr_cycle_limit": 101}, "`lr_cycle_limit` 101 makes cycles shorter than an iteration"),
         ({"sched": "cosine", "lr_cycle_limit": 5, "lr_cycle_mul": 0.1}, "`lr_cycle_limit` 5 makes cycles shorter"),
         ({"sched": "plateau", "decay_rate": 1.0}, "`decay_rate` 1 of `sched` plateau must be below 1"),
-        ({"lr_noise": (0.5, 0.2)}, "`lr_noise` 0.5 0.2 .* the smaller fraction comes first"),
+        ({"lr_noise": (0.5, 0.2)}, "`lr_noise` 0.5 0.2 .* give the smaller fraction first"),
         ({"lr_noise": (0.1,), "lr_noise_std": 1e9}, r"`lr_noise_std` 1e\+09 must be at most 100 times `lr_noise_pct`"),
     ],
 )

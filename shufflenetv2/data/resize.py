@@ -1,7 +1,7 @@
 """Resize and flip images, with compiled code or with OpenCV.
 
-`compiled` is the module with the compiled replacements of this package's pixel operations. The package works without
-`shufflenetv2/kernels/`: `compiled` is None then, and OpenCV computes the same pixels.
+`compiled` is the module of compiled pixel operations, or None if the folder `shufflenetv2/kernels/` is absent. OpenCV then
+computes the same pixels.
 """
 
 from types import ModuleType
@@ -34,18 +34,20 @@ def resize(
     vflip: bool = False,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Resize an image, then flip it; the pixels are OpenCV's, bit for bit.
+    """Resize an image, then flip it; the pixels are bit-identical to those of cv2.resize and cv2.flip.
 
     Args:
         pixels: uint8 (H, W, 3).
+        height, width: size of the result in pixels.
         interpolation: a key of INTERPOLATIONS.
+        hflip, vflip: whether to flip horizontally and vertically.
         out: uint8 (height, width, 3), contiguous, receives the result; allocated by default.
 
     Returns:
         uint8 (height, width, 3).
 
     Raises:
-        cv2.error: for a result larger than OpenCV allows.
+        cv2.error: if OpenCV cannot make an image of this size.
     """
     if compiled is not None and interpolation == "bilinear" and height * width <= compiled.MAX_PIXELS:
         resized = np.empty((height, width, 3), np.uint8) if out is None else out

@@ -1,4 +1,4 @@
-"""Writing files of tensors in the background, while training continues with tensors that change."""
+"""Write files of tensors in the background, while training continues and changes the tensors."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -18,13 +18,13 @@ class BackgroundWriter:
         self._error: BaseException | None = None
 
     def write(self, path: Path, content: Mapping[str, Any], on_written: Callable[[], object] = lambda: None) -> None:
-        """Copy the tensors to host memory and queue the file; waits until the previous file is complete.
+        """Wait until the previous file is complete, copy the tensors to host memory, and begin to write the file.
 
         Args:
-            on_written: called by the thread after the file is complete.
+            on_written: called in the writing thread when the file is complete.
         """
         self.wait()
-        # Not a daemon thread: if the run ends with an error, the file is completed all the same.
+        # Not a daemon thread, so that the file is completed even if the run ends with an error.
         self._thread = threading.Thread(target=self._write, args=(path, copy_to_host(content), on_written), name="writer")
         self._thread.start()
 
@@ -32,17 +32,17 @@ class BackgroundWriter:
         try:
             files.write(path, content)
             on_written()
-        except BaseException as error:  # raised again in the thread of the run
+        except BaseException as error:  # `check` raises this error in the training thread
             self._error = error
 
     def check(self) -> None:
-        """Raise the error of a write that failed, once."""
+        """Raise the error of a failed write; later calls do not raise it again."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def wait(self) -> None:
-        """Wait until everything is written, then `check`."""
+        """Wait until the file is complete, and raise the error if writing failed."""
         if self._thread is not None:
             self._thread.join()
         self.check()

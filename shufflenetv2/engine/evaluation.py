@@ -1,4 +1,4 @@
-"""Evaluation: loss and accuracy of a model, and their TEST line in the log."""
+"""Evaluate models: compute loss and accuracy, and write them as a TEST line to the log."""
 
 import math
 import time
@@ -15,16 +15,17 @@ from ..report import RunLog, write_confusion
 from .distributed import all_reduce_max, all_reduce_sum, rank, world_size
 from .signals import GracefulShutdown
 
-MAX_CONFUSION_CLASSES = 2_000  # their confusion matrix takes 32 MB
+MAX_CONFUSION_CLASSES = 2_000  # a confusion matrix of this many classes takes 32 MB
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Means over the images of a dataset.
+    """The result of an evaluation, averaged over the images of a data set.
 
     Attributes:
         loss: cross-entropy.
-        top1_error, top5_error: fraction of images whose class is not the first guess, not among the first five guesses.
+        top1_error: fraction of images whose class does not have the highest logit.
+        top5_error: fraction of images whose class is not among the five highest logits.
         images: number of images.
         confusion: int64 (n_class, n_class), number of images by true class (row) and predicted class (column); None unless
             requested.
@@ -47,10 +48,10 @@ class EvaluationResult:
 
 
 def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
-    """Count the targets that are the first guess, and those among the first five guesses.
+    """Count the targets with the highest logit, and the targets among the five highest logits.
 
     Returns:
-        int64 (2,), on the device. With fewer than five classes the second count is over all classes.
+        int64 (2,), on the device. With five classes or fewer, the second count is the number of targets.
     """
     guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (N, 5), best first
     hits = guesses == targets[:, None]
@@ -59,15 +60,15 @@ def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, confusion: bool = False) -> EvaluationResult:
-    """Evaluate a model in eval mode, and restore its mode.
+    """Evaluate a model in eval mode, and restore the mode that it had.
 
-    Every image counts once for any batch size, and the images of all processes are counted together.
+    Every image has the same weight, whatever the batch sizes, and the images of all processes are counted together.
 
     Args:
-        model: takes the images, gives logits (N, n_class).
+        model: maps images to logits (N, n_class).
         batches: pairs (images, targets) as in `train_step`, on any device. A batch with V times as many images as targets
             holds V views of each image, ordered by view; the probabilities are averaged over the views.
-        confusion: also count pairs of true and predicted class; takes 8 bytes per pair of classes.
+        confusion: also count the images for each pair of true and predicted class, which takes 8 bytes per pair.
 
     Raises:
         ValueError: there are no images.
@@ -78,7 +79,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, conf
     losses, correct, count = [torch.zeros((), device=device)], [torch.zeros(2, dtype=torch.int64, device=device)], 0
     matrix: Tensor | None = None  # (n_class * n_class,)
     for images, targets in batches:
-        if not len(targets):  # the last batch, if it has fewer images than there are processes
+        if not len(targets):  # possible if the last batch has fewer images than there are processes
             continue
         images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
         logits = model(images).float()
@@ -102,31 +103,32 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, conf
 
 
 def _sum_of_probabilities(logits: Tensor, images: int) -> Tensor:
-    """Combine the views of each image: (views * images, n_class) -> logarithms (images, n_class).
+    """Return the logarithm of the sum of probabilities over the views: (views * images, n_class) -> (images, n_class).
 
-    The sum serves as well as the mean, since cross-entropy normalizes it; logsumexp is finite for tiny probabilities.
+    The sum need not be divided by the number of views, since cross-entropy normalizes. logsumexp is finite for probabilities
+    that underflow.
     """
     return logits.view(-1, images, logits.shape[1]).log_softmax(dim=2).logsumexp(dim=0)
 
 
 def _sum_confusion(matrix: Tensor | None) -> Tensor:
-    """Sum confusion matrices over all processes; that of a process without images is None."""
+    """Sum confusion matrices over all processes; a process without images passes None."""
     n_class = all_reduce_max(0 if matrix is None else int(len(matrix) ** 0.5 + 0.5))
     counts = torch.zeros(n_class * n_class, dtype=torch.int64) if matrix is None else matrix.cpu()
     return all_reduce_sum(counts).view(n_class, n_class)
 
 
 class Evaluator:
-    """Evaluates models on a dataset, and writes TEST lines.
+    """Evaluate models on a data set, and write TEST lines.
 
     Args:
         dataset: images and labels.
-        transform: turns a decoded image into network input.
-        batch_size: images in a batch, per process.
+        transform: transforms a decoded image into the pixels that the network receives.
+        batch_size: number of images in a batch, per process.
         workers: number of threads that load images.
         pin_memory: load the batches into pinned memory.
         log: receives the TEST line, and the confusion matrix.
-        shutdown: ends an evaluation when a signal arrives.
+        shutdown: checked before each batch, so that a signal ends the evaluation.
     """
 
     def __init__(
@@ -147,9 +149,9 @@ class Evaluator:
         """Evaluate a model, write the TEST line, and return the result.
 
         Args:
-            iteration: after which the model is evaluated.
+            iteration: number of the training iteration after which the model is evaluated.
             prefix: precedes TEST in the log, for instance 'EMA '.
-            final: also write the confusion matrix, unless there is a prefix, or too many classes.
+            final: also write the confusion matrix, unless there is a prefix or are more than MAX_CONFUSION_CLASSES classes.
 
         Raises:
             ShutdownRequested: a signal arrived.

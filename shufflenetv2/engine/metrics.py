@@ -1,4 +1,4 @@
-"""The figures of the TRAIN lines: accuracy counted on the device, and times."""
+"""Compute the numbers of the TRAIN lines: accuracy, counted on the device, and times."""
 
 import contextlib
 import time
@@ -12,7 +12,7 @@ from .evaluation import count_correct
 
 
 class RunningAccuracy:
-    """Accuracy since the last TRAIN line, counted on the device so that no iteration waits for it."""
+    """Accuracy since the last TRAIN line. Counts stay on the device, so that no iteration waits for the device."""
 
     def __init__(self) -> None:
         self._images = 0
@@ -31,14 +31,14 @@ class RunningAccuracy:
         return {"images": images, "top1": top1, "top5": top5}
 
     def load_state_dict(self, counts: dict[str, int], device: torch.device) -> None:
-        """Restore the counts, which are those of all processes, in process 0."""
+        """Restore the counts of all processes, in process 0; the other processes start with 0."""
         if distributed.rank() == 0:
             self._images = counts["images"]
             self._correct = torch.tensor([counts["top1"], counts["top5"]], device=device)
 
 
 class Stopwatch:
-    """Measures time and counts images since its creation."""
+    """Measure the time, and count the iterations and images, since the creation of this object."""
 
     def __init__(self) -> None:
         self._started, self._waited = time.perf_counter(), 0.0
@@ -53,7 +53,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out the time of the block."""
+        """Exclude the time of the block from the measurement."""
         started = time.perf_counter()
         yield
         self._started += time.perf_counter() - started

@@ -1,8 +1,8 @@
 """Load the compiled libraries and call them through bindings that are derived from their C headers.
 
-Installing the package compiles the libraries where a C compiler exists. A header (`pixels.h`, `training.h`) declares every
-function that Python calls; its prototypes are parsed here, so a binding cannot disagree with the C code. A library that was
-compiled with an earlier version of its header is not used.
+Installing the package compiles the libraries if there is a C compiler. The headers `pixels.h` and `training.h` declare every
+function that Python calls. This module parses the prototypes in the headers, so that bindings always agree with the C code. A
+library that was compiled with another version of its header is not used.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def header_checksum(header: str) -> int:
-    """Return the checksum that setup.py compiles into a library, to recognize the header the library was built with."""
+    """Return the checksum of a header, which setup.py compiles into the library to identify the header it was built with."""
     return zlib.crc32(header.encode()) & 0x7FFFFFFF
 
 
@@ -34,8 +34,7 @@ def parse_prototypes(header: str) -> dict[str, tuple[type, list[type]]]:
     """Return the ctypes result type and argument types of each function that a C header declares.
 
     Args:
-        header: text with one prototype per statement, each beginning at the start of a line. Argument types are pointers
-            and the keys of C_TYPES.
+        header: text of the header. Prototypes begin at the start of a line; argument types are pointers and keys of C_TYPES.
 
     Raises:
         KeyError: for a type that is not in C_TYPES.
@@ -48,7 +47,7 @@ def parse_prototypes(header: str) -> dict[str, tuple[type, list[type]]]:
 
 
 def _ctype(declaration: str) -> type:
-    """Return the type of an argument declaration, as "const float *x" or "int height"."""
+    """Return the ctypes type of an argument declaration such as "const float *x" or "int height"."""
     if "*" in declaration:
         return ctypes.c_void_p
     return C_TYPES[declaration.replace("const ", "").split()[0]]
@@ -59,12 +58,12 @@ def load_library(library: Path, header: Path, consequence: str) -> ctypes.CDLL |
 
     Args:
         library: path without SUFFIX.
-        header: declares the functions.
-        consequence: what is slower without the library; the log says so if the library is missing or outdated.
+        header: path of the header that declares the functions.
+        consequence: what is slower without the library; logged if the library is missing or outdated.
 
     Returns:
-        The library, its functions typed as in the header; None if the library is missing, was built with another version of
-        the header, or if this processor lacks instructions that it needs.
+        The library, with the types of its functions set from the header. None if the library is missing, was built with another
+        version of the header, or needs instructions that this processor does not have.
     """
     text = header.read_text()
     try:

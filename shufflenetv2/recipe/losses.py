@@ -1,4 +1,4 @@
-"""Loss functions of logits (N, n_class) and targets: classes, int64 (N,), or their probabilities, float (N, n_class)."""
+"""Loss functions of logits (N, n_class) and targets: class indices, int64 (N,), or class probabilities, float (N, n_class)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ def build_loss(
             teacher's part of the loss and the divergence between views are not weighted.
 
     Returns:
-        A function of (logits, targets); with a teacher, of (logits, (targets, teacher's logits)).
+        A function of (logits, targets); with a teacher, a function of (logits, (targets, teacher's logits)).
     """
     smoothing = optimization.label_smooth
     loss: LossFunction
@@ -57,7 +57,7 @@ def _smooth(probabilities: Tensor, label_smooth: float) -> Tensor:
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy:
-    """Binary cross-entropy of each class, averaged over classes and images (timm's; Wightman et al. 2021)."""
+    """Binary cross-entropy, averaged over classes and images, as in timm (Wightman et al. 2021, arXiv:2110.00476)."""
 
     label_smooth: float
 
@@ -105,17 +105,18 @@ class WeightedLoss:
 class JensenShannon:
     """Cross-entropy of the first view of each image, plus the Jensen-Shannon divergence between all views.
 
-    The loss of AugMix (https://arxiv.org/abs/1912.02781). The values are those of timm's JsdCrossEntropy, whose gradient
-    is not a number, however, where a probability underflows.
+    This is the loss of AugMix (https://arxiv.org/abs/1912.02781). Its values equal those of timm's JsdCrossEntropy; unlike
+    timm's, its gradient is finite where a probability underflows.
 
     Args:
-        views: number of views; the logits are (views * N, n_class), those of the first views come first.
+        views: number of views. The logits are (views * N, n_class): first those of all first views, and so on.
         hard_loss: cross-entropy, a function of (logits, targets).
+        weight: weight of the divergence; 12 in the paper.
     """
 
     views: int
     hard_loss: LossFunction
-    weight: float = 12  # of the divergence, as in the paper
+    weight: float = 12
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         log_p = functional.log_softmax(logits, dim=1).view(self.views, -1, logits.shape[1])  # (views, N, n_class)
@@ -127,11 +128,11 @@ class JensenShannon:
 
 @dataclass(frozen=True)
 class DistillationLoss:
-    """Weighted sum of the loss of the targets and the divergence from a teacher: (1 - alpha) * hard + alpha * soft.
+    """Weighted sum of `hard_loss` and the divergence from a teacher: (1 - alpha) * hard_loss + alpha * divergence.
 
     Args:
-        hard_loss: function of (logits, targets).
-        alpha: weight of the teacher, 0 to 1.
+        hard_loss: loss of (logits, targets), without the teacher.
+        alpha: weight of the divergence, 0 to 1.
         temperature: above 0; see `distillation_loss`.
     """
 
@@ -140,17 +141,17 @@ class DistillationLoss:
     temperature: float
 
     def __call__(self, logits: Tensor, targets: tuple[Any, Tensor]) -> Tensor:
-        """Return the loss of logits (N, n_class) for (targets of `hard_loss`, teacher's logits (N, n_class))."""
+        """Return the loss of logits (N, n_class); `targets` are (targets of `hard_loss`, teacher's logits (N, n_class))."""
         hard_targets, teacher_logits = targets
-        soft = distillation_loss(logits, teacher_logits, self.temperature)
-        return (1 - self.alpha) * self.hard_loss(logits, hard_targets) + self.alpha * soft
+        divergence = distillation_loss(logits, teacher_logits, self.temperature)
+        return (1 - self.alpha) * self.hard_loss(logits, hard_targets) + self.alpha * divergence
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """Return the Kullback-Leibler divergence of the student from the teacher (https://arxiv.org/abs/1503.02531).
 
-    Both networks' logits are divided by the temperature T. The mean over the batch is multiplied by T squared, which
-    keeps the scale of the gradients when T changes (section 2 of the paper).
+    The logits of both networks are divided by the temperature T. The divergence, averaged over the batch, is multiplied by T
+    squared, so that the scale of the gradients does not depend on T (section 2 of the paper).
 
     Args:
         logits, teacher_logits: (N, n_class), any floating-point type.

@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of the iteration, applied to an optimizer by torch's LambdaLR.
 
-The k-th update (k = 1, 2, ..., total_iters) uses `learning_rate(k, ...)`. The schedule `linear` is the original's,
-base_lr * (1 - k / total_iters); the other schedules have the values of timm's schedulers at time t = k - 1.
+The k-th update (k = 1, 2, ..., total_iters) uses `learning_rate(k, ...)`. The schedule `linear` is that of the original,
+base_lr * (1 - k / total_iters). The other schedules have the values of timm's schedulers at time t = k - 1.
 """
 
 import bisect
@@ -25,9 +25,9 @@ def learning_rate(iteration: int, base_lr: float, config: ScheduleConfig, total_
 
     Args:
         iteration: number of the update, from 1; 0 gives the rate before the first update.
-        base_lr: highest rate of the parameter group. `warmup_lr` and `min_lr` are the same for all groups.
-        total_iters: number of updates, warm-up and cool-down included. The warm-up replaces the beginning of the decay
-            and does not delay the rest, as in timm's train.py.
+        base_lr: highest learning rate of the parameter group. `warmup_lr` and `min_lr` are the same for all groups.
+        total_iters: number of updates, including warm-up and cool-down. The warm-up replaces the beginning of the decay; the
+            decay does not start later because of it, as in timm's train.py.
         seed: seed of the noise.
     """
     t = max(0, iteration - 1)
@@ -40,12 +40,12 @@ def learning_rate(iteration: int, base_lr: float, config: ScheduleConfig, total_
         return lr + lr * noise(t, config, total_iters, seed)
     # 3) decay in between
     if config.sched == "linear":
-        t = iteration  # in the original the first update is already below the base rate, and the last update uses 0
+        t = iteration  # the original's first update already uses less than the base rate, and its last update uses 0
     lr = decay(t, base_lr, config, total_iters)
     return max(config.min_lr, lr + lr * noise(t, config, total_iters, seed))
 
 
-# ---- curves: the factor of the base rate at time t of a decay, or of a cycle, of `length` updates
+# ---- curves: factor of the base rate at time t, for a decay (or one cycle of it) that takes `length` updates
 
 Curve = Callable[[float, float, ScheduleConfig], float]
 STEP_FACTOR = 0.1  # default of `decay_rate` for step, multistep and plateau
@@ -91,7 +91,7 @@ CURVES: dict[str, Curve] = {
     "plateau": constant,  # PlateauSchedule lowers the base rate
 }
 CYCLIC = ("cosine", "tanh", "poly")
-# These curves are scaled to end at `min_lr`. The others ignore `min_lr` until they reach it, and then stay there.
+# These curves are scaled to end at `min_lr`. The other curves are not scaled: the rate stays at `min_lr` once it is reached.
 ENDS_AT_MIN_LR = ("linear", *CYCLIC)
 
 
@@ -109,13 +109,17 @@ def decay(t: int, base_lr: float, config: ScheduleConfig, total_iters: int) -> f
 
 
 def warmup(t: int, base_lr: float, config: ScheduleConfig, total_iters: int) -> float:
-    """Return the rate at time t of the linear warm-up, which rises to the base rate (tanh: to the curve)."""
+    """Return the rate at time t of the linear warm-up, which rises to the base rate (for `tanh`: to the value of its curve)."""
     target = decay(config.warmup_iters, base_lr, config, total_iters) if config.sched == "tanh" else base_lr
     return config.warmup_lr + t * ((target - config.warmup_lr) / config.warmup_iters)
 
 
 def noise(t: int, config: ScheduleConfig, total_iters: int, seed: int) -> float:
-    """Return the relative change of the rate at time t: normally distributed, below `lr_noise_pct`; 0 outside `lr_noise`."""
+    """Return the relative change of the rate at time t by noise.
+
+    It is normally distributed with standard deviation `lr_noise_std`, smaller than `lr_noise_pct` in absolute value, and 0
+    outside of the part of the run that `lr_noise` gives.
+    """
     if config.lr_noise is None:
         return 0.0
     first, last = (*config.lr_noise, 1.0)[:2]
@@ -139,10 +143,10 @@ def cycle_at(t: int, first_length: float, multiple: float) -> tuple[int, float, 
 
 
 def first_cycle_length(config: ScheduleConfig, total_iters: int) -> float:
-    """Return the length of the first of the cycles that together fill all updates before the cool-down."""
+    """Return the length of the first cycle, in updates; all cycles together take the updates before the cool-down."""
     cycles = sum(config.lr_cycle_mul**number for number in range(config.lr_cycle_limit))
     length = (total_iters - config.cooldown_iters) / cycles
-    # Slightly shorter, so that rounding in cycle_at cannot put the first update of a cycle into the cycle before.
+    # Slightly shorter, so that rounding in cycle_at cannot put the first update of a cycle into the previous cycle.
     return length if config.lr_cycle_limit == 1 else length * (1 - 1e-9)
 
 
@@ -172,7 +176,7 @@ class IterationSchedule(LambdaLR):
         return [lr_of_iteration(self.last_epoch) for lr_of_iteration in self.lr_lambdas]
 
     def step(self, epoch: int | None = None) -> None:
-        with warnings.catch_warnings():  # torch warns, since it expects this call after the update; see linear_decay
+        with warnings.catch_warnings():  # torch expects this call after the update, and warns; see linear_decay
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             super().step(epoch)
 
@@ -187,16 +191,17 @@ class PlateauSchedule:
     """Schedule that lowers the base rates when the validation error no longer falls; call `observe` after each validation.
 
     Args:
-        patience: number of validations without a lower error after which the rates stay as they are.
+        patience: number of successive validations without a lower error that are tolerated before the rates are lowered.
 
     Attributes:
-        iteration: number of updates whose rates were set.
+        iteration: number of calls of `step`, and so the number of the update whose rates are set.
     """
 
     def __init__(self, optimizer: Optimizer, config: ScheduleConfig, total_iters: int, *, patience: int, seed: int = 0) -> None:
         self.iteration = 0
         self._optimizer, self._config, self._total_iters, self._seed = optimizer, config, total_iters, seed
-        # ReduceLROnPlateau multiplies the rates of an optimizer. A second one holds the base rates, without warm-up and noise.
+        # ReduceLROnPlateau changes the rates of an optimizer. It gets a second optimizer, which holds only the base rates, so
+        # that warm-up and noise can be applied to them afterwards.
         base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
         self._base = SGD([{"params": [nn.Parameter(torch.empty(0))], "lr": lr} for lr in base_lrs])
         self._rule = ReduceLROnPlateau(
@@ -213,9 +218,9 @@ class PlateauSchedule:
         self._set_rates()
 
     def observe(self, error: float) -> None:
-        """Take the error of a validation into account, from the next update on.
+        """Receive the error of a validation, and lower the rates from the next update on if it is time to.
 
-        All processes must pass the same error. Errors observed during the warm-up do not count.
+        All processes must pass the same error. Errors during the warm-up are ignored.
         """
         if self.iteration > self._config.warmup_iters:
             self._rule.step(error)
@@ -234,10 +239,10 @@ class PlateauSchedule:
 
 
 def linear_decay(optimizer: Optimizer, total_iters: int) -> LambdaLR:
-    """Build the original's schedule: base_lr * (1 - k / total_iters) after k calls of `step`.
+    """Build the original's schedule, whose rate is base_lr * (1 - k / total_iters) after k calls of `step`.
 
-    As in the original, `step` is called *before* the update of an iteration: the k-th update (k = 1, 2, ...) uses
-    exactly that rate, and the last update uses 0.
+    As in the original, `step` is called *before* the update of an iteration: the k-th update (k = 1, 2, ...) uses the rate for
+    k, and the last update uses 0.
     """
     return _iteration_schedule(optimizer, ScheduleConfig(), total_iters)
 
@@ -245,9 +250,10 @@ def linear_decay(optimizer: Optimizer, total_iters: int) -> LambdaLR:
 def build_schedule(
     optimizer: Optimizer, config: ScheduleConfig, total_iters: int, *, seed: int = 0, val_interval: int = 1
 ) -> IterationSchedule | PlateauSchedule:
-    """Build the schedule of an optimizer, whose groups have their highest learning rates.
+    """Build the schedule of an optimizer.
 
     Args:
+        optimizer: its parameter groups must have their highest learning rates.
         total_iters: number of updates.
         seed: seed of the noise.
         val_interval: number of updates between two calls of `PlateauSchedule.observe`.
@@ -262,14 +268,15 @@ def build_schedule(
 
 
 def _iteration_schedule(optimizer: Optimizer, config: ScheduleConfig, total_iters: int, seed: int = 0) -> IterationSchedule:
-    def of_group(base_lr: float) -> Callable[[int], float]:
+    def rate_of_iteration(base_lr: float) -> Callable[[int], float]:
         return lambda iteration: learning_rate(iteration, base_lr, config, total_iters, seed)
 
-    return IterationSchedule(optimizer, [of_group(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups])
+    base_lrs = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    return IterationSchedule(optimizer, [rate_of_iteration(base_lr) for base_lr in base_lrs])
 
 
 def fast_forward(schedule: Schedule, iteration: int) -> None:
-    """Set a schedule and the rates of its optimizer to the state after `iteration` calls of `step` on a new schedule."""
+    """Set a schedule and its optimizer's learning rates as if `step` had been called `iteration` times on a new schedule."""
     if isinstance(schedule, PlateauSchedule):
         schedule.iteration = iteration - 1
     else:
@@ -277,7 +284,7 @@ def fast_forward(schedule: Schedule, iteration: int) -> None:
     schedule.step()
 
 
-# Options that only some schedules use.
+# Options that only some schedules use, with these schedules
 USED_BY = {
     "decay_iters": ("step",),
     "decay_milestones": ("multistep",),
@@ -292,7 +299,7 @@ def check_schedule(config: ScheduleConfig, total_iters: int, base_lr: float) -> 
     """Check the options of a schedule against each other.
 
     Args:
-        base_lr: lowest base rate of the parameter groups.
+        base_lr: lowest of the parameter groups' base learning rates.
 
     Raises:
         UserError: for options that contradict each other or have no effect on this schedule.
@@ -317,14 +324,14 @@ def check_schedule(config: ScheduleConfig, total_iters: int, base_lr: float) -> 
         if any(first >= second for first, second in pairwise(milestones)):
             raise UserError(f"`decay_milestones` {text} must be in ascending order")
         if milestones[-1] > total_iters:
-            raise UserError(f"`decay_milestones` {text} exceed the {total_iters} iterations; leave the last ones out")
+            raise UserError(f"`decay_milestones` {text} exceed the {total_iters} iterations; leave the last milestones out")
     if sched == "plateau" and config.decay_rate and config.decay_rate >= 1:
         raise UserError(f"`decay_rate` {config.decay_rate:g} of `sched` plateau must be below 1")
     if config.lr_noise:
         if config.lr_noise[0] >= (*config.lr_noise, 1.0)[1]:
             text = " ".join(f"{fraction:g}" for fraction in config.lr_noise)
-            raise UserError(f"`lr_noise` {text} is an empty part of the run; the smaller fraction comes first")
-        if config.lr_noise_std > 100 * config.lr_noise_pct:  # draws that exceed lr_noise_pct are repeated
+            raise UserError(f"`lr_noise` {text} is an empty part of the run; give the smaller fraction first")
+        if config.lr_noise_std > 100 * config.lr_noise_pct:  # `noise` would draw very often until a draw is accepted
             raise UserError(f"`lr_noise_std` {config.lr_noise_std:g} must be at most 100 times `lr_noise_pct`")
     first = first_cycle_length(config, total_iters)
     if min(first, first * config.lr_cycle_mul ** (config.lr_cycle_limit - 1)) < 0.999:

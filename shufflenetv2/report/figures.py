@@ -15,18 +15,18 @@ from .records import write_file
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-# Looked for in this order. Pillow's own font, used where none is found, has Latin letters only.
+# The first font that the system has is used. Without any of them Pillow's own font is used, which has only Latin letters.
 FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf", "arial.ttf")
 INK, FAINT = (34, 34, 34), (190, 190, 190)
 
 # Confusion matrix
-MAX_COLUMNS = 200  # classes up to which confusion.csv is a matrix
-MAX_COUNTS = 20  # classes up to which the counts fit into the cells
-MAX_NAMES = 70  # classes up to which the names fit beside the cells
-MAX_CELLS = 500  # in a row; more classes are combined, since single pixels would be invisible
-MATRIX_SIDE = 1000  # pixels, approximately
+MAX_COLUMNS = 200  # largest number of classes for which confusion.csv is a matrix
+MAX_COUNTS = 20  # largest number of classes for which the counts fit into the cells
+MAX_NAMES = 70  # largest number of classes for which the names fit beside the cells
+MAX_CELLS = 500  # cells in a row; more classes are combined, since cells of one pixel would be invisible
+MATRIX_SIDE = 1000  # approximate side of the matrix in pixels
 MAX_NAME_WIDTH = 180  # pixels
-# White, for 0, to dark blue: ColorBrewer's Blues.
+# RGB, from white for 0 to dark blue for 1: ColorBrewer's Blues
 BLUES = np.array([(255, 255, 255), (198, 219, 239), (107, 174, 214), (33, 113, 181), (8, 48, 107)])
 
 # Grid of images
@@ -37,15 +37,15 @@ LINE_HEIGHT = 17  # pixels
 
 
 def write_confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequence[str]) -> None:
-    """Write which classes are confused with which.
+    """Write per_class.csv, confusion.csv and confusion_matrix.png, which show how classes are confused.
 
-    per_class.csv has one row per class. confusion.csv holds the counts: as a matrix, or, for more than 200 classes, as a list
-    of those above 0. confusion_matrix.png shows them.
+    per_class.csv has one row per class. confusion.csv holds the counts as a matrix; for more than 200 classes, as a list of the
+    counts above 0. confusion_matrix.png is a figure of the counts.
 
     Args:
         folder: destination; created if missing.
-        counts: (C, C) int64, number of images of a class (row) that were classified as another (column).
-        class_names: C names.
+        counts: (C, C) int64, number of images by true class (row) and predicted class (column).
+        class_names: names of the C classes.
 
     Raises:
         UserError: the files cannot be written.
@@ -113,7 +113,7 @@ def _write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
 
 def _write_png(path: Path, image: Image.Image) -> None:
     content = io.BytesIO()
-    image.save(content, "PNG", compress_level=2)  # 10 % larger than by default, in a third of the time
+    image.save(content, "PNG", compress_level=2)  # takes a third of the default's time, for a file 10 % larger
     write_file(path, content.getvalue())
 
 
@@ -122,7 +122,7 @@ def _write_png(path: Path, image: Image.Image) -> None:
 
 def _confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Image.Image:
     classes = len(counts)
-    fractions = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).astype(np.float32)  # of the true class
+    fractions = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).astype(np.float32)  # of the images of the true class
     if classes > MAX_CELLS:
         starts = np.arange(MAX_CELLS) * classes // MAX_CELLS
         fractions = np.maximum.reduceat(np.maximum.reduceat(fractions, starts, 0), starts, 1)
@@ -181,7 +181,7 @@ def _draw_scale(canvas: Image.Image, left: int, top: int, height: int, small: Fo
 
 
 def _blues(fractions: NDArray[Any]) -> NDArray[np.uint8]:
-    """Map fractions (H, W) to colours, RGB (H, W, 3), by their square root, so that 1 % is visible."""
+    """Map fractions (H, W) to RGB colours (H, W, 3). The scale is that of the square root, so that 1 % is visible."""
     levels = np.linspace(0, 1, 256)
     table = np.stack([np.interp(levels, np.linspace(0, 1, len(BLUES)), channel) for channel in BLUES.T], 1)
     colours: NDArray[np.uint8] = table.round().astype(np.uint8)[(np.sqrt(fractions) * 255).round().astype(np.uint8)]
@@ -196,7 +196,11 @@ def _abbreviate(count: int) -> str:
 
 
 def _draw_upwards(canvas: Image.Image, position: tuple[int, int], text: str, font: Font, anchor: str) -> None:
-    """Draw text that reads upwards, centred at x, and ending at y (anchor 'top') or centred at y ('middle')."""
+    """Draw text that reads upwards.
+
+    Args:
+        position: (x, y). The text is centred at x, and ends at y (anchor 'top') or is centred at y ('middle').
+    """
     mask = Image.new("L", (round(font.getlength(text)) + 2, 24))
     ImageDraw.Draw(mask).text((0, 12), text, 255, font, anchor="lm")
     mask = mask.rotate(90, expand=True)
@@ -215,7 +219,7 @@ def load_font(size: int) -> Font:
 
 
 def drawable(text: str, font: Font) -> str:
-    """Make a text a single line that Pillow can draw: escape invalid characters, drop accents that the font lacks."""
+    """Make a text a single line that Pillow can draw: escape invalid characters; for Pillow's own font, remove accents."""
     text = " ".join(text.encode(errors="backslashreplace").decode().split())
     if isinstance(font, ImageFont.FreeTypeFont) and font.getname()[0] == "Aileron":  # Pillow's own font
         text = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
@@ -223,7 +227,7 @@ def drawable(text: str, font: Font) -> str:
 
 
 def shorten(text: str, font: Font, width: float) -> str:
-    """Cut a text, and mark the cut with '...', so that it fits into a width in pixels."""
+    """Cut a text that is wider than `width` pixels, and end it with '...'."""
     text = drawable(text, font)
     if font.getlength(text) <= width:
         return text
@@ -233,7 +237,7 @@ def shorten(text: str, font: Font, width: float) -> str:
 
 
 def wrap(text: str, font: Font, width: float) -> list[str]:
-    """Break a text between words into one or two lines that fit into a width in pixels."""
+    """Break a text between words into one or two lines of at most `width` pixels."""
     words = drawable(text, font).split(" ")
     first = words.pop(0)
     while words and font.getlength(f"{first} {words[0]}") <= width:

@@ -12,13 +12,13 @@ from .reading import read_weights
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """Describe a weight file of this trainer, the original, torchvision or mmpretrain in plain values.
+    """Describe a weight file of this trainer, the original, torchvision or mmpretrain.
 
     Args:
         path: the file.
 
     Returns:
-        A dict with these keys. A value that the file does not contain is None.
+        A dict of plain values with these keys. The value is None for information that the file does not contain.
 
         - path, bytes: the file and its size.
         - origin: the project that trained the weights, 'shufflenetv2', 'original', 'torchvision' or 'mmpretrain'.
@@ -26,10 +26,10 @@ def describe(path: str | Path) -> dict[str, Any]:
         - layout: 'original', 'torchvision', or 'both' for size 0.5x, whose layouts are equal.
         - head_bias, pooling, bn_eps: further arguments of ShuffleNetV2.
         - preprocessing: dict with the fields of Preprocessing.
-        - iteration, accuracy, options (the recipe), version, host, time: of the training.
+        - iteration, accuracy, options (the recipe), version, host, time: information about the training.
         - stop_reason: why the training ended early; history: earlier changes of the recipe.
-        - parameters, mult_adds: counts; the latter for one image of the model's input size.
-        - table: layers with their output shapes and counts, as text.
+        - parameters, mult_adds: number of parameters, and of multiply-adds for one image of the model's input size.
+        - table: text that lists the layers with their output shapes, parameters and multiply-adds.
 
     Raises:
         UserError: if the file is missing, damaged, or contains something else.
@@ -69,6 +69,6 @@ def describe(path: str | Path) -> dict[str, Any]:
         },
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "mult_adds": summary.total_mult_adds,
-        # torchinfo prints the name of its enum member for the unit since Python 3.11.
+        # Since Python 3.11 torchinfo prints "(Units.MEGABYTES)" in place of "(M)".
         "table": str(summary).replace("(Units.MEGABYTES)", "(M)"),
     }

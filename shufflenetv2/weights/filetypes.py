@@ -1,4 +1,4 @@
-"""What a file holds that was given as a weight file and is none: an image, a web page, a TorchScript program, ..."""
+"""Recognize files that are not weight files, such as images, web pages and TorchScript programs, for error messages."""
 
 import codecs
 import re
@@ -17,18 +17,19 @@ SIGNATURES = (
     (b"\x93NUMPY", 0, "a NumPy array"),
     (b"version https://git-lfs", 0, "a Git LFS pointer; `git lfs pull` fetches the file itself"),
 )
-# (end of a member's name in a zip archive, what the archive is)
+# (end of the name of a file in a zip archive, what the archive is)
 ZIP_MEMBERS = (
     ("/constants.pkl", "a TorchScript program"),
     ("archive_format", "a program of torch.export"),
     (".npy", "NumPy arrays"),
 )
-# An ONNX file begins with field 1, the version of the format, followed by field 2 (producer), 3, 7 (graph) or 8.
+# An ONNX file is a protobuf message. It begins with field 1, the version of the format (1 to 31), then field 2 (producer name),
+# 3 (producer version), 7 (graph) or 8 (operator sets).
 ONNX = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x3a\x42]")
 
 
 def identify(path: Path) -> str | None:
-    """Return a phrase for the kind of a file that is no weight file, such as 'a JPEG image', or None if it is unknown."""
+    """Return what a file is that is not a weight file, for example 'a JPEG image'; None if it is not recognized."""
     with open(path, "rb") as file:
         head = file.read(512)
     for signature, offset, kind in SIGNATURES:
@@ -48,7 +49,7 @@ def identify(path: Path) -> str | None:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Return whether a file begins like a .safetensors file: the length of a JSON header that fits into the file."""
+    """Return whether a file begins like a .safetensors file: with a length that is less than the file's, then a JSON object."""
     with open(path, "rb") as file:
         head = file.read(9)
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size

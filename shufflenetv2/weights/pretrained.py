@@ -1,4 +1,4 @@
-"""torchvision's published ImageNet weights, downloaded and converted."""
+"""Download torchvision's published ImageNet weights and convert them."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from .file import Preprocessing, Weights
 def pretrained_weights(model_size: str, *, progress: bool = True) -> Weights:
     """Download torchvision's published ImageNet weights of a model size and convert them.
 
-    The file is kept in torch.hub's folder (TORCH_HOME) and downloaded once. The weights were evaluated with images that
-    Pillow resized; this trainer resizes with OpenCV, which costs a little accuracy.
+    The file is downloaded once and kept in torch.hub's folder (see TORCH_HOME). torchvision evaluated the weights with images
+    resized by Pillow; this trainer resizes with OpenCV, so that the accuracy is slightly lower.
 
     Args:
         model_size: '0.5x', '1.0x', '1.5x' or '2.0x'.
@@ -25,13 +25,13 @@ def pretrained_weights(model_size: str, *, progress: bool = True) -> Weights:
     Example:
         >>> network = pretrained_weights("1.0x").network()
     """
-    from torchvision.models import get_model_weights  # here because the import takes a second
+    from torchvision.models import get_model_weights  # imported here, because the import takes a second
 
     published = get_model_weights(f"shufflenet_v2_x{model_size[:-1].replace('.', '_')}").DEFAULT
     file = Path(torch.hub.get_dir(), "checkpoints", Path(published.url).name)
     try:
         state_dict = published.get_state_dict(progress=progress, check_hash=True, map_location="cpu", weights_only=True)
-    except Exception as error:  # errors of the network, the disk and torch's reader have no common class
+    except Exception as error:  # the errors of downloading, writing and loading have no common class
         if file.exists():
             raise UserError(f"{file} is damaged, or holds more than weights; delete it to download it again") from error
         raise UserError(

@@ -1,4 +1,4 @@
-"""Writing weight files for every supported project: original, torchvision, mmpretrain, shufflenetv2."""
+"""Write weight files for every supported project: original, torchvision, mmpretrain, shufflenetv2."""
 
 import io
 from collections import OrderedDict
@@ -16,19 +16,19 @@ from .reading import read_weights
 
 
 def convert(source: str | Path, destination: str | Path, to: str) -> Weights:
-    """Convert a weight file of any supported project to the format of another one.
+    """Convert a weight file of one supported project to the format of another.
 
     Args:
         source: file to read, of this trainer, the original, torchvision or mmpretrain.
-        destination: file to write; it is replaced as a whole or not at all.
+        destination: file to write. If an error occurs, an existing file is unchanged.
         to: 'original', 'torchvision', 'mmpretrain', 'shufflenetv2', or 'safetensors' for the weights and metadata of
             this trainer in a .safetensors file.
 
     Returns:
-        The weights, as `read_weights` reads them from either file.
+        The weights, as `read_weights` reads them from `source`.
 
     Raises:
-        UserError: if `source` cannot be read, `destination` cannot be written, `to` is unknown, or the network of the other
+        UserError: if `source` cannot be read, `destination` cannot be written, `to` is unknown, or the network of the target
             project cannot represent the weights.
 
     Example:
@@ -45,8 +45,8 @@ def input_description(preprocessing: Preprocessing | None, to: str) -> str:
     """Describe in one line the images that the network of a project expects after conversion with `convert`.
 
     Args:
-        preprocessing: of the weights; None means the default one.
-        to: as `convert` takes it.
+        preprocessing: preprocessing of the weights; None means `Preprocessing()`.
+        to: format, as for `convert`.
     """
     preprocessing = preprocessing or Preprocessing()
     size = preprocessing.input_size
@@ -60,7 +60,7 @@ def input_description(preprocessing: Preprocessing | None, to: str) -> str:
             normalized = f", minus {mean}, divided by {std}, which the original's code does not do"
         return f"{images}, BGR, 0..255{normalized}"
     mean_rgb, std_rgb = rgb_normalization(preprocessing)
-    if to == "mmpretrain":  # whose data preprocessor works on 0..255
+    if to == "mmpretrain":  # its data preprocessor works on the scale 0..255
         mean, std = (_join([255 * value for value in values]) for values in (mean_rgb, std_rgb))
         return f"{images}; data_preprocessor = dict(mean=[{mean}], std=[{std}], to_rgb=True)"
     return f"{images}, RGB, 0..1, then torchvision's Normalize(mean=[{_join(mean_rgb)}], std=[{_join(std_rgb)}])"
@@ -71,24 +71,24 @@ def _join(values: Sequence[float]) -> str:
 
 
 def _write_shufflenetv2(weights: Weights, path: Path) -> None:
-    weights.network()  # refuses incomplete weights
+    weights.network()  # raises a UserError for incomplete weights
     files.write(path, weights.record())
 
 
 def _write_safetensors(weights: Weights, path: Path) -> None:
-    weights.network()  # refuses incomplete weights
+    weights.network()  # raises a UserError for incomplete weights
     files.write_bytes(path, to_safetensors(weights))
 
 
 def _write_original(weights: Weights, path: Path) -> None:
-    # The original's trainer loads 'module.' names into DataParallel to continue, and removes the prefix for an evaluation.
+    # The original's trainer expects names with the prefix of DataParallel, which it removes for an evaluation.
     state_dict = {f"module.{name}": tensor for name, tensor in to_original(weights).items()}
     _write_torch(path, {"state_dict": state_dict, METADATA_KEY: weights.metadata()})
 
 
 def _write_torchvision(weights: Weights, path: Path) -> None:
     state_dict = OrderedDict(to_torchvision(weights))
-    # load_state_dict(strict=True) accepts no other entries, but torch saves this attribute, its own place for versions.
+    # load_state_dict(strict=True) accepts no further entries. torch.save keeps this attribute, in which torch stores versions.
     vars(state_dict)["_metadata"] = {METADATA_KEY: weights.metadata()}
     _write_torch(path, state_dict)
 
@@ -99,7 +99,7 @@ def _write_mmpretrain(weights: Weights, path: Path) -> None:
 
 
 def _write_torch(path: Path, content: Mapping[str, Any]) -> None:
-    """Write exactly the bytes of torch.save: unlike `files.write` without a checksum, which another reader may not expect."""
+    """Write the bytes of torch.save alone. `files.write` would append a checksum, which other programs may not expect."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     files.write_bytes(path, buffer.getvalue())
