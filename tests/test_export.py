@@ -314,7 +314,7 @@ def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "models" / "model.pkl"
 
 
-def test_int8_is_a_third_of_the_size_and_nearly_as_accurate(
+def test_int8_is_a_third_of_the_size_and_loses_few_points_of_accuracy(
     run: Run, digits_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full, small = tmp_path / "model.onnx", tmp_path / "model-int8.onnx"
@@ -333,7 +333,8 @@ def test_int8_is_a_third_of_the_size_and_nearly_as_accurate(
         accuracy(model, batches)[0] for model in (weights.network(), open_program("onnx", small.read_bytes(), "x"))
     )
     assert before > 0.75
-    assert after >= before - 0.03  # the training and its loss depend on the processor: 0 to 1.1 points were seen
+    # The loss depends on the processor and ONNX Runtime: 0 to 1.1 points were seen, up to 4.2 with versions 1.22 and 1.23.
+    assert after >= before - 0.06
     assert f"float32  top-1 {before:.2%}, top-5" in output
     assert f"int8     top-1 {after:.2%}, top-5" in output
     # Weights in int8, with a scale for each channel.

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,9 @@ def test_an_exception_of_a_hook_ends_the_run(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(RuntimeError, match="enough"):
         main([*SHORT, "--hook", "raises:Stop"])
+    for thread in threading.enumerate():
+        if thread.name == "writer":  # a process waits for this thread before it ends
+            thread.join()
     assert [path.name for path in (tmp_path / "models").glob("checkpoint-*")] == ["checkpoint-000004.pth.tar"]
 
 

@@ -184,7 +184,8 @@ def test_trivial_augment_has_the_operations_and_magnitudes_of_torchvision(name: 
             inside = reference(white, sign * magnitude, 0) if name in GEOMETRIC else None
             # Both signs are equally likely, so it does not matter which direction is positive.
             distances = min((difference(result, expected, inside) for result in results), key=np.mean)
-            assert distances.max() <= (0 if name in EXACT else 1 if name in GEOMETRIC else 2), level
+            # 2 in single pixels also for geometric operations: OpenCV 4 interpolates less precisely than OpenCV 5.
+            assert distances.max() <= (0 if name in EXACT else 2), level
             assert np.mean(distances > 1) < 0.01
 
 
