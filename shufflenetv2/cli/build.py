@@ -4,11 +4,13 @@ Where files may be downloaded, one process of a machine goes first, and the othe
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 
 from .. import data, recipe
-from ..config import Config
+from ..config import REFERENCE_BATCH_SIZE, Config
 from ..data import Dataset
-from ..engine import distributed
+from ..engine import Devices, MemoryEstimate, checkpoint, distributed, estimate_memory
 from ..errors import UserError
 from ..network import SMALLEST_INPUT
 from ..weights import Preprocessing, Weights
@@ -50,6 +52,52 @@ def read_initial_weights(config: Config) -> tuple[Config, Weights | None]:
     return config.with_normalization(preprocessing.mean, preprocessing.std), weights
 
 
+def choose_batch_size(
+    config: Config, devices: Devices, train_set: Dataset, weights: Weights | None
+) -> tuple[Config, MemoryEstimate | None]:
+    """Choose the batch size if it is `auto`: that of the run to be continued, or else the largest that fits.
+
+    Returns:
+        A config with a batch size, and the estimate if one was made.
+
+    Raises:
+        UserError: no batch size fits, or the free memory is unknown.
+    """
+    if config.optimization.batch_size is not None:
+        return config, None
+    recorded = checkpoint.recorded_options(Path(config.common.save), config.run) if distributed.rank() == 0 else {}
+    if batch_size := distributed.broadcast_from_rank0(recorded.get("batch_size")):
+        config = config.with_batch_size(batch_size)
+        check_batch_size(config)  # the number of processes may be another
+        return config, None
+    limit, accum_steps = min(REFERENCE_BATCH_SIZE, len(train_set)), config.optimization.grad_accum_steps
+    estimate = estimate_memory(config.with_batch_size(limit).with_length(limit), devices, train_set.class_names, weights)
+    if not estimate.is_free_memory_known:
+        raise UserError(f"`batch_size` auto: the free memory of {devices} is not known; give a number")
+    if (batch_size := estimate.largest_batch_size(limit, accum_steps)) is None:
+        smallest = distributed.world_size() * accum_steps
+        estimate.require_fit(smallest, accum_steps)
+        raise UserError(f"`batch_size` auto: {limit} images cannot be divided into {smallest} parts")
+    config = config.with_batch_size(batch_size)
+    check_batch_size(config)
+    return config, estimate
+
+
+def check_memory(
+    config: Config, devices: Devices, train_set: Dataset, weights: Weights | None, estimate: MemoryEstimate | None = None
+) -> Config:
+    """Check that a run fits into the free memory; return the config with a line for the log about it.
+
+    Raises:
+        UserError: it does not fit; names what would.
+    """
+    estimate = estimate or estimate_memory(config, devices, train_set.class_names, weights)
+    batch_size, accum_steps = config.optimization.batch_size, config.optimization.grad_accum_steps
+    is_continued = config.run.auto_continue and bool(checkpoint.list_checkpoints(Path(config.common.save)))
+    estimate.require_fit(batch_size, accum_steps, is_continued=is_continued)
+    return replace(config, notes=(*config.notes, estimate.describe(batch_size, accum_steps)))
+
+
 def check_batch_size(config: Config) -> None:
     """Check that the batch can be divided among processes and accumulation steps, into parts that batch norm can learn from.
 
@@ -58,6 +106,8 @@ def check_batch_size(config: Config) -> None:
     """
     processes = distributed.world_size()
     batch_size, accum_steps = config.optimization.batch_size, config.optimization.grad_accum_steps
+    if batch_size is None:  # auto: chosen such that it can be divided
+        return
     if batch_size % (processes * accum_steps):
         raise UserError(
             f"`batch_size` {batch_size} cannot be divided among {processes} processes"

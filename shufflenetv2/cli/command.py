@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ EXAMPLES = """examples:
   train on your own images:         {prog} --model-size 1.0x --train-dir DIR --val-dir DIR
   evaluate the resulting model:     {prog} --eval --eval-resume models/model.pkl --val-dir DIR
 """
+
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of a GPU, of main memory
 
 
 class TrainingParser(OptionParser):
@@ -83,8 +86,8 @@ def parse(argv: Sequence[str], parser: TrainingParser | None = None) -> Config:
         if option in explicit:
             raise UserError(f"{parser.folder} on the command line would be `{option}`, which is given as well; leave one out")
         explicit[option] = parser.folder
-    values, notes = merge([*layers, Layer("", explicit)])
-    return Config.from_values(values, explicit=explicit, notes=notes)
+    values, given_rates = merge([*layers, Layer("", explicit)])
+    return Config.from_values(values, explicit=explicit, given_rates=given_rates)
 
 
 def folder_option(folder: str, values: Mapping[str, Any]) -> str:
@@ -178,8 +181,8 @@ def _report(error: Exception | KeyboardInterrupt, parser: OptionParser) -> int:
         message = f"{error.filename}: {error.strerror}"
     elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         message = f"`torchcompile` failed: {str(error).splitlines()[0]}; `debug` shows the traceback"
-    elif isinstance(error, RuntimeError) and "out of memory" in str(error):
-        message = "the device is out of memory; use a smaller `batch_size` or `val_batch_size`"
+    elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(message)):
+        message = "out of memory; use a smaller `batch_size` or `val_batch_size`"
     else:
         raise error
     print(f"{parser.prog}: error: {parser.spell(message)}", file=sys.stderr)

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from ..config import GivenRate
 from ..errors import UserError
 from .parser import OptionParser
 
@@ -85,11 +86,11 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     return dict(content or {})
 
 
-def merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], list[str]]:
-    """Return the options of all layers, of which later ones win, and lines for the log about values that were adapted.
+def merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], list[GivenRate]]:
+    """Return the options of all layers, of which later ones win, and the learning rates that were given for a batch size.
 
-    A learning rate is given for a batch size. Where a later layer changes the batch size alone, the learning rate is scaled
-    in proportion, and with it the rates at which the schedule begins and ends.
+    Where a later layer changes the batch size alone, the learning rate has to be scaled in proportion, and with it the rates
+    at which the schedule begins and ends.
     """
     values: dict[str, Any] = {}
     for layer in layers:
@@ -97,34 +98,17 @@ def merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], list[str]]:
             if name in layer.values and removed not in layer.values:
                 values.pop(removed, None)
         values |= layer.values
-    notes = []
-    for name in LEARNING_RATES:
-        scaled = _scaled(name, layers)
-        if not scaled:
-            if name == "learning_rate":
-                break
-            continue
-        values[name], note = scaled
-        notes.append(note)
-    return values, notes
+    given_rates = [given for name in LEARNING_RATES if (given := _given_rate(name, layers))]
+    return values, given_rates if given_rates and given_rates[0].name == "learning_rate" else []
 
 
-def _scaled(name: str, layers: Sequence[Layer]) -> tuple[float, str] | None:
-    """Return a learning rate for the final batch size and a line for the log; None where it needs no scaling."""
+def _given_rate(name: str, layers: Sequence[Layer]) -> GivenRate | None:
+    """Return the batch size for which a learning rate was given; None if it is the final one, or unknown."""
     places = [number for number, layer in enumerate(layers) if name in layer.values]
     if not places:
         return None
-    source = layers[places[-1]].source
     before = [layer.values["batch_size"] for layer in layers[: places[-1] + 1] if "batch_size" in layer.values]
-    after = [layer.values["batch_size"] for layer in layers[places[-1] + 1 :] if "batch_size" in layer.values]
-    if not (before and after):
+    is_changed = any("batch_size" in layer.values for layer in layers[places[-1] + 1 :])
+    if not (before and is_changed and str(before[-1]).isdecimal() and int(before[-1]) > 0):
         return None
-    try:
-        old, new, rate = int(before[-1]), int(after[-1]), float(layers[places[-1]].values[name])
-    except (TypeError, ValueError):
-        return None  # validation names the value
-    if old == new or min(old, new) < 1 or not rate:
-        return None
-    scaled = rate * new / old
-    what = name.replace("_", " ").replace("lr", "learning rate")
-    return scaled, f"{what} {scaled:g} for batch size {new}: {source} gives {rate:g} for batch size {old}"
+    return GivenRate(name, int(before[-1]), layers[places[-1]].source)

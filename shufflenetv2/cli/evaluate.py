@@ -31,7 +31,7 @@ def run_evaluation(config: Config) -> int:
                 val_set,
                 build_evaluation_transform(preprocessing, config.evaluation.tta),
                 log,
-                batch_size=config.data.val_batch_size,
+                batch_size=config.val_batch_size,
                 workers=worker_count(config.common.workers, distributed.local_world_size()),
                 pin_memory=devices.pin_memory,
             )

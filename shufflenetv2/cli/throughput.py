@@ -18,7 +18,8 @@ def run_throughput(config: Config) -> int:
     """Print the images per second of the network alone and of the loader alone. Return the exit status."""
     devices = choose_devices(config.common.device, config.execution)
     train_set, _ = build.open_datasets(config)
-    config, weights = build.read_initial_weights(config.with_length(len(train_set)))
+    config, weights = build.read_initial_weights(config)
+    config = build.choose_batch_size(config, devices, train_set, weights)[0].with_length(len(train_set))
     batch_size = config.optimization.batch_size
     iterator = DataIterator(
         train_set,

@@ -37,10 +37,17 @@ def run_training(config: Config) -> int:
     with distributed.init_process_group(devices.first):
         build.check_batch_size(config)
         train_set, val_set = build.open_datasets(config)
-        config, weights = build.read_initial_weights(config.with_length(len(train_set)))
+        config, weights = build.read_initial_weights(config)
+        config, estimate = build.choose_batch_size(config, devices, train_set, weights)
+        config = config.with_length(len(train_set))
         checkpointer = Checkpointer(Path(config.common.save), RunIdentity.of(config.recipe(), train_set), config.run)
+        is_finished = distributed.broadcast_from_rank0(
+            distributed.rank() == 0 and config.run.auto_continue and checkpointer.is_finished()
+        )
+        if config.run.memory_check and not is_finished:
+            config = build.check_memory(config, devices, train_set, weights, estimate)
         with run_folder(config) as log:
-            if distributed.broadcast_from_rank0(distributed.rank() == 0 and checkpointer.is_finished()):
+            if is_finished:
                 result = checkpointer.folder / checkpoint.RESULT
                 log.info(f"this run is finished: {result} is its result; --no-auto-continue starts over")
                 return 0

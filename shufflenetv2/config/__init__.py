@@ -14,10 +14,11 @@ from .commands import Uint8Input as Uint8Input
 from .commands import WeightFormat as WeightFormat
 from .config import DEFAULTS as DEFAULTS
 from .config import GROUPS as GROUPS
+from .config import MAX_VAL_BATCH_SIZE as MAX_VAL_BATCH_SIZE
 from .config import OPTIONS as OPTIONS
 from .config import VALIDATION_FOLDERS as VALIDATION_FOLDERS
 from .config import Config as Config
-from .config import default_learning_rate as default_learning_rate
+from .config import GivenRate as GivenRate
 from .config import describe_changes as describe_changes
 from .data import DataConfig as DataConfig
 from .fields import Option as Option

@@ -24,8 +24,24 @@ from .training import (
 from .types import split_interval
 
 REFERENCE_JITTER = 0.4
+MAX_VAL_BATCH_SIZE = 256  # unless `val_batch_size` is given
 VALIDATION_FOLDERS = ("val", "validation", "valid")  # in `data_dir`; the first that exists
 SGD_OPTIMIZERS = ("sgd", "nesterov", "momentum")
+
+
+@dataclass(frozen=True)
+class GivenRate:
+    """A learning rate that was given for another batch size than that of the run.
+
+    Attributes:
+        name: of the option.
+        batch_size: for which the rate was given.
+        source: file that gives it.
+    """
+
+    name: str
+    batch_size: int
+    source: str
 
 
 @dataclass(frozen=True)
@@ -33,12 +49,14 @@ class Config:
     """The options in their groups.
 
     `from_values` returns a resolved config: options whose default depends on other options have their value. What depends
-    on data as well is filled in by `with_length` and `with_normalization`.
+    on data as well is filled in by `with_length` and `with_normalization`, and what depends on the free memory
+    (`batch_size` auto) by `with_batch_size`.
 
     Attributes:
         explicit: names of the options given by the caller or on the command line. In an evaluation these take precedence
             over what the weight file records, which takes precedence over a YAML file.
         notes: lines for the log about values that were derived from other options.
+        given_rates: learning rates to scale to the batch size of the run.
     """
 
     common: CommonConfig
@@ -54,16 +72,18 @@ class Config:
     evaluation: EvaluationConfig
     explicit: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    given_rates: tuple[GivenRate, ...] = ()
 
     @classmethod
     def from_values(
-        cls, values: Mapping[str, Any], *, explicit: Iterable[str] | None = None, notes: Iterable[str] = ()
+        cls, values: Mapping[str, Any], *, explicit: Iterable[str] | None = None, given_rates: Iterable[GivenRate] = ()
     ) -> "Config":
         """Validate values by name of option, check them against each other, and resolve defaults.
 
         Args:
             values: texts as on a command line, or Python values; None leaves an option at its default.
             explicit: see the attribute; default: all of them.
+            given_rates: see the attribute; the rates themselves are among `values`.
 
         Raises:
             UserError: for an unknown name, a value that is not accepted, or options that contradict each other.
@@ -77,7 +97,7 @@ class Config:
             for attribute, group in GROUPS.items()
         }
         names = frozenset(values if explicit is None else explicit)
-        config = cls(**groups, explicit=names, notes=tuple(notes))
+        config = cls(**groups, explicit=names, given_rates=tuple(given_rates))
         check(config)
         return _resolved(config)
 
@@ -100,6 +120,29 @@ class Config:
             if (mine := {name: value for name, value in values.items() if GROUP_OF[name] == attribute})
         }
         return replace(self, **changed)
+
+    @property
+    def val_batch_size(self) -> int:
+        """The number of images in a validation batch, per process."""
+        return self.data.val_batch_size or min(self.optimization.batch_size or REFERENCE_BATCH_SIZE, MAX_VAL_BATCH_SIZE)
+
+    def with_batch_size(self, batch_size: int) -> "Config":
+        """Return a config with this batch size, and with the learning rates that follow from it."""
+        rates: dict[str, float] = {}
+        notes = list(self.notes)
+        for given in self.given_rates:
+            rate = getattr(getattr(self, GROUP_OF[given.name]), given.name)
+            if rate and batch_size != given.batch_size:
+                rates[given.name] = scaled = rate * batch_size / given.batch_size
+                what = given.name.replace("_", " ").replace("lr", "learning rate")
+                before = f"{given.source} gives {rate:g} for batch size {given.batch_size}"
+                notes.append(f"{what} {scaled:g} for batch size {batch_size}: {before}")
+        if self.optimization.learning_rate is None:
+            rates["learning_rate"] = rate = REFERENCE_LEARNING_RATE * batch_size / REFERENCE_BATCH_SIZE
+            if batch_size != REFERENCE_BATCH_SIZE:
+                batch_sizes = f"{batch_size} / {REFERENCE_BATCH_SIZE}"
+                notes.append(f"learning rate {rate:g}: {REFERENCE_LEARNING_RATE} x batch size {batch_sizes}")
+        return replace(self, notes=tuple(notes), given_rates=()).replace(batch_size=batch_size, **rates)
 
     def with_length(self, images: int) -> "Config":
         """Return a config in which the length is in iterations, for this number of training images."""
@@ -147,11 +190,6 @@ REQUIRES = {
     "tta": "eval",
     "warmup_lr": "warmup_iters",
 }
-
-
-def default_learning_rate(batch_size: int) -> float:
-    """Return the learning rate of the reference, scaled in proportion to the batch size."""
-    return REFERENCE_LEARNING_RATE * batch_size / REFERENCE_BATCH_SIZE
 
 
 def describe_changes(options: Mapping[str, Sequence[Any]]) -> str:
@@ -209,7 +247,7 @@ def constraints(config: Config) -> list[tuple[bool, str]]:
             "`grad_accum_steps` would separate the views of `aug_splits`; leave one out",
         ),
         (
-            optimization.batch_size % optimization.grad_accum_steps > 0,
+            (optimization.batch_size or 0) % optimization.grad_accum_steps > 0,
             f"`batch_size` {optimization.batch_size} cannot be divided into `grad_accum_steps` {optimization.grad_accum_steps}",
         ),
         (
@@ -277,16 +315,11 @@ def _resolved(config: Config) -> Config:
     starts_from_weights = bool(config.fine_tuning.initial_checkpoint or config.fine_tuning.pretrained) and not evaluates
     jitter = 0.0 if config.augmentation.aa else REFERENCE_JITTER
     common = config.common
-    notes = config.notes
-    if optimization.learning_rate is None and optimization.batch_size != REFERENCE_BATCH_SIZE:
-        rate = default_learning_rate(optimization.batch_size)
-        batch_sizes = f"{optimization.batch_size} / {REFERENCE_BATCH_SIZE}"
-        notes += (f"learning rate {rate:g}: {REFERENCE_LEARNING_RATE} x batch size {batch_sizes}",)
-    return replace(config, notes=notes).replace(
+    if optimization.batch_size is not None:  # else auto
+        config = config.with_batch_size(optimization.batch_size)
+    return config.replace(
         resize_size=resize_size,
-        learning_rate=optimization.learning_rate or default_learning_rate(optimization.batch_size),
         total_iters=optimization.total_iters or (0 if optimization.epochs else REFERENCE_ITERS),
-        val_batch_size=data.val_batch_size or min(optimization.batch_size, 256),
         color_jitter=config.augmentation.color_jitter or (jitter,) * 3,
         mean=data.mean or (None if starts_from_weights else (0.0, 0.0, 0.0)),
         std=data.std or (None if starts_from_weights else (1.0, 1.0, 1.0)),

@@ -111,6 +111,7 @@ class RunConfig:
         "validation result, of the weights or of their average, that decides which are the best and when the rate of "
         "`sched=plateau` falls",
     )
+    memory_check: bool = option(True, "do not refuse a run that is estimated to need more memory than is free")
     save_images: bool = option(False, "save a picture of the network's input with every TRAIN line")
     hook: Hooks = option((), "class whose methods are called during training; see shufflenetv2.engine.Hook")
     throughput: bool = option(False, "only measure the speed of the network and of the loader, without training")

@@ -9,6 +9,7 @@ from .types import (
     Accepts,
     Betas,
     Count,
+    CountOrAuto,
     Counts,
     FractionAbove0,
     FractionBelow1,
@@ -34,8 +35,12 @@ class OptimizationConfig:
 
     total_iters: Count = option(None, f"number of iterations; default: {REFERENCE_ITERS:,}", recipe=True)
     epochs: Positive | None = option(None, "length in passes over the training images, instead of `total_iters`")
-    batch_size: Count = option(
-        REFERENCE_BATCH_SIZE, "images per iteration, over all GPUs and processes", short="-b", recipe=True
+    batch_size: CountOrAuto = option(
+        REFERENCE_BATCH_SIZE,
+        "images per iteration, over all GPUs and processes; auto: the largest number that fits into the free memory, at most "
+        f"{REFERENCE_BATCH_SIZE} and at most the number of training images",
+        short="-b",
+        recipe=True,
     )
     grad_accum_steps: Count = option(
         1, "number of equal parts into which the batch is divided to save memory; their gradients add up", recipe=True

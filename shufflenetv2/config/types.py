@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapValidator
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ def _square_side(value: Any) -> Any:
     return value
 
 
+def _auto_as_none(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    return None if value == "auto" else validate(value)
+
+
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
         raise ValueError("the smaller number comes first")
@@ -60,6 +64,11 @@ Text = Annotated[str, Field(min_length=1), Accepts("a name", "NAME")]
 File = Annotated[str, Field(min_length=1), Accepts("a file name", "FILE")]
 Folder = Annotated[str, Field(min_length=1), Accepts("a folder name", "DIR")]
 Count = Annotated[int, Field(ge=1), Accepts("a whole number of at least 1", "N")]
+CountOrAuto = Annotated[  # the value of auto is None until the number is chosen
+    Count,
+    WrapValidator(_auto_as_none, json_schema_input_type=Count | Literal["auto"]),
+    Accepts("a whole number of at least 1, or auto", "N|auto"),
+]
 Natural = Annotated[int, Field(ge=0, lt=2**63), Accepts("a whole number from 0 to below 2**63", "N")]
 Quality = Annotated[int, Field(ge=1, le=100), Accepts("a whole number from 1 to 100", "Q")]
 Pixels = Annotated[int, Field(ge=32), Accepts("a whole number of pixels, at least 32", "PIXELS")]

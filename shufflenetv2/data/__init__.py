@@ -13,6 +13,7 @@ from .images import DecodedImage as DecodedImage
 from .images import ImageError as ImageError
 from .images import read_image as read_image
 from .index import find_images as find_images
+from .loader import BATCHES_AHEAD as BATCHES_AHEAD
 from .loader import DataIterator as DataIterator
 from .loader import evaluation_batches as evaluation_batches
 from .loader import usable_cores as usable_cores

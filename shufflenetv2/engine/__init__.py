@@ -15,6 +15,8 @@ from .loop import StepSettings as StepSettings
 from .loop import recalibrate_batch_norm as recalibrate_batch_norm
 from .loop import train as train
 from .loop import train_step as train_step
+from .memory import MemoryEstimate as MemoryEstimate
+from .memory import estimate_memory as estimate_memory
 from .nonfinite import NonFiniteLossError as NonFiniteLossError
 from .signals import GracefulShutdown as GracefulShutdown
 from .signals import ShutdownRequested as ShutdownRequested

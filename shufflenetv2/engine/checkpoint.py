@@ -1,5 +1,6 @@
 """Checkpoints of a run: names, writing in the background, the newest valid one, and whether it belongs to this run."""
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -81,6 +82,21 @@ def read_newest(folder: Path, interval: int | None = None) -> tuple[Path, dict[s
         except OSError as error:
             logger.warning("%s cannot be read: %s; the previous checkpoint is used, if there is one", path, error.strerror)
     return None
+
+
+def recorded_options(folder: Path, config: RunConfig) -> dict[str, Any]:
+    """Return the options of the run that a folder holds, or else of the checkpoint that would be continued from.
+
+    Returns:
+        The options of the recipe by name; empty if there is no such file. Damaged files are left as they are.
+    """
+    paths = [*list_checkpoints(folder), folder / RESULT] if config.auto_continue else []
+    paths += [Path(config.resume)] if config.resume and config.resume_opt else []
+    for path in paths:
+        with contextlib.suppress(files.DamagedFileError, OSError):
+            options: dict[str, Any] = files.read(path, require_checksum=True)["options"]
+            return options
+    return {}
 
 
 def set_aside(folder: Path) -> Path | None:

@@ -167,7 +167,7 @@ def train(
 
         seed_device(settings.seed, iteration)
         state.scheduler.step()
-        images, mixed_targets, targets = _prepare(images, targets, settings.mixing, iteration)
+        images, mixed_targets, targets = prepare_batch(images, targets, settings.mixing, iteration)
         callbacks.before_iteration(iteration, images, mixed_targets)
         loss_targets = (mixed_targets, settings.teacher(images)) if settings.teacher else mixed_targets
         loss, logits = train_step(
@@ -191,7 +191,7 @@ def seed_device(seed: int, iteration: int) -> None:
     torch.manual_seed(int(generator(seed, DEVICE, iteration, distributed.rank()).integers(2**63)))
 
 
-def _prepare(images: Tensor, targets: Tensor, mixing: Mixing | None, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
+def prepare_batch(images: Tensor, targets: Tensor, mixing: Mixing | None, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the images and targets of the loss, and the class indices by which accuracy is counted."""
     if len(images) > len(targets):  # several views of each image
         targets = targets.repeat(len(images) // len(targets))

@@ -127,7 +127,7 @@ class Validation:
         batches = evaluation_batches(
             self.dataset,
             build_evaluation_transform(build_preprocessing(self.config.data)),
-            self.config.data.val_batch_size,
+            self.config.val_batch_size,
             workers=worker_count(self.config.common.workers),
             pin_memory=self.devices.pin_memory,
         )
@@ -157,6 +157,8 @@ def recalibration_config(weights: Weights, options: dict[str, Any]) -> Config:
     if not options.keys() & {"train_dir", "data_dir", "dataset"}:
         raise UserError("`train_dir` is missing: a folder with one folder of images per class")
     config = Config.from_values(options)
+    if config.optimization.batch_size is None:
+        raise UserError("`batch_size` auto is for training; give a number, or leave it out for that of the recipe")
     if config.data.val_dir:
         recorded.pop("val_fraction", None)
     if preprocessing := weights.preprocessing:

@@ -81,7 +81,7 @@ class Trainer(Callbacks):
         self._evaluator = None
         if self.val_set is not None:
             self._evaluator = Evaluator(
-                self.val_set, build_evaluation_transform(self.preprocessing), log, batch_size=config.data.val_batch_size,
+                self.val_set, build_evaluation_transform(self.preprocessing), log, batch_size=config.val_batch_size,
                 workers=self._workers, pin_memory=devices.pin_memory, shutdown=shutdown,
             )  # fmt: skip
         if origin := checkpointer.restore(self.state):
