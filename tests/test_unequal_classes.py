@@ -1,4 +1,4 @@
-"""Training with classes of unequal size: weights of the classes in the loss."""
+"""Training with classes of unequal size: weights of the classes in the loss, focal loss."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 from torch.nn import functional
+from torchvision.ops import sigmoid_focal_loss
 
 from shufflenetv2.config import AugmentationConfig, DistillationConfig, OptimizationConfig
 from shufflenetv2.errors import UserError
@@ -189,3 +190,41 @@ def test_a_run_logs_its_class_weights_and_refuses_those_without_effect(
         refused = train_here(*arguments_for(unequal, *arguments))
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
         assert message in refused.stderr
+
+
+# ---- focal loss
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_focal_loss_is_torchvisions(gamma: float, smoothing: float) -> None:
+    logits, targets, mixed = logits_and_targets()
+    binary = make_loss(None, bce_loss=True, focal_gamma=gamma, label_smooth=smoothing)
+    for kind, probabilities in ((targets, functional.one_hot(targets, CLASSES).float()), (mixed, mixed)):
+        smoothed = probabilities * (1 - smoothing) + smoothing / CLASSES
+        expected = sigmoid_focal_loss(logits, smoothed, alpha=-1, gamma=gamma, reduction="mean")
+        torch.testing.assert_close(binary(logits, kind), expected)
+
+    # For two classes the softmax of (a, b) is the sigmoid of a - b.
+    pairs, first = logits[:, :2], mixed[:, 0]
+    cross_entropy = make_loss(None, focal_gamma=gamma, label_smooth=smoothing)
+    smoothed = first * (1 - smoothing) + smoothing / 2
+    expected = sigmoid_focal_loss(pairs[:, 0] - pairs[:, 1], smoothed, alpha=-1, gamma=gamma, reduction="mean")
+    torch.testing.assert_close(cross_entropy(pairs, torch.stack((first, 1 - first), 1)), expected)
+
+
+def test_the_focal_loss_of_a_class_is_its_cross_entropy_times_the_power_of_its_improbability() -> None:
+    logits, targets, _ = logits_and_targets()
+    p = logits.softmax(dim=1).gather(1, targets[:, None]).squeeze(1)
+    losses = (1 - p) ** 1.5 * -p.log()
+    torch.testing.assert_close(make_loss(None, focal_gamma=1.5, label_smooth=0.0)(logits, targets), losses.mean())
+    weighted = make_loss(WEIGHTS, focal_gamma=1.5, label_smooth=0.0)(logits, targets)
+    torch.testing.assert_close(weighted, (WEIGHTS[targets] * losses).mean())
+
+
+@pytest.mark.parametrize("options", [{}, {"bce_loss": True}], ids=["cross-entropy", "binary"])
+def test_certain_images_have_finite_focal_gradients(options: dict[str, bool]) -> None:
+    logits = torch.tensor([[99.0, -99.0, -99.0], [-99.0, 99.0, -99.0]], requires_grad=True)
+    torch.autograd.backward(make_loss(None, focal_gamma=0.5, label_smooth=0.0, **options)(logits, torch.tensor([0, 0])))
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()

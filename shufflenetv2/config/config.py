@@ -273,9 +273,12 @@ def constraints(config: Config) -> list[tuple[bool, str]]:
             bool(config.distillation.teacher_checkpoint) and not config.distillation.teacher,
             "`teacher_checkpoint` holds weights of a `teacher`, which is missing",
         ),
-        (
-            bool(config.distillation.teacher) and config.distillation.distill_alpha == 1 and bool(optimization.class_weights),
-            "`class_weights` has no effect with `distill_alpha=1`, which leaves the targets out of the loss; leave one out",
+        *(
+            (
+                bool(config.distillation.teacher) and config.distillation.distill_alpha == 1 and bool(value),
+                f"`{name}` has no effect with `distill_alpha=1`, which leaves the targets out of the loss; leave one out",
+            )
+            for name, value in (("class_weights", optimization.class_weights), ("focal_gamma", optimization.focal_gamma))
         ),
         (not run.resume_opt and not run.resume, "`resume_opt` has no effect without `resume`"),
         (

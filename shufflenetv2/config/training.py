@@ -77,6 +77,11 @@ class OptimizationConfig:
         "(balanced), to the square root of this number (sqrt), or from a file with lines of class and weight",
         recipe=True,
     )
+    focal_gamma: NonNegative = option(
+        0.0,
+        "multiply the loss of an image by (1 - p) ** gamma, where p is the probability of its class (focal loss)",
+        recipe=True,
+    )
     jsd: bool = option(
         False,
         "add the Jensen-Shannon divergence between the outputs for the views of `aug_splits` to the loss",

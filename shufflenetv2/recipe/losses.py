@@ -30,8 +30,8 @@ def build_loss(
     """
     smoothing = optimization.label_smooth
     loss: LossFunction
-    if class_weights is not None:
-        loss = WeightedLoss(class_weights, smoothing, optimization.bce_loss)
+    if class_weights is not None or optimization.focal_gamma:
+        loss = WeightedLoss(smoothing, optimization.bce_loss, class_weights, optimization.focal_gamma)
     elif optimization.bce_loss:
         loss = BinaryCrossEntropy(smoothing)
     else:
@@ -68,37 +68,56 @@ class BinaryCrossEntropy:
 
 @dataclass(frozen=True)
 class WeightedLoss:
-    """Cross-entropy, or binary cross-entropy, in which every image counts with the weight of its class.
+    """Cross-entropy, or binary cross-entropy, in which images count differently: by their class, by their difficulty, or both.
 
-    The loss of a batch is the sum of weight * loss over its images, divided by their number. torch's `CrossEntropyLoss` divides
-    by the sum of the weights instead, so that the weight of an image would depend on the other images of its batch, and a
-    batch that is divided (`grad_accum_steps`, several processes) would have another gradient.
-
+    Class weights: the loss of a batch is the sum of weight * loss over its images, divided by their number. torch's
+    `CrossEntropyLoss` divides by the sum of the weights instead, so that the weight of an image would depend on the other
+    images of its batch, and a batch that is divided (`grad_accum_steps`, several processes) would have another gradient.
     The weight multiplies the loss of an image as a whole, with the smoothed part of its target. In torch each class of the
     smoothed target has its own weight: for an image of a class of weight 0.2, smoothing by 0.1 over six classes would make
-    a class of weight 10 almost as probable a target as the class of the image.
+    a class of weight 10 almost as probable a target as the class of the image. A mixture of two images,
+    lam * a + (1 - lam) * b, has the loss lam * weight(a) * loss(a) + (1 - lam) * weight(b) * loss(b).
 
-    A mixture of two images, lam * a + (1 - lam) * b, has the loss lam * weight(a) * loss(a) + (1 - lam) * weight(b) * loss(b).
+    Focal loss (https://arxiv.org/abs/1708.02002): the loss is multiplied by (1 - p) ** gamma, where p is the probability that
+    the network gives to the target: the mean over the target's probabilities, if it is smoothed or mixed. For binary
+    cross-entropy p and the factor are those of each class, and the values those of torchvision's `sigmoid_focal_loss` without
+    its `alpha`.
 
     Args:
-        class_weights: float (n_class,).
         label_smooth: fraction of the target spread over all classes.
         binary: use binary cross-entropy, averaged over the classes.
+        class_weights: float (n_class,); None for equal weights.
+        focal_gamma: 0 for no focal loss.
     """
 
-    class_weights: Tensor
     label_smooth: float
     binary: bool = False
+    class_weights: Tensor | None = None
+    focal_gamma: float = 0.0
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        weighted = _probabilities(targets, logits) * self.class_weights  # (N, n_class)
+        probabilities = _probabilities(targets, logits)  # (N, n_class)
+        if self.class_weights is None:
+            return self._losses(logits, _smooth(probabilities, self.label_smooth)).mean()
+        weighted = probabilities * self.class_weights
         weights = weighted.sum(dim=1)  # (N,)
         smoothed = _smooth(weighted / weights[:, None], self.label_smooth)
+        return (weights * self._losses(logits, smoothed)).mean()
+
+    def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of each image, (N,), for probabilities of the classes, (N, n_class)."""
         if self.binary:
-            losses = functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="none").mean(dim=1)
-        else:
-            losses = functional.cross_entropy(logits, smoothed, reduction="none")
-        return (weights * losses).mean()
+            losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+            p = logits.sigmoid()
+            return (losses * self._focal_factor(p * targets + (1 - p) * (1 - targets))).mean(dim=1)
+        log_p = functional.log_softmax(logits, dim=1)
+        return -(targets * log_p).sum(dim=1) * self._focal_factor((targets * log_p.exp()).sum(dim=1))
+
+    def _focal_factor(self, p: Tensor) -> Tensor | float:
+        if not self.focal_gamma:
+            return 1.0
+        # The power has no gradient at 0 for a gamma below 1.
+        return (1 - p).clamp(min=torch.finfo(p.dtype).eps) ** self.focal_gamma
 
 
 @dataclass(frozen=True)
