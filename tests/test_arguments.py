@@ -100,7 +100,12 @@ def test_an_alias_on_the_command_line_wins_over_the_name_in_the_file(tmp_path: P
 
 @pytest.mark.parametrize(
     ("option", "values"),
-    [("freeze", ("stem", "stage2", "conv_last")), ("hook", ("a:A", "b.c:B", "a:A")), ("decay-milestones", (3, 7, 20))],
+    [
+        ("freeze", ("stem", "stage2", "conv_last")),
+        ("hook", ("a:A", "b.c:B", "a:A")),
+        ("decay-milestones", (3, 7, 20)),
+        ("opt-kwargs", ("nesterov=True", "dampening=0")),
+    ],
 )
 def test_a_list_grows_with_every_mention(tmp_path: Path, option: str, values: tuple[object, ...]) -> None:
     first, *others = map(str, values)
@@ -138,6 +143,9 @@ CONTRADICTIONS = [
     ("--no-aug --reprob 0.1", "--no-aug turns augmentation off"),
     ("--no-aug --vflip 0.1", "--no-aug turns augmentation off"),
     ("--no-aug --aug-splits 2", "--no-aug turns augmentation off"),
+    ("--bce-loss --bce-target-thresh 0 --class-weights sqrt", "--bce-target-thresh cannot be combined with --class-weights"),
+    ("--bce-loss --bce-target-thresh 0 --focal-gamma 2", "--bce-target-thresh cannot be combined with --class-weights or"),
+    ("--bce-target-thresh 0.2", "--bce-target-thresh has no effect without --bce-loss"),
     ("--mixup-off-iter 10", "--mixup-off-iter has no effect without --mixup or --cutmix"),
     ("--grad-accum-steps 2 --aug-splits 3", "--grad-accum-steps would separate the views"),
     ("--batch-size 16 --grad-accum-steps 3", "--batch-size 16 cannot be divided into --grad-accum-steps 3"),

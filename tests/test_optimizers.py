@@ -5,12 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import timm.optim
 import torch
+import yaml
 from torch import Tensor, nn
 
 from shufflenetv2 import ShuffleNetV2, files
+from shufflenetv2.cli.command import parse
+from shufflenetv2.cli.schema import build_schema
 from shufflenetv2.config import FineTuningConfig, OptimizationConfig
 from shufflenetv2.errors import UserError
 from shufflenetv2.recipe import (
@@ -158,6 +162,30 @@ def test_an_optimizer_of_timm_trains_a_shufflenet_with_a_schedule(name: str) -> 
     assert optimizer.param_groups[0]["lr"] == 0
 
 
+def test_further_arguments_reach_the_optimizer() -> None:
+    def trained(name: str, *settings: str) -> dict[str, Tensor]:
+        network = small_network()
+        learn(network, create(name, parameter_groups(network, 1e-4), opt_kwargs=settings), 3)
+        return network.state_dict()
+
+    assert same_tensors(trained("sgd", "nesterov=True"), trained("nesterov"))
+    assert same_tensors(trained("nesterov", "nesterov=False"), trained("sgd"))
+    assert same_tensors(trained("lookahead_sgd", "nesterov=True"), trained("nesterov"))
+    assert not same_tensors(trained("sgd", "dampening=0.5"), trained("sgd"))
+    settings = ("trust_clip=True", "max_grad_norm=2.5")
+    group = create("lamb", parameter_groups(small_network(), 0), opt_kwargs=settings).param_groups[0]
+    assert (group["trust_clip"], group["max_grad_norm"]) == (True, 2.5)
+
+
+def test_further_arguments_may_be_a_mapping(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("train-dir: D\nopt-kwargs:\n  nesterov: true\n  dampening: 0\n")
+    config = parse(["--config", str(tmp_path / "c.yaml")])
+    assert config.optimization.opt_kwargs == ("nesterov=True", "dampening=0")
+    (tmp_path / "options.yaml").write_text(config.to_yaml())
+    assert parse(["--config", str(tmp_path / "options.yaml")]).optimization == config.optimization
+    jsonschema.validate(yaml.safe_load((tmp_path / "c.yaml").read_text()), build_schema())
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -171,6 +199,19 @@ def test_an_optimizer_of_timm_trains_a_shufflenet_with_a_schedule(name: str) -> 
         ("rmsproptf", {"opt_betas": (0.9, 0.9)}, "`opt_betas` has no effect on rmsproptf"),
         ("adan", {"opt_betas": (0.9, 0.9)}, "`opt_betas` of adan must be 3 numbers, not 2"),
         ("adamw", {"opt_betas": (0.9, 1.5)}, "`opt` adamw cannot be used: .*1.5"),
+        ("sgd", {"opt_kwargs": ("nestorov=True",)}, r"`opt_kwargs` nestorov=True: .*; did you mean nesterov\?"),
+        (
+            "sgd",
+            {"opt_kwargs": ("amsgrad=True",)},
+            "`opt_kwargs` amsgrad=True: sgd has no such argument.* are dampening, neste",
+        ),
+        ("adamw", {"opt_kwargs": ("lr=0.1",)}, "`opt_kwargs` lr=0.1: give `learning_rate` instead"),
+        ("adamw", {"opt_kwargs": ("capturable=True",)}, "`opt_kwargs` capturable=True: adamw has no such argument here"),
+        ("adamw", {"opt_kwargs": ("amsgrad=3",)}, "`opt_kwargs` amsgrad=3: the value must be True or False"),
+        ("sgd", {"opt_kwargs": ("dampening=much",)}, "`opt_kwargs` dampening=much: the value must be a number"),
+        ("sgd", {"opt_kwargs": ("dampening=0", "dampening=1")}, "`opt_kwargs` dampening=1: dampening is given twice"),
+        ("sgd", {"opt_kwargs": ("nesterov=True", "dampening=1")}, "`opt` sgd cannot be used: Nesterov momentum requires"),
+        ("adamw", {"opt_kwargs": ("foreach=True", "fused=True")}, "`opt` adamw cannot be used: "),
         ("adahessian", {}, "`opt` adahessian needs second derivatives, which training does not compute"),
         ("lookahead_kron", {}, "`opt` lookahead_kron cannot be used: it draws from torch's global random generator"),
         *((name, {}, f"`opt` {name} cannot be used") for name in REFUSED[1:]),

@@ -33,24 +33,25 @@ TIMM = """
 --grad-accum-steps=2 --grad-checkpointing --fast-norm --model-kwargs=a=1 --head-init-scale=0.001 --head-init-bias=-7
 --torchcompile-mode=default --torchscript --torchcompile --device=cpu --amp --amp-dtype=float16 --amp-impl=native
 --model-dtype=bfloat16 --no-ddp-bb --synchronize-step --local_rank=0 --local-rank=0 --device-modules=m --opt=adamw
---opt-eps=1e-6 --opt-betas=0.9,0.98 --momentum=0.9 --weight-decay=0.05 --clip-grad=1 --clip-mode=agc --layer-decay=0.7
---layer-decay-min-scale=0 --layer-decay-no-opt-scale=0 --sched=cosine --sched-on-updates --lr=0.1 --lr-base=0.1
---lr-base-size=256 --lr-base-scale=sqrt --lr-noise=0.1,0.9 --lr-noise-pct=0.67 --lr-noise-std=1 --lr-cycle-mul=1
---lr-cycle-decay=0.5 --lr-cycle-limit=2 --lr-k-decay=1 --warmup-lr=1e-5 --min-lr=0 --epochs=300 --epoch-repeats=0
---start-epoch=1 --decay-milestones=90,180 --decay-epochs=90 --warmup-epochs=5 --warmup-prefix --cooldown-epochs=0
---patience-epochs=10 --decay-rate=0.1 --dr=0.1 --no-aug --train-crop-mode=rrc --scale=0.08,1 --ratio=0.75,1.33 --hflip=0.5
---vflip=0 --color-jitter=0.4 --color-jitter-prob=0.5 --grayscale-prob=0.1 --gaussian-blur-prob=0.1 --aa=rand-m9-mstd0.5
---aug-repeats=3 --aug-splits=3 --jsd-loss --jsd --bce-loss --bce-sum --bce-pos-weight=1 --reprob=0.25 --remode=pixel
---recount=1 --resplit --mixup=0.2 --cutmix=1 --cutmix-minmax=0.2,0.8 --mixup-prob=1 --mixup-switch-prob=0.5 --mixup-mode=batch
---mixup-off-epoch=9 --smoothing=0.1 --train-interpolation=random --drop=0.1 --drop-connect=0.1 --drop-path=0.1
---drop-block=0.1 --bn-tf --bn-momentum=0.1 --bn-eps=1e-3 --sync-bn --dist-bn=reduce --split-bn --model-ema
---model-ema-force-cpu --model-ema-decay=0.9998 --model-ema-warmup --seed=42 --worker-seeding=all --log-interval=50
---val-interval=1 --recovery-interval=9 --checkpoint-hist=10 -j=4 --workers=4 --save-images --pin-mem --no-prefetcher
---output=O --experiment=E --eval-metric=top1 --tta=2 --use-multi-epochs-loader --apex-amp --native-amp --log-wandb
---wandb-project=p --wandb-tags=t --wandb-resume-id=i --naflex-loader --naflex-train-seq-lens=128 --naflex-max-seq-len=576
---naflex-patch-sizes=16 --naflex-patch-size-probs=1 --naflex-patchify-channels-first --naflex-loss-scale=linear
---kd-model-name=resnet50 --kd-distill-type=logit --kd-loss-type=kl --distill-loss-weight=1 --task-loss-weight=1
---kd-temperature=4 --kd-student-feature-dim=9 --kd-teacher-feature-dim=9 --kd-token-distill-type=soft
+--opt-eps=1e-6 --opt-betas=0.9,0.98 --momentum=0.9 --weight-decay=0.05 --clip-grad=1 --clip-mode=agc
+--opt-kwargs=nesterov=True,dampening=0 --layer-decay=0.7 --layer-decay-min-scale=0 --layer-decay-no-opt-scale=0 --sched=cosine
+--sched-on-updates --lr=0.1 --lr-base=0.1 --lr-base-size=256 --lr-base-scale=sqrt --lr-noise=0.1,0.9 --lr-noise-pct=0.67
+--lr-noise-std=1 --lr-cycle-mul=1 --lr-cycle-decay=0.5 --lr-cycle-limit=2 --lr-k-decay=1 --warmup-lr=1e-5 --min-lr=0
+--epochs=300 --epoch-repeats=0 --start-epoch=1 --decay-milestones=90,180 --decay-epochs=90 --warmup-epochs=5 --warmup-prefix
+--cooldown-epochs=0 --patience-epochs=10 --decay-rate=0.1 --dr=0.1 --no-aug --train-crop-mode=rrc --scale=0.08,1
+--ratio=0.75,1.33 --hflip=0.5 --vflip=0 --color-jitter=0.4 --color-jitter-prob=0.5 --grayscale-prob=0.1
+--gaussian-blur-prob=0.1 --aa=rand-m9-mstd0.5 --aug-repeats=3 --aug-splits=3 --jsd-loss --jsd --bce-loss
+--bce-target-thresh=0.2 --bce-sum --bce-pos-weight=1 --reprob=0.25 --remode=pixel --recount=1 --resplit --mixup=0.2 --cutmix=1
+--cutmix-minmax=0.2,0.8 --mixup-prob=1 --mixup-switch-prob=0.5 --mixup-mode=batch --mixup-off-epoch=9 --smoothing=0.1
+--train-interpolation=random --drop=0.1 --drop-connect=0.1 --drop-path=0.1 --drop-block=0.1 --bn-tf --bn-momentum=0.1
+--bn-eps=1e-3 --sync-bn --dist-bn=reduce --split-bn --model-ema --model-ema-force-cpu --model-ema-decay=0.9998
+--model-ema-warmup --seed=42 --worker-seeding=all --log-interval=50 --val-interval=1 --recovery-interval=9
+--checkpoint-hist=10 -j=4 --workers=4 --save-images --pin-mem --no-prefetcher --output=O --experiment=E --eval-metric=top1
+--tta=2 --use-multi-epochs-loader --apex-amp --native-amp --log-wandb --wandb-project=p --wandb-tags=t --wandb-resume-id=i
+--naflex-loader --naflex-train-seq-lens=128 --naflex-max-seq-len=576 --naflex-patch-sizes=16 --naflex-patch-size-probs=1
+--naflex-patchify-channels-first --naflex-loss-scale=linear --kd-model-name=resnet50 --kd-distill-type=logit --kd-loss-type=kl
+--distill-loss-weight=1 --task-loss-weight=1 --kd-temperature=4 --kd-student-feature-dim=9 --kd-teacher-feature-dim=9
+--kd-token-distill-type=soft
 """
 MMPRETRAIN = """
 --work-dir=W --resume --resume=auto --resume=latest.pth --amp --no-validate --auto-scale-lr --no-pin-memory

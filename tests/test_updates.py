@@ -57,6 +57,12 @@ def test_the_losses_equal_those_of_timm_for_classes_and_mixed_targets(smoothing:
     torch.testing.assert_close(binary(logits, mixed_targets), reference(logits, smoothed))
     torch.testing.assert_close(binary(logits, unsmoothed), reference(logits, mixed))
 
+    for threshold in (0.0, 0.2, 0.5):  # 0.2 is between the two classes that are mixed, and between these and the others
+        binary = make_loss(smoothing, bce_loss=True, bce_target_thresh=threshold)
+        reference = timm_loss.BinaryCrossEntropy(smoothing, target_threshold=threshold)
+        torch.testing.assert_close(binary(logits, targets), reference(logits, targets))
+        torch.testing.assert_close(binary(logits, unsmoothed), reference(logits, mixed))
+
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_divergence_of_views_is_added_to_the_cross_entropy_of_the_first(smoothing: float) -> None:

@@ -181,6 +181,7 @@ DEFAULTS = {option.name: option.default for option in OPTIONS}
 # Options that have no effect without another one.
 REQUIRES = {
     "amp_dtype": "amp",
+    "bce_target_thresh": "bce_loss",
     "distill_alpha": "teacher",
     "distill_temperature": "teacher",
     "model_ema_decay": "model_ema",
@@ -239,6 +240,10 @@ def constraints(config: Config) -> list[tuple[bool, str]]:
             "`mixup` or `cutmix` cannot be combined with `jsd`, which needs images of one class; leave one out",
         ),
         (mixes and splits, "`mixup` or `cutmix` would mix the views of `aug_splits`; leave one out"),
+        (
+            optimization.bce_target_thresh is not None and bool(optimization.class_weights or optimization.focal_gamma),
+            "`bce_target_thresh` cannot be combined with `class_weights` or `focal_gamma`; leave one out",
+        ),
         (optimization.jsd and optimization.bce_loss, "`jsd` includes cross-entropy; leave `bce_loss` out"),
         (augmentation.no_aug and augments, "`no_aug` turns augmentation off; leave the options of augmentation out"),
         (bool(augmentation.mixup_off_iter) and not mixes, "`mixup_off_iter` has no effect without `mixup` or `cutmix`"),

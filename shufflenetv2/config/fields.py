@@ -170,7 +170,9 @@ def validate(group: type[T], values: Mapping[str, Any]) -> T:
 
 
 def to_text(value: Any) -> Any:
-    """Return a value as text, and a list of values as texts, so that every source of values is read by the same rules."""
+    """Return a value as text, and several values as texts, so that every source of values is read by the same rules."""
+    if isinstance(value, Mapping):
+        return [f"{name}={item}" for name, item in value.items()]
     return [str(item) for item in value] if isinstance(value, list | tuple) else str(value)
 
 

@@ -17,6 +17,7 @@ from .types import (
     NonNegative,
     OneOrTwoFractions,
     Positive,
+    Settings,
     Text,
 )
 
@@ -51,6 +52,9 @@ class OptimizationConfig:
     opt: Text = option("sgd", "optimizer: sgd, nesterov, adamw, lamb, rmsproptf, or another name that timm has", recipe=True)
     opt_eps: Positive | None = option(None, "epsilon of the optimizer; default: the optimizer's own", recipe=True)
     opt_betas: Betas | None = option(None, "betas of the optimizer; default: the optimizer's own", recipe=True)
+    opt_kwargs: Settings = option(
+        (), "further arguments of the optimizer, by the names of torch or timm: nesterov=True, amsgrad=True, ...", recipe=True
+    )
     momentum: FractionBelow1 = option(0.9, "momentum of SGD-type optimizers", recipe=True)
     weight_decay: NonNegative = option(
         4e-5,
@@ -71,6 +75,9 @@ class OptimizationConfig:
         recipe=True,
     )
     bce_loss: bool = option(False, "use the binary cross-entropy of each class as the loss", recipe=True)
+    bce_target_thresh: FractionBelow1 | None = option(
+        None, "with `bce_loss`: replace smoothed and mixed targets above this value by 1, and the others by 0", recipe=True
+    )
     class_weights: ClassWeights = option(
         "",
         "weight of each class in the loss, for unequal classes: in inverse proportion to its number of training images "

@@ -127,6 +127,13 @@ Counts = Annotated[
     BeforeValidator(_as_sequence, json_schema_input_type=Count | tuple[Count, ...]),
     Accepts("whole numbers of at least 1", "N", "+"),
 ]
+_Setting = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*=.+$")]
+Settings = Annotated[
+    tuple[_Setting, ...],
+    Field(min_length=1),
+    BeforeValidator(_as_sequence, json_schema_input_type=_Setting | tuple[_Setting, ...] | dict[str, bool | float | str]),
+    Accepts("a name, an equals sign and a value", "NAME=VALUE", "+"),
+]
 IntegerChoice = BeforeValidator(_to_int)
 
 

@@ -33,7 +33,7 @@ def build_loss(
     if class_weights is not None or optimization.focal_gamma:
         loss = WeightedLoss(smoothing, optimization.bce_loss, class_weights, optimization.focal_gamma)
     elif optimization.bce_loss:
-        loss = BinaryCrossEntropy(smoothing)
+        loss = BinaryCrossEntropy(smoothing, optimization.bce_target_thresh)
     else:
         loss = nn.CrossEntropyLoss(label_smoothing=smoothing)
     if optimization.jsd:
@@ -57,12 +57,20 @@ def _smooth(probabilities: Tensor, label_smooth: float) -> Tensor:
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy:
-    """Binary cross-entropy, averaged over classes and images, as in timm (Wightman et al. 2021, arXiv:2110.00476)."""
+    """Binary cross-entropy, averaged over classes and images, as in timm (Wightman et al. 2021, arXiv:2110.00476).
+
+    Args:
+        label_smooth: fraction of the target spread over all classes.
+        target_threshold: smoothed and mixed targets above it become 1, and the others 0; None keeps them.
+    """
 
     label_smooth: float
+    target_threshold: float | None = None
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         smoothed = _smooth(_probabilities(targets, logits), self.label_smooth)
+        if self.target_threshold is not None:
+            smoothed = smoothed.gt(self.target_threshold).to(smoothed.dtype)
         return functional.binary_cross_entropy_with_logits(logits, smoothed)
 
 

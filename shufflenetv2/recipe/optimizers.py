@@ -1,7 +1,10 @@
 """Optimizers: parameter groups, construction by name, and clipping of gradients."""
 
+import ast
 import importlib.util
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -9,11 +12,21 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from ..config import FineTuningConfig, OptimizationConfig
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, one_line
 from ..network import ShuffleNetV2
 
 LOOKAHEAD = "lookahead_"  # prefix of names
 KRON = ("kron", "kronc", "kronw")  # timm's names of Kron; they are refused
+# Arguments of optimizers that have options of their own.
+OWN_OPTIONS = {
+    "lr": "learning_rate",
+    "momentum": "momentum",
+    "weight_decay": "weight_decay",
+    "eps": "opt_eps",
+    "betas": "opt_betas",
+}
+# Arguments for other ways to train: differentiable updates, and CUDA graphs.
+UNUSABLE = ("params", "differentiable", "capturable")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -75,20 +88,23 @@ def create_optimizer(groups: list[dict[str, Any]], config: OptimizationConfig) -
     Args:
         groups: parameter groups, each with its `weight_decay`, and with `lr` where it differs from `learning_rate`.
         config: `opt` (upper or lower case), `learning_rate`, `momentum` (for optimizers that have it), `opt_eps`,
-            `opt_betas`.
+            `opt_betas`, `opt_kwargs`.
 
     Raises:
-        UserError: for an unknown optimizer, a missing package, `opt_eps` or `opt_betas` that the optimizer does not have or
-            accept, or an optimizer whose state in a checkpoint is not sufficient to resume exactly.
+        UserError: for an unknown optimizer, a missing package, `opt_eps`, `opt_betas` or `opt_kwargs` that the optimizer does
+            not have or accept, or an optimizer whose state in a checkpoint is not sufficient to resume exactly.
     """
     name, eps, betas = config.opt.lower(), config.opt_eps, config.opt_betas
     if name == "sgd":
         for option, value in (("opt_eps", eps), ("opt_betas", betas)):
             if value is not None:
                 raise UserError(f"`{option}` has no effect on sgd; leave it out, or choose another `opt`")
-        return SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+        arguments = keyword_arguments(config.opt_kwargs, SGD, name)
+        with _construction(name):
+            return SGD(groups, lr=config.learning_rate, momentum=config.momentum, **arguments)
 
-    from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers  # imported here: timm takes a second
+    # Imported here, since timm takes a second.
+    from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
 
     wrapper = LOOKAHEAD if name.startswith(LOOKAHEAD) else ""
     inner = name.removeprefix(LOOKAHEAD)
@@ -108,7 +124,9 @@ def create_optimizer(groups: list[dict[str, Any]], config: OptimizationConfig) -
     if package and importlib.util.find_spec(package) is None:
         raise UserError(f"`opt` {name} needs the package {package}, which is not installed")
 
-    arguments: dict[str, Any] = {}
+    # timm's name of SGD with classical momentum is 'momentum'; here only lookahead_sgd needs it.
+    timm_name = "momentum" if inner == "sgd" else inner
+    arguments = keyword_arguments(config.opt_kwargs, get_optimizer_class(timm_name, bind_defaults=False), name)
     if eps is not None:
         if not info.has_eps:
             raise UserError(f"`opt_eps` has no effect on {name}; leave it out")
@@ -119,15 +137,60 @@ def create_optimizer(groups: list[dict[str, Any]], config: OptimizationConfig) -
         if len(betas) != info.num_betas:
             raise UserError(f"`opt_betas` of {name} must be {info.num_betas} numbers, not {len(betas)}")
         arguments["betas"] = betas
-    # timm's name of SGD with classical momentum is 'momentum'; here only lookahead_sgd needs it.
-    timm_name = wrapper + ("momentum" if inner == "sgd" else inner)
-    try:
+    with _construction(name):
         optimizer: Optimizer = create_optimizer_v2(
-            groups, timm_name, lr=config.learning_rate, momentum=config.momentum, **arguments
+            groups, wrapper + timm_name, lr=config.learning_rate, momentum=config.momentum, **arguments
         )
-    except (AssertionError, ImportError, TypeError, ValueError) as error:  # raised by the constructors of timm and torch
-        raise UserError(f"`opt` {name} cannot be used: {error}") from error
     return optimizer
+
+
+@contextmanager
+def _construction(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:  # from constructors of timm and torch
+        raise UserError(f"`opt` {name} cannot be used: {one_line(error)}") from error
+
+
+def keyword_arguments(settings: Iterable[str], optimizer_class: Callable[..., Optimizer], name: str) -> dict[str, Any]:
+    """Return keyword arguments for the constructor of an optimizer, from settings such as 'nesterov=True'.
+
+    Args:
+        name: of the optimizer, for messages.
+
+    Raises:
+        UserError: for an argument that the optimizer does not have, that has an option of its own, or whose value is of
+            another type than the default.
+    """
+    excluded = (*OWN_OPTIONS, *UNUSABLE)
+    parameters = {key: value for key, value in inspect.signature(optimizer_class).parameters.items() if key not in excluded}
+    arguments: dict[str, Any] = {}
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        if key in OWN_OPTIONS:
+            raise UserError(f"`opt_kwargs` {setting}: give `{OWN_OPTIONS[key]}` instead")
+        if key not in parameters:
+            near = nearest(key, parameters)
+            remedy = f"did you mean {near}?" if near else f"its arguments are {', '.join(parameters)}"
+            raise UserError(f"`opt_kwargs` {setting}: {name} has no such argument here; {remedy}")
+        if key in arguments:
+            raise UserError(f"`opt_kwargs` {setting}: {key} is given twice; leave one out")
+        arguments[key] = _read_value(text, parameters[key].default, setting)
+    return arguments
+
+
+def _read_value(text: str, default: Any, setting: str) -> Any:
+    """Return the Python value that a text describes; where the default is a number or a bool, the value must be one."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text  # a text without quotes, as in timm
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise UserError(f"`opt_kwargs` {setting}: the value must be True or False")
+    elif isinstance(default, int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise UserError(f"`opt_kwargs` {setting}: the value must be a number")
+    return value
 
 
 def build_clipping(network: ShuffleNetV2, config: OptimizationConfig) -> Callable[[], None] | None:
