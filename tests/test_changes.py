@@ -118,7 +118,8 @@ def test_a_prolonged_run_at_a_constant_rate_has_the_bits_of_a_long_run(train_her
     assert "after iteration 12: total-iters 12 -> 24; the learning rate goes from 0.01 to 0.01" in prolonged.stdout
     assert read(tmp_path / "run/model-000012.pkl")["iteration"] == 12  # the earlier results remain
     assert read(tmp_path / "run/model-ema-000012.pkl")["iteration"] == 12
-    for name in ("model.pkl", "model-ema.pkl"):
+    assert read(tmp_path / "run/best-000012.pkl")["recalibrated"]
+    for name in ("model.pkl", "model-ema.pkl", "best.pkl"):
         assert same_tensors(read(tmp_path / "run" / name)["state_dict"], read(tmp_path / "long" / name)["state_dict"])
     assert "this run is finished" in train_here(*CONSTANT, "--total-iters", "24", "--save", "run", "--prolong").stdout
     assert "this run is finished" in train_here(*CONSTANT, "--total-iters", "24", "--save", "run").stdout

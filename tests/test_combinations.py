@@ -67,10 +67,10 @@ def run(photographs: Path, folder: Path, *arguments: str) -> int:
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of all model files that the run has written."""
+    """Return the tensors of all result files that the run has written."""
     return {
         f"{path.name}/{name}": tensor
-        for path in sorted((folder / "models").glob("model*.pkl"))
+        for path in sorted((folder / "models").glob("*.pkl"))
         for name, tensor in torch.load(path, weights_only=True)["state_dict"].items()
     }
 
@@ -104,7 +104,7 @@ def test_an_interrupted_run_continues_to_the_same_bits(
     assert run(photographs, stopped, *arguments, "--workers", "3") == 0
     untouched = tensors(tmp_path / "untouched")
     assert same_tensors(tensors(stopped), untouched)
-    assert len({file for file, _ in (key.split("/") for key in untouched)}) == 1 + ("--model-ema" in arguments)
+    assert len({file for file, _ in (key.split("/") for key in untouched)}) == 2 + ("--model-ema" in arguments)
     assert figures(stopped) == figures(tmp_path / "untouched")
     assert same_tensors(untouched, reference) == (name == "reference")  # the options have an effect
 
@@ -235,7 +235,7 @@ def test_only_the_wanted_checkpoints_are_kept(photographs: Path, tmp_path: Path)
     assert run(photographs, tmp_path, "--save-interval", "4", "--recovery-interval", "3", "--checkpoint-hist", "2") == 0
     kept = sorted(path.name for path in (tmp_path / "models").glob("[!.]*"))
     assert kept == [
-        "best.pth.tar", "bnps-checkpoint-000012.pth.tar", "checkpoint-000008.pth.tar", "checkpoint-000009.pth.tar",
+        "best.pkl", "bnps-checkpoint-000012.pth.tar", "checkpoint-000008.pth.tar", "checkpoint-000009.pth.tar",
         "checkpoint-000012.pth.tar", "model.pkl",
     ]  # fmt: skip
 
@@ -250,8 +250,8 @@ def test_a_validation_counts_the_weights_or_their_average_whichever_is_better(ph
     assert {len(values) for values in losses.values()} == {2}
     last = torch.load(tmp_path / "models/checkpoint-000012.pth.tar", weights_only=True)
     assert last["validations"] == {iteration: -min(values) for iteration, values in losses.items()}
-    best = torch.load(tmp_path / "models/best.pth.tar", weights_only=True)
-    assert min(losses[best["iteration"]]) == min(map(min, losses.values()))
+    best = last["best_weights"]
+    assert losses[best["iteration"]][best["averaged"]] == min(map(min, losses.values()))
 
 
 def test_a_run_writes_its_records_and_pictures(photographs: Path, tmp_path: Path) -> None:

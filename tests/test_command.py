@@ -51,7 +51,7 @@ def test_a_run_trains_validates_recalibrates_and_saves(train: Train, tmp_path: P
     assert re.search(r"learning rate 0.0125 for batch size 16: \S*digits.yaml gives 0.05 for batch size 64", done.stdout)
     assert "it/s" not in done.stdout + done.stderr  # no progress bar without a terminal
     assert sorted(path.name for path in (tmp_path / "models").glob("[!.]*")) == [
-        "best.pth.tar", "bnps-checkpoint-000012.pth.tar", "checkpoint-000004.pth.tar", "checkpoint-000008.pth.tar",
+        "best.pkl", "bnps-checkpoint-000012.pth.tar", "checkpoint-000004.pth.tar", "checkpoint-000008.pth.tar",
         "checkpoint-000012.pth.tar", "model.pkl",
     ]  # fmt: skip
     log = (tmp_path / "logs/models/train.log").read_text()

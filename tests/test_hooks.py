@@ -80,15 +80,18 @@ def test_hooks_are_called_during_a_run_in_order(train: Train, tmp_path: Path, ph
             expected += [["before_evaluation", iteration], ["after_evaluation", iteration, 21]] * 2
         if iteration % 4 == 0:
             expected.append(["after_save", iteration, f"checkpoint-{iteration:06}.pth.tar"])
-    without_best = [call[1:] for call in calls if call[-1] != "best.pth.tar"]
+    without_best = [call[1:] for call in calls if call[-1] != "best.pkl"]
     assert without_best[: len(expected)] == expected
     rest = without_best[len(expected) :]
     assert rest[-1] == ["after_run", 12, True]
-    assert rest.count(["before_evaluation", 12]) == rest.count(["after_evaluation", 12, 21]) == 2
+    best = [call[2] for call in calls if call[-1] == "best.pkl"]
+    assert set(best) <= {6, 12}
+    assert best[-1] == 12  # the result
+    # The results, and the best weights so far where these are not the last ones
+    evaluations = 2 + (best[:-1] == [6])
+    assert rest.count(["before_evaluation", 12]) == rest.count(["after_evaluation", 12, 21]) == evaluations
     saved = {call[2] for call in rest if call[0] == "after_save"}
     assert {"model.pkl", "model-ema.pkl", "bnps-checkpoint-000012.pth.tar"} <= saved
-    best = [call for call in calls if call[-1] == "best.pth.tar"]
-    assert all(call[1:3] in (["after_save", 6], ["after_save", 12]) for call in best)
 
 
 def test_an_exception_of_a_hook_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +180,7 @@ ITERATIONS = (4, 8, 9, 12, 15, 16, 18)
 def test_old_checkpoints_are_deleted_but_never_the_newest_two_unless_one_is_wanted(
     tmp_path: Path, hist: int | None, interval: int | None, kept: tuple[int, ...]
 ) -> None:
-    others = ["best.pth.tar", "bnps-checkpoint-000004.pth.tar", "checkpoint-000004.pth.tar.damaged", "model.pkl"]
+    others = ["best.pkl", "bnps-checkpoint-000004.pth.tar", "checkpoint-000004.pth.tar.damaged", "model.pkl"]
     for name in [*map(checkpoint.checkpoint_name, ITERATIONS), *others]:
         (tmp_path / name).touch()
     for _ in range(2):

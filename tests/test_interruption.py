@@ -61,8 +61,9 @@ def wait_for(process: "subprocess.Popen[str]", text: str) -> None:
 
 
 def read_results(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of both results, the weights and their average."""
-    results = {name: torch.load(folder / name, weights_only=True)["state_dict"] for name in ("model.pkl", "model-ema.pkl")}
+    """Return the tensors of all results: the weights, their average, and the best."""
+    names = ("model.pkl", "model-ema.pkl", "best.pkl")
+    results = {name: torch.load(folder / name, weights_only=True)["state_dict"] for name in names}
     return {f"{name}/{key}": tensor for name, state_dict in results.items() for key, tensor in state_dict.items()}
 
 
@@ -177,7 +178,7 @@ def test_a_folder_that_vanishes_ends_the_run_with_one_line(tmp_path: Path) -> No
     shutil.rmtree(tmp_path / "models")
     _, errors = process.communicate(timeout=300)
     assert (process.returncode, errors.count("\n")) == (1, 1), errors
-    assert re.search(r"models/(checkpoint-0000\d\d|best)\.pth\.tar cannot be written: No such file or directory", errors)
+    assert re.search(r"models/(checkpoint-0000\d\d\.pth\.tar|best\.pkl) cannot be written: No such file or directory", errors)
 
 
 def test_a_second_run_in_the_same_folder_is_refused_while_the_first_runs(tmp_path: Path, train: Train) -> None:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 convert") -> int:
         config = parser.parse_group(ConvertConfig, argv)
         from ..weights import convert, input_description  # here because torch takes seconds to import
 
-        weights = convert(config.source, config.destination, config.to)
+        weights = convert(config.source, config.destination, config.to, use_ema=config.use_ema)
         print(f"{config.destination}: ShuffleNetV2 {weights.model_size}, {weights.n_class} classes, from {weights.origin}")
         print(f"its network expects {input_description(weights.preprocessing, config.to)}")
 

@@ -19,7 +19,9 @@ def run_evaluation(config: Config) -> int:
         The exit status.
     """
     devices = choose_devices(config.common.device, config.execution)
-    weights = read_weights(config.evaluation.eval_resume or Path(config.common.save) / "model.pkl")
+    weights = read_weights(
+        config.evaluation.eval_resume or Path(config.common.save) / "model.pkl", use_ema=config.evaluation.use_ema
+    )
     preprocessing = evaluation_preprocessing(config, weights)
     val_set = build.open_validation_set(config, weights.class_names)
     _require_matching_model(config, weights, val_set)

@@ -26,7 +26,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 info") -> int:
         config = parser.parse_group(InfoConfig, argv)
         from ..weights import describe  # here because torch takes seconds to import
 
-        info = describe(config.model)
+        info = describe(config.model, use_ema=config.use_ema)
         if config.json:
             print(json.dumps({name: value for name, value in info.items() if name != "table"}, indent=2), flush=True)
         else:
@@ -46,6 +46,7 @@ def format_info(info: Mapping[str, Any]) -> str:
         "iteration": info["iteration"] and f"{info['iteration']:,}",
         "ended early": info["stop_reason"],
         "changed": _format_history(info["history"]),
+        "weights": _format_weights(info["averaged"], info["recalibrated"]),
         "accuracy": _format_accuracy(info["accuracy"]),
         "recipe": _format_recipe(info["options"]),
         "written": info["host"] and f"by version {info['version']} on {info['host']} at {info['time']}",
@@ -71,6 +72,13 @@ def _format_preprocessing(preprocessing: Mapping[str, Any] | None) -> str:
         f"short side {preprocessing['resize_size']} ({preprocessing['interpolation']}), central {size} x {size} pixels; "
         f"BGR, 0..255, mean {mean}, std {std}"
     )
+
+
+def _format_weights(averaged: bool | None, recalibrated: bool | None) -> str:
+    facts = ["averaged (EMA)"] * bool(averaged)
+    if recalibrated is not None:
+        facts.append("batch norm recalibrated" if recalibrated else "batch norm not recalibrated")
+    return ", ".join(facts)
 
 
 def _format_accuracy(accuracy: Mapping[str, float] | None) -> str:

@@ -37,7 +37,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 predict") -> int:
         from ..export import open_model, predict
         from ..export.images import DIGITS, image_paths, open_images
 
-        model = open_model(config.model, config.device)
+        model = open_model(config.model, config.device, use_ema=config.use_ema)
         if config.images == (DIGITS,):
             images = open_images(DIGITS, "val", "images")
         else:

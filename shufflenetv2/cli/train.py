@@ -20,6 +20,7 @@ from ..engine import (
     choose_devices,
     distributed,
 )  # fmt: skip
+from ..engine.results import RESULT
 from ..errors import UserError
 from ..report import RunLog
 from . import build
@@ -48,7 +49,7 @@ def run_training(config: Config) -> int:
             config = build.check_memory(config, devices, train_set, weights, estimate)
         with run_folder(config) as log:
             if is_finished:
-                result = checkpointer.folder / checkpoint.RESULT
+                result = checkpointer.folder / RESULT
                 log.info(f"this run is finished: {result} is its result; --no-auto-continue starts over")
                 return 0
             shutdown = GracefulShutdown()

@@ -5,7 +5,7 @@ from typing import Literal
 
 from ..errors import UserError
 from .fields import group, option
-from .run import Files
+from .run import USE_EMA, Files
 from .types import Count, File, Folder, Natural, Pixels, Quality, Text
 
 WeightFormat = Literal["original", "torchvision", "mmpretrain", "shufflenetv2", "safetensors"]
@@ -45,6 +45,7 @@ class InfoConfig:
     """A weight file to describe."""
 
     model: File = option(..., WEIGHT_FILE, positional=True)
+    use_ema: bool = option(False, USE_EMA)
     json: bool = option(False, "print JSON")
 
 
@@ -55,6 +56,7 @@ class ConvertConfig:
     source: File = option(..., WEIGHT_FILE, positional=True)
     destination: File = option(..., "file to write; an existing file is replaced", positional=True)
     to: WeightFormat = option(..., "format of the file to write")
+    use_ema: bool = option(False, USE_EMA)
 
 
 @group("arguments of this command")
@@ -63,6 +65,7 @@ class RecalibrateConfig:
 
     source: File = option(..., WEIGHT_FILE, positional=True)
     destination: File = option(..., "file to write; it may be the same file", positional=True)
+    use_ema: bool = option(False, USE_EMA)
     images: Count | None = option(None, "number of images to average over; default: all, at most 1,280,000")
     seed: Natural | None = option(None, "seed of the order and augmentation of images; default: the seed of the recipe")
     train_dir: Folder = option(
@@ -92,6 +95,7 @@ class ExportConfig:
 
     model: File = option(..., WEIGHT_FILE, positional=True)
     out: File = option("", "file to write; default: the name of the weight file with the suffix of the format", positional=True)
+    use_ema: bool = option(False, USE_EMA)
     format: ExportFormat | None = option(None, "format of the file; default: by the suffix of the file to write, or else onnx")
     fold_bn: bool = option(True, "keep batch norms separate from the convolutions before them (not possible in ONNX)")
     uint8_input: Uint8Input | None = option(
@@ -154,6 +158,7 @@ class PredictConfig:
 
     model: File = option(..., "weight file, or file written by `shufflenetv2 export`", positional=True)
     images: Files = option(..., "image files, folders of images, or digits for the built-in validation images", positional=True)
+    use_ema: bool = option(False, USE_EMA)
     top: Count = option(5, "number of classes to print for each image")
     json: bool = option(False, "print one JSON object per line, with path and predictions (label, class, probability)")
     batch_size: Count = option(64, "images in a batch", short="-b")

@@ -109,7 +109,7 @@ class Config:
         """Return the values of the options that decide the result of a run; checkpoints hold them in this form."""
         names = [option.name for option in OPTIONS if option.recipe]
         if self.schedule.sched == "plateau" or self.run.early_stop_iters:
-            names.append("val_interval")  # validations decide when the learning rate falls, or the run ends
+            names += ["val_interval", "eval_metric"]  # validations decide when the learning rate falls, or the run ends
         return {name: getattr(getattr(self, GROUP_OF[name]), name) for name in names}
 
     def replace(self, **values: Any) -> "Config":
@@ -189,6 +189,7 @@ REQUIRES = {
     "recount": "reprob",
     "remode": "reprob",
     "tta": "eval",
+    "use_ema": "eval",
     "warmup_lr": "warmup_iters",
 }
 

@@ -18,6 +18,7 @@ ResumeFile = Annotated[
 ]
 Files = Annotated[tuple[str, ...], Accepts("file names", "FILE")]
 Hooks = Annotated[Names, Accepts("package.module:Class", "MODULE:CLASS", "+")]
+USE_EMA = "take the averaged weights (EMA) of a checkpoint; see `model_ema`"
 
 
 @group("common")
@@ -108,8 +109,8 @@ class RunConfig:
     checkpoint_hist: Count | None = option(None, "number of checkpoints to keep; default: all, apart from additional ones")
     eval_metric: Literal["top1", "top5", "loss"] = option(
         "top1",
-        "validation result, of the weights or of their average, that decides which are the best and when the rate of "
-        "`sched=plateau` falls",
+        "validation result, of the weights or of their average, that decides which are the best, when the rate of "
+        "`sched=plateau` falls, and when `early_stop_iters` ends the run",
     )
     memory_check: bool = option(True, "do not refuse a run that is estimated to need more memory than is free")
     save_images: bool = option(False, "save a picture of the network's input with every TRAIN line")
@@ -123,6 +124,7 @@ class EvaluationConfig:
 
     eval: bool = option(False, "evaluate `eval_resume` on `val_dir` instead of training", aliases=("--test-only",))
     eval_resume: File = option("", "weight file to evaluate; default: model.pkl in `save`")
+    use_ema: bool = option(False, USE_EMA)
     tta: Annotated[Literal[1, 2, 5, 10], IntegerChoice] = option(
         1, "test-time augmentation: average over the image and its mirror image (2), five crops (5), or both (10)"
     )

@@ -126,7 +126,7 @@ class ScheduleConfig:
     )
     cooldown_iters: Natural = option(0, "number of iterations at `min_lr` at the end of the run", recipe=True)
     patience_iters: Count = option(
-        10_000, "plateau schedule: number of iterations without a better top-1 accuracy before a step", recipe=True
+        10_000, "plateau schedule: number of iterations without a better validation before a step", recipe=True
     )
     lr_noise: OneOrTwoFractions | None = option(
         None, "vary the learning rate at random, from this fraction of the run on, or between two fractions", recipe=True

@@ -92,9 +92,11 @@ def continue_changed(state: TrainingState, content: Mapping[str, Any], change: R
         }
     )
     rate_before = before["param_groups"][0]["lr"]
-    is_plateau = isinstance(state.scheduler, PlateauSchedule)
-    if is_plateau and "rule" in content["scheduler"] and "learning_rate" not in change.options:
-        state.scheduler.load_state_dict(content["scheduler"])  # the rates that the validations have led to
+    schedule = state.scheduler
+    if isinstance(schedule, PlateauSchedule) and "rule" in content["scheduler"] and "learning_rate" not in change.options:
+        schedule.load_state_dict(content["scheduler"])  # the rates that the validations have led to
+        if "eval_metric" in change.options:
+            schedule.forget()
     fast_forward(state.scheduler, state.iteration)
     return (
         f"recipe changed after iteration {change.iteration}: {describe_changes(change.options)}; "

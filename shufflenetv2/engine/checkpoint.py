@@ -19,11 +19,10 @@ from ..network import published_name
 from . import distributed
 from .background import BackgroundWriter
 from .changes import RecipeChange, continue_changed
+from .results import BEST, RESULT, RESULT_EMA
 from .state import TrainingState
 
-BEST = "best.pth.tar"
-RESULT, RESULT_EMA = "model.pkl", "model-ema.pkl"
-RESULTS_OF_A_RUN = ("*checkpoint-*.pth.tar", BEST, "model*.pkl")
+FILES_OF_A_RUN = ("*checkpoint-*.pth.tar", "model*.pkl", "best*.pkl", "best.pth.tar")  # version 0.1 wrote best.pth.tar
 _NAME = re.compile(r"checkpoint-(\d+)\.pth\.tar")
 logger = logging.getLogger(__name__)
 
@@ -105,7 +104,7 @@ def set_aside(folder: Path) -> Path | None:
     Returns:
         The subfolder; None if there is nothing to move.
     """
-    results = [path for pattern in RESULTS_OF_A_RUN for path in folder.glob(pattern)]
+    results = [path for pattern in FILES_OF_A_RUN for path in folder.glob(pattern)]
     if not results:
         return None
     number = 1
@@ -277,10 +276,12 @@ class Checkpointer:
 
     def _keep_results(self) -> None:
         """Rename the results of a run that is continued, so that their presence does not mean that it is finished."""
-        for name in (RESULT, RESULT_EMA):
-            path = self.folder / name
+        result = self.folder / RESULT
+        if not result.exists():
+            return
+        iteration = files.read(result)["iteration"]
+        for path in (self.folder / BEST, self.folder / RESULT_EMA, result):
             if path.exists():
-                iteration = files.read(path)["iteration"]
                 path.rename(path.with_name(f"{path.stem}-{iteration:06}{path.suffix}"))
 
     def restore(self, state: TrainingState, interval: int | None = None) -> Origin | None:

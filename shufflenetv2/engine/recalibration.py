@@ -42,6 +42,7 @@ def recalibrate(
     *,
     images: int | None = None,
     seed: int | None = None,
+    use_ema: bool = False,
     log: Callable[[str], object] = lambda line: None,
     **options: Any,
 ) -> Weights:
@@ -55,6 +56,7 @@ def recalibrate(
         destination: file to write; it is replaced as a whole or not at all.
         images: number of images to average over; None for all, at most 1,280,000.
         seed: of the order and augmentation of images; None for the seed of the recipe.
+        use_ema: take the averaged weights (EMA) of a checkpoint.
         log: called with lines that report the progress and the accuracy.
         options: options of training: train_dir, val_dir, dataset, data_dir, class_map, batch_size, workers, device.
 
@@ -70,7 +72,7 @@ def recalibrate(
     destination = Path(destination)
     if not os.access(destination.parent, os.W_OK):  # checked first, because recalibration takes minutes
         raise UserError(f"{destination} cannot be written: {destination.parent} is not a folder that can be written to")
-    weights = read_weights(source)
+    weights = read_weights(source, use_ema=use_ema)
     config = recalibration_config(weights, options)
     train_set = open_datasets(config.data, config.optimization.seed)[0]
     val_set = _open_validation_set(config, weights)
@@ -105,7 +107,7 @@ def recalibrate(
         path=destination,
         state_dict=network.cpu().state_dict(),
         architecture=network.architecture,
-        details=weights.details | {"accuracy": accuracy},
+        details=weights.details | {"accuracy": accuracy, "recalibrated": True},
     )
     files.write(destination, result.record())
     log(f"written: {destination}")

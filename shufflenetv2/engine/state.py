@@ -1,6 +1,6 @@
 """The state of a training run: everything the next iteration depends on, apart from the options."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..network import ShuffleNetV2
 from ..recipe import (
     AveragedWeights,
+    PlateauSchedule,
     Schedule,
     build_averaging,
     build_optimizer,
@@ -24,9 +25,12 @@ from ..recipe import (
 from ..report import TrainMetrics
 from ..weights import Weights
 from . import distributed
+from .background import copy_to_host
 from .devices import Devices
+from .evaluation import EvaluationResult
 from .metrics import RunningAccuracy, Stopwatch
 from .nonfinite import LossMonitor
+from .results import ValidatedWeights
 
 BN_TF = (0.01, 1e-3)  # momentum and epsilon of TensorFlow's batch norm
 
@@ -40,12 +44,14 @@ class TrainingState:
         scheduler: learning rates of the optimizer.
         averaged: exponential moving average of the weights (EMA), if wanted.
         scaler: scales the loss, where gradients are float16.
+        eval_metric: validation result by which weights are compared: 'top1', 'top5' or 'loss'.
 
     Attributes:
         iteration: number of completed iterations.
         validated: the last iteration after which a validation was completed.
         validations: {iteration: score} of every completed validation: that of the weights or of their average, whichever is
             better by `eval_metric`; a higher score is better.
+        best: the weights with the best validation so far, copied to host memory; None before the first validation.
         skipped: ranges (first, last) of iterations without an update, because their loss was not finite.
         stop_reason: why the run ends before its last iteration; empty while it goes on.
         order_offset: `offset` of the DataIterator: batch k begins at position (k - 1) * batch size + offset of the stream.
@@ -59,12 +65,14 @@ class TrainingState:
         scheduler: Schedule,
         averaged: AveragedWeights | None = None,
         scaler: GradScaler | None = None,
+        eval_metric: str = "top1",
     ) -> None:
         self.network, self.optimizer, self.scheduler = network, optimizer, scheduler
-        self.averaged, self.scaler = averaged, scaler
+        self.averaged, self.scaler, self.eval_metric = averaged, scaler, eval_metric
         self.iteration = 0
         self.validated = 0
         self.validations: dict[int, float] = {}
+        self.best: ValidatedWeights | None = None
         self.skipped: list[tuple[int, int]] = []
         self.stop_reason = ""
         self.order_offset = 0
@@ -84,6 +92,27 @@ class TrainingState:
         if self.averaged:
             self.averaged.update(self.network, self.iteration)
         self._loss_monitor.record(self.iteration, loss, self.learning_rate)
+
+    def complete_validation(self, results: Sequence[EvaluationResult]) -> bool:
+        """Account for a validation, and keep the better of the validated weights if they are the best so far.
+
+        Args:
+            results: of the weights and, if there is one, of their average; the same in all processes.
+
+        Returns:
+            Whether `best` has changed.
+        """
+        averaged, result = max(enumerate(results), key=lambda pair: pair[1].score(self.eval_metric))  # the first of equals
+        score = result.score(self.eval_metric)
+        self.validated = self.iteration
+        self.validations[self.iteration] = score
+        if isinstance(self.scheduler, PlateauSchedule):
+            self.scheduler.observe(-score)
+        if self.best and score <= self.best.score(self.eval_metric):
+            return False
+        network = self.averaged.network if averaged and self.averaged else self.network
+        self.best = ValidatedWeights(self.iteration, bool(averaged), copy_to_host(network.state_dict()), result)
+        return True
 
     def iterations_without_improvement(self) -> int:
         """Return the number of iterations since the best score, the last change of the recipe, or the start of the run."""
@@ -132,6 +161,8 @@ class TrainingState:
             "iteration": self.iteration,
             "validated": self.validated,
             "validations": dict(self.validations),
+            "eval_metric": self.eval_metric,
+            "best_weights": self.best and self.best.to_checkpoint(),
             "skipped": list(self.skipped),
             "stop_reason": self.stop_reason,
             "order_offset": self.order_offset,
@@ -147,7 +178,10 @@ class TrainingState:
         """Continue where `state_dict` was taken."""
         self.iteration = state["iteration"]
         self.validated = state["validated"]
-        self.validations = dict(state.get("validations", {}))  # older checkpoints have none
+        is_comparable = state.get("eval_metric") == self.eval_metric
+        self.validations = dict(state["validations"]) if is_comparable else {}
+        best = state.get("best_weights")  # older checkpoints have none
+        self.best = best and ValidatedWeights.from_checkpoint(best)
         self.skipped = list(state["skipped"])
         self.stop_reason = state.get("stop_reason", "")
         self.order_offset = state.get("order_offset", 0)
@@ -202,7 +236,7 @@ def build_training_state(
     schedule = build_schedule(
         optimizer, config.schedule, optimization.total_iters, seed=optimization.seed, val_interval=config.run.val_interval
     )
-    return TrainingState(network, optimizer, schedule, averaged, devices.scaler())
+    return TrainingState(network, optimizer, schedule, averaged, devices.scaler(), config.run.eval_metric)
 
 
 def _build_network(config: Config, n_class: int, weights: Weights | None) -> ShuffleNetV2:

@@ -1,6 +1,6 @@
 """A training run: from the newest checkpoint, or from the beginning, to the results."""
 
-import math
+import copy
 from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
@@ -18,10 +18,10 @@ from ..data import (
     worker_count,
 )
 from ..network import ShuffleNetV2
-from ..recipe import PlateauSchedule, build_class_weights, describe_class_weights, load_teacher
+from ..recipe import build_class_weights, describe_class_weights, load_teacher
 from ..report import RunLog, TrainMetrics
 from ..weights import Weights, model_record
-from . import checkpoint, distributed
+from . import distributed
 from .checkpoint import Checkpointer, checkpoint_name
 from .devices import Devices
 from .evaluation import EvaluationResult, Evaluator
@@ -29,6 +29,7 @@ from .hooks import load_hooks
 from .loop import Callbacks, StepSettings, recalibrate_batch_norm, train
 from .nonfinite import NonFiniteLossError, next_gap, recover_from_nonfinite
 from .recalibration import RECALIBRATION_IMAGES
+from .results import BEST, RESULT, RESULT_EMA, ValidatedWeights, finished_lines, name_weights
 from .signals import GracefulShutdown, ShutdownRequested
 from .state import build_training_state
 
@@ -101,6 +102,7 @@ class Trainer(Callbacks):
         self.hooks.before_run(self)
         if self._recipe_changed:
             self.save()  # under the new recipe: from now on the same command continues with and without the option
+            self._write_best()
         self.train()
         self.write_results()
         self.hooks.after_run(self)
@@ -240,6 +242,7 @@ class Trainer(Callbacks):
         self._stop_request = ""  # of an iteration that will be repeated
         is_rollback = self.config.run.on_nonfinite == "rollback"
         if origin := self.checkpointer.restore(self.state, self.checkpointer.interval if is_rollback else None):
+            self._write_best()  # the file may hold weights of iterations that are now left out
             return origin.name
         initial = build_training_state(self.config, self.devices, self.class_names, self.initial_weights)
         self.state.load_state_dict(initial.state_dict())
@@ -248,25 +251,26 @@ class Trainer(Callbacks):
     # ---- evaluation and results
 
     def validate(self) -> None:
-        """Evaluate the weights and their average, and save the checkpoint if it is the best; once per iteration."""
+        """Evaluate the weights and their average, and write the better of them if they are the best; once per iteration."""
         state = self.state
-        if state.validated == state.iteration:
+        if state.validated == state.iteration or self._evaluator is None:
             return
-        results = [self.evaluate(self.placed)]
-        if state.averaged and self._evaluator:
-            results.append(self.evaluate(self.devices.place(state.averaged.on(self.devices.first)), "EMA "))
+        state.require_finite()
+        models = {"": self.placed}
+        if state.averaged:
+            models["EMA "] = self.devices.place(state.averaged.on(self.devices.first))
+        results = [result for prefix, model in models.items() if (result := self.evaluate(model, prefix))]
         self.model.train()
-        state.validated = state.iteration
-        if scores := [result.score(self.config.run.eval_metric) for result in results if result]:
-            score, previous_best = max(scores), max(state.validations.values(), default=-math.inf)
-            state.validations[state.iteration] = score
-            if isinstance(state.scheduler, PlateauSchedule):
-                state.scheduler.observe(-score)
-            if score > previous_best or len(state.validations) == 1:
-                self.save(checkpoint.BEST)
+        if state.complete_validation(results):
+            self._write_best()
         patience = self.config.run.early_stop_iters
         if patience and state.iterations_without_improvement() >= patience:
-            state.stop_reason = f"no better {self.config.run.eval_metric} on validation for {patience} iterations"
+            state.stop_reason = f"no better {state.eval_metric} on validation for {patience} iterations"
+
+    def _write_best(self) -> None:
+        if best := self.state.best:
+            self._write(BEST, self._model_record(self.state.network) | best.record())
+            self.log.info(f"{self.checkpointer.folder / BEST}: {best.name}{best.figures(self.state.eval_metric)}")
 
     def evaluate(self, model: nn.Module, prefix: str = "", final: bool = False) -> EvaluationResult | None:
         """Evaluate a model on the validation set, if there is one; see `Evaluator`."""
@@ -279,29 +283,40 @@ class Trainer(Callbacks):
 
     def write_results(self) -> None:
         """Recalibrate batch norm, evaluate, and write the results."""
-        results = {checkpoint.RESULT: self._recalibrate(self.state.network, self.placed)}
-        if averaged := self.state.averaged:
+        state = self.state
+        results = {RESULT: self._recalibrate(state.network, state.iteration)}
+        if averaged := state.averaged:
             network = averaged.on(self.devices.first)
-            results[checkpoint.RESULT_EMA] = self._recalibrate(network, self.devices.place(network), "EMA ")
+            results[RESULT_EMA] = self._recalibrate(network, state.iteration, averaged=True, prefix="EMA ")
             averaged.network.load_state_dict(network.state_dict())  # for the checkpoint, if it is a copy
-        self.save(checkpoint_name(self.state.iteration, "bnps-"))
-        for name, content in reversed(results.items()):  # model.pkl last: its presence means that the run is finished
-            self._write(name, content)
+        self.save(checkpoint_name(state.iteration, "bnps-"))
+        if self._evaluator:
+            results[BEST] = self._best_of([*results.values()])
+        for name, weights in reversed(results.items()):  # model.pkl last: its presence means that the run is finished
+            self._write(name, self._model_record(state.network) | weights.record())
         self.checkpointer.wait()
-        for name, content in results.items():
-            accuracy = content["accuracy"]
-            suffix = f", top-1 {accuracy['top1']:.2%} on validation" if accuracy else ""
-            self.log.info(f"finished: {self.checkpointer.folder / name}{suffix}")
+        for line in finished_lines(self.checkpointer.folder, results, state.eval_metric):
+            self.log.info(line)
 
-    def _recalibrate(self, network: ShuffleNetV2, model: nn.Module, prefix: str = "") -> dict[str, Any]:
-        """Recalibrate and evaluate a network, through its wrapper `model`; return the content of its file."""
+    def _best_of(self, candidates: list[ValidatedWeights]) -> ValidatedWeights:
+        """Return the best of the results and of the best weights during training, recalibrated; the first of equals."""
+        best = self.state.best
+        if best and best.iteration < self.state.iteration:  # later weights are among the results
+            network = copy.deepcopy(self.state.network)
+            network.load_state_dict(best.state_dict)
+            candidates.append(self._recalibrate(network, best.iteration, averaged=best.averaged, prefix="best "))
+        return max(candidates, key=lambda weights: weights.score(self.state.eval_metric))
+
+    def _recalibrate(
+        self, network: ShuffleNetV2, iteration: int, *, averaged: bool = False, prefix: str = ""
+    ) -> ValidatedWeights:
+        """Recalibrate batch norm of a network in place, evaluate the network, and return its weights."""
+        model = self.devices.place(network)
         count = max(1, min(len(self.train_set), RECALIBRATION_IMAGES) // self.config.optimization.batch_size)
-        self.log.info(f"{prefix}recalibrating batch norm over {count} batches")
+        of_weights = f" of {name_weights(iteration, averaged)}" if prefix else ""
+        self.log.info(f"recalibrating batch norm{of_weights} over {count} batches")
         with closing(self._batches()) as batches:
             images = (next(batches)[0] for _ in range(count))
             recalibrate_batch_norm(model, self.shutdown.interruptible(images))
         result = self.evaluate(model, prefix, final=True)
-        record = self._model_record(network)
-        # `split_bn` keeps additional statistics for augmented images, which inference does not use.
-        state_dict = {name: tensor for name, tensor in record["state_dict"].items() if ".aux_bn." not in name}
-        return record | {"accuracy": result and result.accuracy(), "state_dict": state_dict}
+        return ValidatedWeights(iteration, averaged, network.state_dict(), result, recalibrated=True)

@@ -32,7 +32,7 @@ def export_file(config: ExportConfig, log: Callable[[str], object] = print) -> N
     """
     config.check()
     format, path = config.chosen_format, config.path
-    weights = read_weights(config.model)
+    weights = read_weights(config.model, use_ema=config.use_ema)
     preprocessing = weights.preprocessing or Preprocessing()
     network = weights.network(preprocessing)
     transform = build_evaluation_transform(preprocessing)

@@ -60,7 +60,7 @@ class Prediction:
         return json.dumps({"path": self.path, "predictions": predictions})
 
 
-def open_model(path: str | Path, device: str = "auto") -> Model:
+def open_model(path: str | Path, device: str = "auto", *, use_ema: bool = False) -> Model:
     """Open a weight file as `read_weights` does, or a file that `export` wrote, for `predict`.
 
     TorchScript (.pt) and torch's exported programs (.pt2) are code, which this function executes: open only files that you
@@ -69,6 +69,7 @@ def open_model(path: str | Path, device: str = "auto") -> Model:
     Args:
         path: the file.
         device: 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'. Exported files run on the CPU only.
+        use_ema: take the averaged weights (EMA) of a checkpoint.
 
     Raises:
         UserError: if the file is missing, damaged or something else, the file is a program but its suffix is not that of a
@@ -81,7 +82,9 @@ def open_model(path: str | Path, device: str = "auto") -> Model:
     path = Path(path)
     format = identify_format(path)
     if format is None:
-        return _open_weights(path, device)
+        return _open_weights(path, device, use_ema)
+    if use_ema:
+        raise UserError(f"{path}: `use_ema` is for checkpoints; leave it out, or give it to `shufflenetv2 export`")
     if device not in ("auto", "cpu"):
         raise UserError(f"`device` {device}: an exported file runs on the CPU only; use the weight file instead")
     try:
@@ -92,9 +95,9 @@ def open_model(path: str | Path, device: str = "auto") -> Model:
     return Model(program, program.metadata.class_names, program.metadata.preprocessing)
 
 
-def _open_weights(path: Path, device: str) -> Model:
+def _open_weights(path: Path, device: str, use_ema: bool) -> Model:
     torch_device = choose_devices(device).first
-    weights = read_weights(path)
+    weights = read_weights(path, use_ema=use_ema)
     preprocessing = weights.preprocessing or Preprocessing()
     network = weights.network(preprocessing).to(torch_device)
 

@@ -225,6 +225,10 @@ class PlateauSchedule:
         if self.iteration > self._config.warmup_iters:
             self._rule.step(error)
 
+    def forget(self) -> None:
+        """Forget the errors observed so far, and keep the rates: the errors to come are measured in another way."""
+        self._rule.best, self._rule.num_bad_epochs = math.inf, 0
+
     def get_last_lr(self) -> list[float]:
         return [group["lr"] for group in self._optimizer.param_groups]
 

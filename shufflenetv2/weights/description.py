@@ -7,15 +7,16 @@ from typing import Any
 import torchinfo
 
 from ..network import SIZES, STEM_CHANNELS
-from .file import Preprocessing
+from .file import TRAINING_DETAILS, Preprocessing
 from .reading import read_weights
 
 
-def describe(path: str | Path) -> dict[str, Any]:
+def describe(path: str | Path, *, use_ema: bool = False) -> dict[str, Any]:
     """Describe a weight file of this trainer, the original, torchvision or mmpretrain.
 
     Args:
         path: the file.
+        use_ema: describe the averaged weights (EMA) of a checkpoint.
 
     Returns:
         A dict of plain values with these keys. The value is None for information that the file does not contain.
@@ -27,6 +28,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         - head_bias, pooling, bn_eps: further arguments of ShuffleNetV2.
         - preprocessing: dict with the fields of Preprocessing.
         - iteration, accuracy, options (the recipe), version, host, time: information about the training.
+        - averaged: these are averaged weights (EMA); recalibrated: batch norm was recalibrated after the training.
         - stop_reason: why the training ended early; history: earlier changes of the recipe.
         - parameters, mult_adds: number of parameters, and of multiply-adds for one image of the model's input size.
         - table: text that lists the layers with their output shapes, parameters and multiply-adds.
@@ -38,7 +40,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         >>> describe("models/model.pkl")["accuracy"]
         {'top1': 0.694, 'top5': 0.889, 'loss': 1.32}
     """
-    weights = read_weights(path)
+    weights = read_weights(path, use_ema=use_ema)
     network = weights.network()
     size = (weights.preprocessing or Preprocessing()).input_size
     summary = torchinfo.summary(
@@ -63,10 +65,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         "class_names": weights.class_names,
         "preprocessing": dataclasses.asdict(weights.preprocessing) if weights.preprocessing else None,
         "iteration": weights.iteration or None,
-        **{
-            name: weights.details.get(name)
-            for name in ("accuracy", "history", "stop_reason", "options", "version", "host", "time")
-        },
+        **{name: weights.details.get(name) for name in TRAINING_DETAILS if name != "samples"},
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "mult_adds": summary.total_mult_adds,
         # Since Python 3.11 torchinfo prints "(Units.MEGABYTES)" in place of "(M)".

@@ -17,7 +17,9 @@ from ..network import ShuffleNetV2
 from .filetypes import identify, is_safetensors
 
 # Names of the metadata that describe how the weights were trained
-TRAINING_DETAILS = ("accuracy", "history", "stop_reason", "options", "samples", "version", "host", "time")
+TRAINING_DETAILS = (
+    "accuracy", "averaged", "recalibrated", "history", "stop_reason", "options", "samples", "version", "host", "time"
+)  # fmt: skip
 # Key of the metadata that `convert` adds to the files of other projects, which ignore it
 METADATA_KEY = "shufflenetv2"
 

@@ -14,19 +14,24 @@ from .names import infer_architecture, infer_model_size, is_original, recognize_
 
 # Keys under which trainers save a state dict; the first one that is present is read.
 STATE_DICT_KEYS = ("state_dict", "model", "model_ema")
+AVERAGED_KEYS = ("state_dict_ema", "model_ema")  # of this trainer and timm, of torchvision's reference
 
 
-def read_weights(path: str | Path) -> Weights:
+def read_weights(path: str | Path, *, use_ema: bool = False) -> Weights:
     """Read a weight file of this trainer, the original, torchvision or mmpretrain; the content decides which one it is.
 
     The file is one of torch.save or a .safetensors file. Its state dict may stand under 'state_dict', 'model' or 'model_ema',
     and its names may begin with 'module.' or '_orig_mod.'. Nothing in the file is executed.
 
+    Args:
+        path: the file.
+        use_ema: take the averaged weights (EMA) of a checkpoint.
+
     Returns:
         The weights with the original's tensor names and order of channels, and what the file states about them.
 
     Raises:
-        UserError: if the file is missing, damaged or contains something else.
+        UserError: if the file is missing, damaged or contains something else, or no averaged weights with `use_ema`.
 
     Example:
         >>> weights = read_weights("models/model.pkl")
@@ -36,7 +41,7 @@ def read_weights(path: str | Path) -> Weights:
     """
     path = Path(path)
     content = read_content(path)
-    state_dict = next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)), content)
+    state_dict = _state_dict(path, content, use_ema)
     tensors = unwrapped_names(state_dict)
     project = recognize_names(tensors)
     if project is None:
@@ -51,6 +56,8 @@ def read_weights(path: str | Path) -> Weights:
     if "model_size" in content:
         weights.origin = "shufflenetv2"
         weights.update_metadata(content)
+        if use_ema:
+            weights.details["averaged"] = True
         return weights
     # Metadata that `convert` added for another project's file
     for container in (content, getattr(state_dict, "_metadata", None)):
@@ -59,13 +66,14 @@ def read_weights(path: str | Path) -> Weights:
     return weights
 
 
-def load_model(path: str | Path) -> ShuffleNetV2:
+def load_model(path: str | Path, *, use_ema: bool = False) -> ShuffleNetV2:
     """Load the model in a weight file of any supported project (see `read_weights`), in eval mode on the CPU.
 
     The model normalizes its input itself, whatever normalization the weights were trained with.
 
     Args:
         path: a file of this trainer, the original, torchvision or mmpretrain.
+        use_ema: take the averaged weights (EMA) of a checkpoint.
 
     Returns:
         The network.
@@ -80,7 +88,19 @@ def load_model(path: str | Path) -> ShuffleNetV2:
         >>> model = load_model("models/model.pkl")
         >>> logits = model(images)
     """
-    return read_weights(path).network()
+    return read_weights(path, use_ema=use_ema).network()
+
+
+def _state_dict(path: Path, content: Mapping[str, Any], use_ema: bool) -> Mapping[str, Any]:
+    """Return the part of a file that maps names to tensors: the averaged weights with `use_ema`."""
+    if use_ema and not content.get("averaged"):  # whose weights are averaged ones
+        for key in AVERAGED_KEYS:
+            if isinstance(content.get(key), Mapping):
+                return content[key]  # type: ignore[no-any-return]
+        averaged_file = path.with_stem(f"{path.stem}-ema")  # a run writes model-ema.pkl beside model.pkl
+        remedy = f"{averaged_file} does" if averaged_file.exists() else "checkpoints of a run with `model_ema` do"
+        raise UserError(f"{path} holds no averaged weights; {remedy}. Without `use_ema` the file is used as it is")
+    return next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)), content)
 
 
 def _from_original_names(state_dict: dict[str, Tensor], path: Path, architecture: dict[str, Any] | None) -> Weights:

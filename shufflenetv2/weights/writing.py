@@ -15,7 +15,7 @@ from .file import METADATA_KEY, Preprocessing, Weights, to_safetensors
 from .reading import read_weights
 
 
-def convert(source: str | Path, destination: str | Path, to: str) -> Weights:
+def convert(source: str | Path, destination: str | Path, to: str, *, use_ema: bool = False) -> Weights:
     """Convert a weight file of one supported project to the format of another.
 
     Args:
@@ -23,6 +23,7 @@ def convert(source: str | Path, destination: str | Path, to: str) -> Weights:
         destination: file to write. If an error occurs, an existing file is unchanged.
         to: 'original', 'torchvision', 'mmpretrain', 'shufflenetv2', or 'safetensors' for the weights and metadata of
             this trainer in a .safetensors file.
+        use_ema: take the averaged weights (EMA) of a checkpoint.
 
     Returns:
         The weights, as `read_weights` reads them from `source`.
@@ -36,7 +37,7 @@ def convert(source: str | Path, destination: str | Path, to: str) -> Weights:
     """
     if to not in WRITERS:
         raise UserError(f"`to` must be one of {', '.join(WRITERS)}, not {to!r}")
-    weights = read_weights(source)
+    weights = read_weights(source, use_ema=use_ema)
     WRITERS[to](weights, Path(destination))
     return weights
 
