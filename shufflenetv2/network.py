@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import ShuffleV2Block, conv_norm
+from .config import Size, height_width
 
 # size: output channels of stages 2, 3 and 4, and of the last convolution (table 5 of the paper)
 SIZES: dict[str, tuple[tuple[int, int, int], int]] = {
@@ -21,7 +22,8 @@ POOLINGS = ("avg", "max", "avgmax", "catavgmax")
 # (block size, factor of the rate) of DropBlock in stages 2 (no DropBlock), 3 and 4, as in timm's ResNet
 DROP_BLOCKS = (None, (5, 0.25), (3, 1.0))
 STEM_CHANNELS = 24
-SMALLEST_INPUT = 32  # the network halves its input five times
+STRIDE = 32  # the network halves its input five times
+SMALLEST_INPUT = 32  # pixels of the shorter side
 
 
 def published_name(name: str) -> str:
@@ -34,7 +36,8 @@ class ShuffleNetV2(nn.Module):
     """The network ShuffleNetV2, which classifies images.
 
     Args:
-        input_size: side of the images in pixels. Recorded only: the network accepts any image of at least 32 x 32 pixels.
+        input_size: side of the images in pixels, or (height, width). Recorded only: the network accepts any image of at least
+            32 x 32 pixels.
         n_class: number of classes.
         model_size: '0.5x', '1.0x', '1.5x' or '2.0x'.
         dropout: probability of dropout before the classifier; None is the published value, 0.2 for 2.0x and 0 otherwise.
@@ -54,7 +57,7 @@ class ShuffleNetV2(nn.Module):
 
     def __init__(
         self,
-        input_size: int = 224,
+        input_size: Size = 224,
         n_class: int = 1000,
         model_size: str = "1.5x",
         *,
@@ -74,7 +77,7 @@ class ShuffleNetV2(nn.Module):
         for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
-        if input_size < SMALLEST_INPUT:
+        if min(height_width(input_size)) < SMALLEST_INPUT:
             raise ValueError(f"input_size must be at least {SMALLEST_INPUT} pixels, not {input_size}")
         if n_class < 1:
             raise ValueError(f"n_class must be at least 1, not {n_class}")

@@ -145,16 +145,22 @@ def test_a_partly_decoded_jpeg_has_the_pixels_of_the_whole(tmp_path: Path, sampl
         assert np.array_equal(opened.crop(height // 3, width // 5, 5, 9), whole[height // 3 :, width // 5 :][:5, :9])
 
 
-@pytest.mark.parametrize(("side", "factor"), [(64, 8), (65, 4), (128, 4), (200, 2), (256, 2), (257, 1), (None, 1)])
-def test_a_crop_that_will_be_shrunk_is_decoded_at_a_reduced_scale(tmp_path: Path, side: int | None, factor: int) -> None:
+SHRUNK = [(64, 64, 8), (65, 9, 4), (9, 65, 4), (128, 128, 4), (200, 100, 2), (1, 256, 2), (257, 1, 1), (513, 513, 1)]
+
+
+@pytest.mark.parametrize(("least_height", "least_width", "factor"), SHRUNK)
+def test_a_crop_that_will_be_shrunk_is_decoded_at_a_reduced_scale(
+    tmp_path: Path, least_height: int, least_width: int, factor: int
+) -> None:
     path = tmp_path / "image.jpg"
     photograph(900, 701, seed=4).save(path, quality=95)
     whole = read_image(path)
     for top, left in ((0, 0), (101, 33), (188, 387)):
-        crop = open_image(path).crop(top, left, 513, 513, min_side=side)
+        crop = open_image(path).crop(top, left, 513, 513, min_size=(least_height, least_width))
         edges = [(edge + factor // 2) // factor for edge in (top, top + 513, left, left + 513)]
         assert crop.shape == (edges[1] - edges[0], edges[3] - edges[2], 3)
-        assert min(crop.shape[:2]) >= (side or 513)
+        assert crop.shape[0] >= least_height
+        assert crop.shape[1] >= least_width
         # Each pixel is the average of a block of the whole image, up to rounding and chroma subsampling.
         rows, columns = (n // factor * factor for n in whole.shape[:2])
         averages = whole[:rows, :columns].reshape(rows // factor, factor, columns // factor, factor, 3).mean((1, 3))

@@ -207,10 +207,10 @@ def test_threads_decode_concurrently(photographs: Path) -> None:
 @compiled
 def test_opencv_gives_the_same_pixels_when_the_decoder_declines(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = encode(np.asarray(photograph(701, 533, seed=3)))
-    crops = [((13, 30, 500, 600), side) for side in (None, 64, 100, 200)]
+    crops = [((13, 30, 500, 600), size) for size in (None, (64, 64), (100, 150), (200, 60))]
     image = open_encoded("image.jpg", encoded)
     assert isinstance(image, SequentialJpeg)
-    expected = [image.crop(*part, min_side=side).copy() for part, side in crops]
+    expected = [image.crop(*part, min_size=size).copy() for part, size in crops]
     monkeypatch.setattr(kernel_pixels, "decode_jpeg", lambda *_: None)
-    for (part, side), pixels in zip(crops, expected, strict=True):
-        assert np.array_equal(image.crop(*part, min_side=side), pixels)
+    for (part, size), pixels in zip(crops, expected, strict=True):
+        assert np.array_equal(image.crop(*part, min_size=size), pixels)

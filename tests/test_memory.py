@@ -134,6 +134,7 @@ def test_larger_runs_are_estimated_to_need_more() -> None:
     base = total()
     assert base < total(batch_size=512) < total(batch_size=1024)
     assert base < total(model_size="1.0x") < total(input_size=96, resize_size=96)
+    assert base < total(input_size=(64, 80), resize_size=80) < total(input_size=96, resize_size=96)
     assert base < total(model_ema=True)
     assert base < total(mixup=0.2)
     assert 2 * base < total(aug_splits=3, jsd=True)

@@ -353,7 +353,7 @@ def test_info_prints_architecture_preprocessing_accuracy_and_options_of_a_file(c
         "origin         shufflenetv2\n",
         "original; head without biases, pooling max",
         "7: class 0, class 1, class 2, class 3, class 4, ...\n",
-        "short side 72 (bilinear), central 64 x 64 pixels; BGR, 0..255, mean 0, 0, 0, std 1, 1, 1\n",
+        "resized to a short side of 72 pixels, central 64 x 64 pixels; bilinear, BGR, 0..255, mean 0, 0, 0, std 1, 1, 1\n",
         "top-1 50.00%, top-5 75.00%, loss 2.5000\n",
         "--batch-size 64 --scale 0.25 1.0 --hflip 0.0 --color-jitter 0.1 0.1 0.1 --seed 3\n",
         "version 0.1.0 on here at 2026-01-02T03:04:05+0000\n",

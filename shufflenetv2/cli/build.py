@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import data, recipe
-from ..config import REFERENCE_BATCH_SIZE, Config
+from ..config import REFERENCE_BATCH_SIZE, Config, describe_size, height_width
 from ..data import Dataset
 from ..engine import Devices, MemoryEstimate, checkpoint, distributed, estimate_memory
 from ..errors import UserError
-from ..network import SMALLEST_INPUT
+from ..network import STRIDE
 from ..weights import Preprocessing, Weights
 
 
@@ -114,5 +114,5 @@ def check_batch_size(config: Config) -> None:
             + (f" and `grad_accum_steps` {accum_steps}" if accum_steps > 1 else "")
         )
     input_size = config.data.train_crop_size or config.data.input_size
-    if batch_size == processes * accum_steps and input_size <= SMALLEST_INPUT:
-        raise UserError(f"batch norm cannot learn from single images of {SMALLEST_INPUT} pixels; raise `batch_size`")
+    if batch_size == processes * accum_steps and max(height_width(input_size)) <= STRIDE:
+        raise UserError(f"batch norm cannot learn from single images of {describe_size(input_size)}; raise `batch_size`")

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import Config
+from ..config import Config, contains, describe_size, in_words
 from ..data import Dataset, build_evaluation_transform, build_preprocessing, worker_count
 from ..engine import Evaluator, choose_devices, distributed
 from ..errors import UserError
@@ -63,8 +63,9 @@ def evaluation_preprocessing(config: Config, weights: Weights) -> Preprocessing:
         if config.explicit & {"input_size", "crop_pct"}:
             given |= {"resize_size"}  # its default follows from these options
         preprocessing = replace(weights.preprocessing, **{name: getattr(from_options, name) for name in given})
-    if preprocessing.resize_size < preprocessing.input_size:
+    if not contains(preprocessing.resize_size, preprocessing.input_size):
         raise UserError(
-            f"`resize_size` {preprocessing.resize_size} is smaller than the model's input of {preprocessing.input_size} pixels"
+            f"`resize_size` {in_words(preprocessing.resize_size)} is smaller than the model's input of "
+            f"{describe_size(preprocessing.input_size)}"
         )
     return preprocessing

@@ -66,12 +66,11 @@ def _format_classes(count: int, names: list[str] | None) -> str:
 def _format_preprocessing(preprocessing: Mapping[str, Any] | None) -> str:
     if preprocessing is None:
         return "not in the file; the original's is a short side of 256, central 224 x 224 pixels, BGR, 0..255"
+    from ..weights import Preprocessing  # here because torch takes seconds to import
+
     mean, std = (", ".join(f"{value:g}" for value in preprocessing[name]) for name in ("mean", "std"))
-    size = preprocessing["input_size"]
-    return (
-        f"short side {preprocessing['resize_size']} ({preprocessing['interpolation']}), central {size} x {size} pixels; "
-        f"BGR, 0..255, mean {mean}, std {std}"
-    )
+    geometry = Preprocessing(**preprocessing).describe_geometry()
+    return f"{geometry}; {preprocessing['interpolation']}, BGR, 0..255, mean {mean}, std {std}"
 
 
 def _format_weights(averaged: bool | None, recalibrated: bool | None) -> str:

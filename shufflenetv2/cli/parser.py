@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, NoReturn, TypeVar
 
 from .. import __version__
@@ -114,10 +115,10 @@ class OptionParser:
             option = by_name.get(word)
             if option and option.is_switch and rest and self.is_argument(rest[0]):
                 word += "=true"
-            count = option.accepts.numbers if option else 0
-            if count and len(rest) >= count and all(value.isdecimal() for value in rest[:count]):
-                word += "=" + " ".join(rest[:count])
-                del rest[:count]
+            numbers = list(takewhile(str.isdecimal, rest[: option.accepts.numbers if option else 0]))
+            if numbers:
+                word += "=" + " ".join(numbers)
+                del rest[: len(numbers)]
             words.append(word)
         return words
 

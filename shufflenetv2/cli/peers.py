@@ -164,7 +164,7 @@ ULTRALYTICS = {
     "seed": "here it is --seed",
     "deterministic": "here it is --deterministic",
     "single-cls": "a classifier needs two classes" + LEAVE_OUT,
-    "rect": "images are square" + LEAVE_OUT,
+    "rect": "all images have one shape; for a rectangle --input-size takes height and width",
     "cos-lr": "here it is --sched cosine",
     "close-mosaic": "there are no mosaics" + LEAVE_OUT,
     "mosaic": "there are no mosaics" + LEAVE_OUT,

@@ -9,7 +9,7 @@ import torchinfo
 import yaml
 
 from .. import data, files
-from ..config import CommonConfig, Config
+from ..config import CommonConfig, Config, describe_size, height_width
 from ..engine import (
     Checkpointer,
     GracefulShutdown,
@@ -121,13 +121,13 @@ def _run_of_log(folder: Path) -> Path | None:
 
 def log_description(log: RunLog, config: Config, trainer: Trainer) -> None:
     """Log the network, the data and the values that were derived from other options."""
-    side = config.data.input_size
+    size = config.data.input_size
     summary = torchinfo.summary(
-        trainer.state.network, (1, 3, side, side), depth=2, mode="eval", device=trainer.devices.first, verbose=0,
+        trainer.state.network, (1, 3, *height_width(size)), depth=2, mode="eval", device=trainer.devices.first, verbose=0,
         col_names=("output_size", "num_params", "mult_adds"),
     )  # fmt: skip
     table = str(summary).replace("(Units.MEGABYTES)", "(M)")  # torchinfo prints the name of an enum since Python 3.11
-    log.info(f"ShuffleNetV2 {config.model.model_size} at {side} x {side} pixels\n{table}")
+    log.info(f"ShuffleNetV2 {config.model.model_size} at {describe_size(size)}\n{table}")
     train_set, val_set = trainer.train_set, trainer.val_set
     reason = "no --val-dir" if config.run.validate else "--no-validate"
     validation = f"validated on {len(val_set):,}" if val_set else f"without validation ({reason})"

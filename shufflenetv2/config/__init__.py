@@ -37,4 +37,8 @@ from .run import RunConfig as RunConfig
 from .training import REFERENCE_BATCH_SIZE as REFERENCE_BATCH_SIZE
 from .training import OptimizationConfig as OptimizationConfig
 from .training import ScheduleConfig as ScheduleConfig
+from .types import Size as Size
+from .types import contains as contains
+from .types import describe_size as describe_size
+from .types import height_width as height_width
 from .types import split_interval as split_interval

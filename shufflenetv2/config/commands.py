@@ -32,8 +32,8 @@ class PrepareConfig:
     destination: Folder = option(..., "folder to write: new, or left by an interrupted run of the command", positional=True)
     short_side: Pixels = option(
         ...,
-        "largest short side of a resulting image; at least the `resize_size` of the training to come, "
-        "which is 256 for an input of 224 pixels",
+        "largest short side of a resulting image; at least the `resize_size` of the training to come (the larger of two "
+        "numbers), which is 256 for an input of 224 pixels",
     )
     # 95: the reason is in data/shrinking.py.
     quality: Quality = option(95, "quality of the resulting JPEG files, from 1 to 100")

@@ -21,7 +21,7 @@ from .training import (
     OptimizationConfig,
     ScheduleConfig,
 )
-from .types import split_interval
+from .types import Size, contains, split_interval
 
 REFERENCE_JITTER = 0.4
 MAX_VAL_BATCH_SIZE = 256  # unless `val_batch_size` is given
@@ -316,9 +316,9 @@ def _resolved(config: Config) -> Config:
     """Fill in the defaults that depend on other options."""
     config = replace(config, data=_resolved_data(config))
     data, optimization, evaluates = config.data, config.optimization, config.evaluation.eval
-    resize_size = data.resize_size or int(data.input_size / data.crop_pct + 0.5)
-    if resize_size < data.input_size and not evaluates:  # the weight file may have another input size
-        raise UserError(f"`resize_size` {resize_size} is smaller than `input_size` {data.input_size}")
+    resize_size = data.resize_size or _default_resize_size(data.input_size, data.crop_pct)
+    if not contains(resize_size, data.input_size) and not evaluates:  # the weight file may have another input size
+        raise UserError(f"`resize_size` {in_words(resize_size)} is smaller than `input_size` {in_words(data.input_size)}")
     if optimization.learning_rate is None and optimization.opt not in SGD_OPTIMIZERS and not evaluates:
         raise UserError(f"`opt` {optimization.opt} needs a `learning_rate`: the default is for sgd")
     starts_from_weights = bool(config.fine_tuning.initial_checkpoint or config.fine_tuning.pretrained) and not evaluates
@@ -336,6 +336,13 @@ def _resolved(config: Config) -> Config:
         save=os.path.join(common.save, common.experiment) if common.experiment else common.save,
         experiment="",  # now part of `save`
     )
+
+
+def _default_resize_size(input_size: Size, crop_pct: float) -> Size:
+    if isinstance(input_size, int):
+        return int(input_size / crop_pct + 0.5)
+    height, width = (int(side / crop_pct + 0.5) for side in input_size)
+    return height, width
 
 
 def _resolved_data(config: Config) -> DataConfig:

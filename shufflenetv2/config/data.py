@@ -10,9 +10,8 @@ from .types import (
     Folder,
     FractionAbove0,
     FractionBelow1,
-    Pixels,
+    ImageSize,
     PositiveColour,
-    SquareSize,
     Text,
 )
 
@@ -53,17 +52,22 @@ class DataConfig:
         short="-vb",
         aliases=("--validation-batch-size",),
     )
-    input_size: SquareSize = option(
-        224, "side of the square image that the network sees", aliases=("--img-size", "--val-crop-size"), recipe=True
+    input_size: ImageSize = option(
+        224,
+        "side of the square image that the network sees, or its height and width",
+        aliases=("--img-size", "--val-crop-size"),
+        recipe=True,
     )
-    resize_size: Pixels = option(
+    resize_size: ImageSize = option(
         None,
-        "length of the short side to which validation images are resized before the central crop; "
-        "default: `input_size` / `crop_pct`",
+        "length of the short side to which validation images are resized before the central crop, or the height and width "
+        "that the resized image covers; default: `input_size` / `crop_pct`",
         recipe=True,
         aliases=("--val-resize-size",),
     )
-    train_crop_size: Pixels | None = option(None, "side of the image in training; default: `input_size`", recipe=True)
+    train_crop_size: ImageSize | None = option(
+        None, "side of the image in training, or its height and width; default: `input_size`", recipe=True
+    )
     crop_pct: FractionAbove0 = option(0.875, "ratio of `input_size` to `resize_size`", recipe=True)
     interpolation: Interpolation = option("bilinear", "interpolation used to resize validation images", recipe=True)
     train_interpolation: TrainInterpolation = option(

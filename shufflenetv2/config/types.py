@@ -16,7 +16,7 @@ class Accepts:
         nargs: how many values follow the option on the command line, as in argparse: None for a single one, a number,
             or "+" for at least one.
         implied: value of an option that is given without one, where that is possible.
-        numbers: this many whole numbers may stand in place of a single value; they are read as one text.
+        numbers: up to this many whole numbers may stand in place of a single value; they are read as one text.
     """
 
     text: str
@@ -39,12 +39,20 @@ def _to_int(value: Any) -> Any:
     return int(value) if isinstance(value, str) else value
 
 
-def _square_side(value: Any) -> Any:
-    """Return H for `3 H H`, the form in which timm gives the size of images; any other value as it is."""
-    match value.split() if isinstance(value, str) else value:
-        case ["3", height, width] if height == width:
+def _read_size(value: Any) -> Any:
+    """Return the numbers of a size that is given as one text, or as `3 H W`, timm's form: H, or H and W."""
+    numbers = value.split() if isinstance(value, str) else value
+    match numbers:
+        case ["3", height, width]:
+            return height, width
+        case [height]:
             return height
-    return value
+    return numbers
+
+
+def _unite_equal(size: Any) -> Any:
+    """Return the side of a square, and any other size as it is."""
+    return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
 
 def _auto_as_none(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -72,11 +80,16 @@ CountOrAuto = Annotated[  # the value of auto is None until the number is chosen
 Natural = Annotated[int, Field(ge=0, lt=2**63), Accepts("a whole number from 0 to below 2**63", "N")]
 Quality = Annotated[int, Field(ge=1, le=100), Accepts("a whole number from 1 to 100", "Q")]
 Pixels = Annotated[int, Field(ge=32), Accepts("a whole number of pixels, at least 32", "PIXELS")]
-SquareSize = Annotated[
-    int,
-    Field(ge=32),
-    BeforeValidator(_square_side, json_schema_input_type=Annotated[int, Field(ge=32)] | tuple[Literal[3], int, int]),
-    Accepts("a whole number of pixels, at least 32, or 3 H W with equal H and W", "PIXELS", numbers=3),
+_Side = Annotated[int, Field(ge=32)]
+ImageSize = Annotated[
+    _Side | tuple[_Side, _Side],
+    BeforeValidator(_read_size, json_schema_input_type=_Side | tuple[_Side, _Side] | tuple[Literal[3], _Side, _Side]),
+    AfterValidator(_unite_equal),
+    Accepts(
+        "one or two whole numbers of pixels, height and width, each at least 32, or 3 H W",
+        "PIXELS",
+        numbers=3,
+    ),
 ]
 Number = Annotated[float, Accepts("a number", "X")]
 Positive = Annotated[float, Field(gt=0), Accepts("a number above 0", "X")]
@@ -135,6 +148,25 @@ Settings = Annotated[
     Accepts("a name, an equals sign and a value", "NAME=VALUE", "+"),
 ]
 IntegerChoice = BeforeValidator(_to_int)
+
+
+Size = int | tuple[int, int]  # of an image in pixels: the side of a square, or (height, width)
+
+
+def height_width(size: Size) -> tuple[int, int]:
+    """Return the height and the width of a size."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def describe_size(size: Size) -> str:
+    """Describe a size for messages, for example as '224 x 224 pixels'."""
+    height, width = height_width(size)
+    return f"{height} x {width} pixels" + (" (height x width)" if height != width else "")
+
+
+def contains(outer: Size, inner: Size) -> bool:
+    """Return whether neither side of `outer` is shorter than that of `inner`."""
+    return all(long >= short for long, short in zip(height_width(outer), height_width(inner), strict=True))
 
 
 def split_interval(interval: int | str) -> tuple[int | None, float | None]:

@@ -47,7 +47,7 @@ class CropResize(NamedTuple):
     left: int
     height: int
     width: int
-    size: int  # height and width of the result
+    size: tuple[int, int]  # height and width of the result
     interpolation: str = "bilinear"  # a key of resize.INTERPOLATIONS
     hflip: bool = False
     vflip: bool = False
@@ -60,12 +60,12 @@ class Image:
     height: int
     width: int
 
-    def crop(self, top: int, left: int, height: int, width: int, min_side: int | None = None) -> np.ndarray:
+    def crop(self, top: int, left: int, height: int, width: int, min_size: tuple[int, int] | None = None) -> np.ndarray:
         """Return a rectangle of the image, uint8 (height, width, 3), BGR; valid until this thread's next call.
 
         Args:
-            min_side: allows a result that is smaller by a factor of 2, 4 or 8, with its edges rounded to whole pixels,
-                as long as both sides have at least `min_side` pixels.
+            min_size: allows a result that is smaller by a factor of 2, 4 or 8, with its edges rounded to whole pixels,
+                as long as it has at least this height and width.
         """
         raise NotImplementedError
 
@@ -73,17 +73,16 @@ class Image:
         """Crop, resize, flip and jitter the image.
 
         Args:
-            out: uint8 (size, size, 3), contiguous, receives the result; allocated by default.
+            out: uint8 (*crop.size, 3), contiguous, receives the result; allocated by default.
 
         Returns:
-            uint8 (size, size, 3), BGR.
+            uint8 (*crop.size, 3), BGR.
         """
-        pixels = self.crop(crop.top, crop.left, crop.height, crop.width, min_side=crop.size)
+        pixels = self.crop(crop.top, crop.left, crop.height, crop.width, min_size=crop.size)
         has_jitter = crop.jitter != UNCHANGED
         pixels = resize(
             pixels,
-            crop.size,
-            crop.size,
+            *crop.size,
             crop.interpolation,
             hflip=crop.hflip,
             vflip=crop.vflip,
@@ -99,7 +98,7 @@ class DecodedImage(Image):
         self.pixels = pixels
         self.height, self.width = pixels.shape[:2]
 
-    def crop(self, top: int, left: int, height: int, width: int, min_side: int | None = None) -> np.ndarray:
+    def crop(self, top: int, left: int, height: int, width: int, min_size: tuple[int, int] | None = None) -> np.ndarray:
         return self.pixels[top : top + height, left : left + width]
 
 
@@ -109,8 +108,8 @@ class SequentialJpeg(Image):
     def __init__(self, name: str, encoded: bytes, height: int, width: int) -> None:
         self.name, self.encoded, self.height, self.width = name, encoded, height, width
 
-    def crop(self, top: int, left: int, height: int, width: int, min_side: int | None = None) -> np.ndarray:
-        scale, box = reduced_box((top, left, height, width), min_side)
+    def crop(self, top: int, left: int, height: int, width: int, min_size: tuple[int, int] | None = None) -> np.ndarray:
+        scale, box = reduced_box((top, left, height, width), min_size)
         pixels: np.ndarray | None = None if compiled is None else compiled.decode_jpeg(self.encoded, scale, box)
         if pixels is None:
             whole = decode_with_opencv(self.encoded, REDUCED[scale])
@@ -123,24 +122,25 @@ class SequentialJpeg(Image):
     def crop_resize(self, crop: CropResize, out: np.ndarray | None = None) -> np.ndarray:
         if compiled is not None and crop.interpolation == "bilinear":
             scale, box = reduced_box((crop.top, crop.left, crop.height, crop.width), crop.size)
-            image = np.empty((crop.size, crop.size, 3), np.uint8) if out is None else out
+            image = np.empty((*crop.size, 3), np.uint8) if out is None else out
             # One call: a thread that returned to Python between the steps would wait for the interpreter lock each time.
             if compiled.jpeg_crop_resize(self.encoded, scale, box, crop.jitter, (crop.hflip, crop.vflip), image):
                 return image
         return super().crop_resize(crop, out)
 
 
-def reduced_box(box: tuple[int, int, int, int], min_side: int | None) -> tuple[int, tuple[int, int, int, int]]:
-    """Return the largest scale at which both sides of a box keep `min_side` pixels, and the box in the scaled image.
+def reduced_box(box: tuple[int, int, int, int], min_size: tuple[int, int] | None) -> tuple[int, tuple[int, int, int, int]]:
+    """Return the largest scale at which a box keeps a height and width of `min_size`, and the box in the scaled image.
 
     Args:
         box: (top, left, height, width).
-        min_side: None for a scale of 1.
+        min_size: None for a scale of 1.
     """
     top, left, height, width = box
     scale = 1
-    while min_side is not None and scale < MAX_SCALE and min(height, width) >= 2 * scale * min_side:
-        scale *= 2
+    if min_size is not None:
+        while scale < MAX_SCALE and height >= 2 * scale * min_size[0] and width >= 2 * scale * min_size[1]:
+            scale *= 2
     top, bottom, left, right = ((edge + scale // 2) // scale for edge in (top, top + height, left, left + width))
     return scale, (top, left, bottom - top, right - left)
 

@@ -244,7 +244,7 @@ def encode(name: str, image: Image, short_side: int, quality: int) -> bytes:
         raise ImageError(f"{name} is too long for a JPEG: {max(width, height):,} pixels; the limit is {MAX_JPEG_SIDE:,}")
     # Let the decoder reduce the image, which takes half the time and a fraction of the memory, but to no less than twice the
     # final size, because the filter of INTER_AREA is better than that of the decoder.
-    pixels = image.crop(0, 0, image.height, image.width, min_side=2 * short_side)
+    pixels = image.crop(0, 0, image.height, image.width, min_size=(2 * short_side, 2 * short_side))
     if pixels.shape[:2] != (height, width):
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality, *JPEG_OPTIONS])[1].tobytes()

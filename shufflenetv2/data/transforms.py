@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from ..config import AugmentationConfig, DataConfig
+from ..config import AugmentationConfig, DataConfig, Size, describe_size, height_width
 from ..weights import Preprocessing
 from .erasing import RandomErasing
 from .images import CropResize, Image
@@ -32,12 +32,12 @@ class Transform(Protocol):
     """A transform of images into one or several views of fixed size.
 
     Attributes:
-        size: side of a view in pixels.
+        size: of a view in pixels: its side, or (height, width).
         views: number of views of each image.
     """
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> Size: ...
 
     @property
     def views(self) -> int: ...
@@ -46,7 +46,7 @@ class Transform(Protocol):
         """Write the views of an image into `out`.
 
         Args:
-            out: uint8 (views, size, size, 3), BGR; or (size, size, 3) for a single view.
+            out: uint8 (views, H, W, 3), BGR; or (H, W, 3) for a single view.
             rng: source of all random draws; None for a transform without random draws.
         """
 
@@ -62,9 +62,12 @@ def as_bgr(image: PIL.Image.Image | np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class OpencvResize:
-    """Resize an image so that its short side has `size` pixels. Takes a PIL image (RGB) or a BGR array, returns a BGR array."""
+    """Resize an image so that its short side has `size` pixels. Takes a PIL image (RGB) or a BGR array, returns a BGR array.
 
-    size: int = 256
+    With a size (height, width) the result is the smallest image of the same aspect ratio that covers this rectangle.
+    """
+
+    size: Size = 256
     interpolation: str = "bilinear"
 
     def __call__(self, image: PIL.Image.Image | np.ndarray) -> np.ndarray:
@@ -74,28 +77,33 @@ class OpencvResize:
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         """Return (width, height) of the resized image for an image of this height and width."""
-        if height < width:
-            return int(self.size / height * width + 0.5), self.size
-        return self.size, int(self.size / width * height + 0.5)
+        new_height, new_width = height_width(self.size)
+        if height * new_width < width * new_height:
+            return int(new_height / height * width + 0.5), new_height
+        return new_width, int(new_width / width * height + 0.5)
 
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Crop the central `size` x `size` pixels. Takes a PIL image (RGB) or a BGR array, returns a view of the BGR array.
+    """Crop the centre of an image. Takes a PIL image (RGB) or a BGR array, returns a view of the BGR array.
+
+    Args:
+        size: side of the crop in pixels, or (height, width).
 
     Raises:
         ValueError: if the image is smaller than the crop.
     """
 
-    size: int = 224
+    size: Size = 224
 
     def __call__(self, image: PIL.Image.Image | np.ndarray) -> np.ndarray:
         image = as_bgr(image)
         height, width = image.shape[:2]
-        if min(height, width) < self.size:
-            raise ValueError(f"a crop of {self.size} pixels does not fit into an image of {width} x {height}")
-        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
-        return image[top : top + self.size, left : left + self.size]
+        crop_height, crop_width = height_width(self.size)
+        if height < crop_height or width < crop_width:
+            raise ValueError(f"a crop of {describe_size(self.size)} does not fit into an image of {height} x {width}")
+        top, left = round((height - crop_height) / 2), round((width - crop_width) / 2)
+        return image[top : top + crop_height, left : left + crop_width]
 
 
 class ToBGRTensor:
@@ -107,16 +115,18 @@ class ToBGRTensor:
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """Resize the short side to `resize_size`, then crop the central `size` x `size` pixels.
+    """Resize the short side to `resize_size`, then crop the centre.
 
     Args:
+        size: of the crop in pixels: its side, or (height, width).
+        resize_size: length of the short side, or (height, width) that the resized image covers.
         interpolation: one of resize.INTERPOLATIONS.
         views: 1: the centre; 2: the centre and its mirror image; 5: the centre and the four corners; 10: these five and
             their mirror images.
     """
 
-    size: int = 224
-    resize_size: int = 256
+    size: Size = 224
+    resize_size: Size = 256
     interpolation: str = "bilinear"
     views: int = 1
 
@@ -124,8 +134,9 @@ class EvaluationTransform:
         resized = OpencvResize(self.resize_size, self.interpolation)(image.crop(0, 0, image.height, image.width))
         crops = [CenterCrop(self.size)(resized)]
         if self.views >= 5:
-            edges = slice(None, self.size), slice(-self.size, None)
-            crops += [resized[rows, columns] for rows in edges for columns in edges]
+            height, width = height_width(self.size)
+            edges = [[slice(None, length), slice(-length, None)] for length in (height, width)]
+            crops += [resized[rows, columns] for rows in edges[0] for columns in edges[1]]
         if self.views in (2, 10):
             crops += [crop[:, ::-1] for crop in crops]
         for view, crop in zip(_list_of_views(out), crops, strict=True):
@@ -137,7 +148,7 @@ class TrainTransform:
     """Augment a training image; the defaults are those of the original trainer. `print(transform)` lists the steps.
 
     Args:
-        size: side of the result in pixels.
+        size: of the result in pixels: its side, or (height, width).
         scale: smallest and largest fraction of the image area that a random crop covers.
         ratio: smallest and largest width / height of a random crop, drawn log-uniformly.
         color_jitter: strengths of brightness, contrast and saturation, see `draw_jitter`.
@@ -151,7 +162,7 @@ class TrainTransform:
         erases_first: with several views, apply random erasing to the first view, too.
     """
 
-    size: int = 224
+    size: Size = 224
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     color_jitter: tuple[float, float, float] = (0.4, 0.4, 0.4)
@@ -206,7 +217,7 @@ class TrainTransform:
         if interpolation == "random":
             interpolation = "bilinear" if rng.random() < 0.5 else "bicubic"
         jitter = draw_jitter(self.color_jitter, rng) if with_jitter and any(self.color_jitter) else UNCHANGED
-        return CropResize(*box, self.size, interpolation, hflip, vflip, jitter)
+        return CropResize(*box, height_width(self.size), interpolation, hflip, vflip, jitter)
 
     def _apply_policy_and_jitter(self, pixels: np.ndarray, out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the augmented pixels: `out`, a new array, or `pixels` itself if nothing is applied."""

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, replace
 
-from ..config import MAX_VAL_BATCH_SIZE, Config
+from ..config import MAX_VAL_BATCH_SIZE, Config, height_width
 from ..data import BATCHES_AHEAD, worker_count
 from ..errors import UserError
 from ..weights import Weights
@@ -198,21 +198,22 @@ def _same_in_all_processes(place: Place) -> Place:
 
 def _demand_of_iterations(config: Config, iteration: IterationMemory) -> Demand:
     """Return the demand of the network and its batches on the device."""
-    side, views = image_shape(config)
+    size, views = image_shape(config)
+    enlargement = math.prod(height_width(config.data.input_size)) / math.prod(size)
     buckets = iteration.gradients if distributed.world_size() > 1 else 0  # in which gradients are sent
     return Demand(
         fixed=iteration.state + iteration.step + buckets,
         per_sample=iteration.held,
         per_prepared=max(iteration.prepared - iteration.held, views * iteration.forward),
         per_stepped=iteration.stepped - iteration.held,
-        per_validated=math.ceil(iteration.forward * (config.data.input_size / side) ** 2),
+        per_validated=math.ceil(iteration.forward * enlargement),
     )
 
 
 def _demand_of_files(config: Config, iteration: IterationMemory) -> Demand:
     """Return the demand of the loader and of the writer of checkpoints in main memory."""
-    side, views = image_shape(config)
-    image, val_image = 3 * views * side**2, 3 * config.data.input_size**2
+    size, views = image_shape(config)
+    image, val_image = 3 * views * math.prod(size), 3 * math.prod(height_width(config.data.input_size))
     # Besides the batch in use the loader holds BATCHES_AHEAD batches, and more if it has more threads than a batch has images.
     batches, workers = BATCHES_AHEAD + 1, worker_count(config.common.workers, distributed.local_world_size())
     return Demand(

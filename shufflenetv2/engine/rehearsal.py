@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..config import Config
+from ..config import Config, height_width
 from ..recipe import load_teacher
 from ..weights import Weights
 from . import distributed
@@ -63,7 +63,7 @@ def rehearse(config: Config, devices: Devices, class_names: list[str], weights: 
     """
     device = devices.first
     single = replace(devices, count=1, execution=replace(devices.execution, torchcompile=""))
-    side, views = image_shape(config)
+    (height, width), views = image_shape(config)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), _meter(device) as meter:
         state = build_training_state(config, single, class_names, weights)
         placed, model = single.place(state.network), single.place(state.network, training=True)
@@ -71,7 +71,7 @@ def rehearse(config: Config, devices: Devices, class_names: list[str], weights: 
         settings = StepSettings.from_config(config, state.network, teacher and single.place(teacher))
 
         def blank_images(count: int) -> Tensor:
-            return torch.zeros(count, side, side, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
+            return torch.zeros(count, height, width, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
 
         def iterate(samples: int) -> tuple[int, int, int]:
             """Perform an iteration as `train` does; return the bytes held, and those at the peaks before and in the step."""
@@ -89,7 +89,7 @@ def rehearse(config: Config, devices: Devices, class_names: list[str], weights: 
             return held, prepared, meter.peak - before
 
         gradients = sum(each.nbytes for each in state.network.parameters() if each.requires_grad)
-        count = max(2, round(REHEARSED_IMAGES * 224**2 / side**2 / views))
+        count = max(2, round(REHEARSED_IMAGES * 224**2 / (height * width) / views))
         chunk = samples_at_once(config, devices)
         if chunk <= 2 * count:
             held, prepared, stepped = iterate(chunk)
@@ -106,9 +106,9 @@ def rehearse(config: Config, devices: Devices, class_names: list[str], weights: 
         return IterationMemory(state_bytes, gradients, step, held, prepared, stepped, (meter.peak - state_bytes) // count)
 
 
-def image_shape(config: Config) -> tuple[int, int]:
-    """Return the side of a training image in pixels, and the number of its views."""
-    return config.data.train_crop_size or config.data.input_size, config.augmentation.aug_splits or 1
+def image_shape(config: Config) -> tuple[tuple[int, int], int]:
+    """Return the height and width of a training image in pixels, and the number of its views."""
+    return height_width(config.data.train_crop_size or config.data.input_size), config.augmentation.aug_splits or 1
 
 
 def samples_at_once(config: Config, devices: Devices) -> int:

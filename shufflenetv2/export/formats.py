@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..config import height_width
 from ..errors import UserError
 from ..weights import Preprocessing, Weights
 from .deployment import DeployedNetwork, fold_batch_norms
@@ -65,9 +66,9 @@ def export(
     )
     network = weights.network(metadata.preprocessing)
     deployed = DeployedNetwork(fold_batch_norms(network) if fold_bn else network, metadata)
-    size = metadata.preprocessing.input_size
+    size = height_width(metadata.preprocessing.input_size)
     # Trace a variable batch size with 2 images: torch.export specializes a dimension of size 1.
-    images = torch.full((1 if metadata.batch_size else 2, 3, size, size), 128, dtype=torch.uint8)
+    images = torch.full((1 if metadata.batch_size else 2, 3, *size), 128, dtype=torch.uint8)
     with torch.no_grad(), silenced():
         return WRITERS[format](deployed, metadata.to_input(images), metadata)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..config import height_width
 from ..data import Dataset, DecodedImage, Digits, EvaluationTransform, ImageError, ImageFiles, Subset, find_images
 from ..data.images import Image
 from ..errors import UserError
@@ -27,7 +28,7 @@ class SkipUnreadable:
         self.unreadable: dict[int, str] = {}
 
     def image(self, index: int) -> Image:
-        pixels = np.zeros((self.transform.size, self.transform.size, 3), np.uint8)
+        pixels = np.zeros((*height_width(self.transform.size), 3), np.uint8)
         try:
             self.transform(self.dataset.image(index), pixels)
         except ImageError as error:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..config import height_width
 from ..weights import Preprocessing
 
 KEYS = ("shufflenetv2", "model_size", "class_names", "preprocessing", "input")
@@ -38,8 +39,8 @@ class ExportMetadata:
     @property
     def input_shape(self) -> list[int | None]:
         """Shape of a batch of images; None where it may be any."""
-        size = self.preprocessing.input_size
-        return [self.batch_size, 3, size, size] if self.layout == "nchw" else [self.batch_size, size, size, 3]
+        size = height_width(self.preprocessing.input_size)
+        return [self.batch_size, 3, *size] if self.layout == "nchw" else [self.batch_size, *size, 3]
 
     def __str__(self) -> str:
         shape = " x ".join("N" if length is None else str(length) for length in self.input_shape)
@@ -50,12 +51,13 @@ class ExportMetadata:
 
         Mean and standard deviation are omitted, because a program that reads them would normalize a second time.
         """
+        resize_size = self.preprocessing.resize_size
         values = {
             "shufflenetv2": __version__,
             "model_size": self.model_size,
             "class_names": self.class_names,
             "preprocessing": {
-                "resize_short_side": self.preprocessing.resize_size,
+                "resize_short_side" if isinstance(resize_size, int) else "resize_to_cover": resize_size,
                 "interpolation": self.preprocessing.interpolation,
                 "antialias": False,
                 "center_crop": self.preprocessing.input_size,
@@ -79,7 +81,11 @@ class ExportMetadata:
             KeyError, ValueError, TypeError, AttributeError: for anything else.
         """
         model_size, class_names, steps, images = (json.loads(strings[key]) for key in KEYS[1:])
-        preprocessing = Preprocessing(steps["center_crop"], steps["resize_short_side"], interpolation=steps["interpolation"])
+        resize_size = steps["resize_short_side"] if "resize_short_side" in steps else tuple(steps["resize_to_cover"])
+        input_size = steps["center_crop"]
+        if isinstance(input_size, list):
+            input_size = tuple(input_size)
+        preprocessing = Preprocessing(input_size, resize_size, interpolation=steps["interpolation"])
         return cls(
             model_size,
             class_names,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import files
-from ..config import DistillationConfig
+from ..config import DistillationConfig, height_width
 from ..errors import UserError, nearest
 from ..weights import describe_mismatch, read_weights
 
@@ -118,8 +118,8 @@ def _teacher_from_file(name: str, n_class: int, class_names: list[str] | None) -
     for teacher_class, train_class in zip(weights.class_names or (), class_names or (), strict=False):
         if teacher_class != train_class:
             raise UserError(f"`teacher` {name} has the class {teacher_class!r} where the training images have {train_class!r}")
-    side = weights.preprocessing.input_size if weights.preprocessing else None
-    return Teacher(network, (side, side) if side else None)
+    size = height_width(weights.preprocessing.input_size) if weights.preprocessing else None
+    return Teacher(network, size)
 
 
 def _require_classes(name: str, teacher_classes: int, n_class: int) -> None:

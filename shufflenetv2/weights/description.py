@@ -6,6 +6,7 @@ from typing import Any
 
 import torchinfo
 
+from ..config import height_width
 from ..network import SIZES, STEM_CHANNELS
 from .file import TRAINING_DETAILS, Preprocessing
 from .reading import read_weights
@@ -42,10 +43,10 @@ def describe(path: str | Path, *, use_ema: bool = False) -> dict[str, Any]:
     """
     weights = read_weights(path, use_ema=use_ema)
     network = weights.network()
-    size = (weights.preprocessing or Preprocessing()).input_size
+    preprocessing = weights.preprocessing or Preprocessing()
     summary = torchinfo.summary(
         network,
-        (1, 3, size, size),
+        (1, 3, *height_width(preprocessing.input_size)),
         depth=2,
         mode="eval",
         device="cpu",

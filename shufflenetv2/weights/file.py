@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import files
+from ..config import Size, describe_size
 from ..errors import UserError, one_line
 from ..network import ShuffleNetV2
 from .filetypes import identify, is_safetensors
@@ -29,18 +30,26 @@ class Preprocessing:
     """How an image becomes the input of a network. The image is resized and cropped; the network itself normalizes.
 
     Attributes:
-        input_size: side of the central crop, in pixels.
-        resize_size: length of the short side after resizing, in pixels.
+        input_size: of the central crop, in pixels: its side, or (height, width).
+        resize_size: length of the short side after resizing, in pixels, or (height, width) that the resized image covers.
         mean: mean that the network subtracts, in BGR order on the scale 0..255.
         std: standard deviation by which the network then divides, in BGR order on the scale 0..255.
         interpolation: interpolation used to resize: 'bilinear', 'bicubic', ...
     """
 
-    input_size: int = 224
-    resize_size: int = 256
+    input_size: Size = 224
+    resize_size: Size = 256
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     interpolation: str = "bilinear"
+
+    def describe_geometry(self) -> str:
+        """Describe resizing and cropping in one phrase about images."""
+        if isinstance(self.resize_size, int):
+            resized = f"resized to a short side of {self.resize_size} pixels"
+        else:
+            resized = f"resized to cover {describe_size(self.resize_size)}"
+        return f"{resized}, central {describe_size(self.input_size)}"
 
 
 @dataclass

@@ -50,8 +50,7 @@ def input_description(preprocessing: Preprocessing | None, to: str) -> str:
         to: format, as for `convert`.
     """
     preprocessing = preprocessing or Preprocessing()
-    size = preprocessing.input_size
-    images = f"images resized to a short side of {preprocessing.resize_size} pixels, central {size} x {size} pixels"
+    images = f"images {preprocessing.describe_geometry()}"
     if to in ("shufflenetv2", "safetensors"):
         return f"{images}, BGR, 0..255; load_model normalizes them"
     if to == "original":
