@@ -1,6 +1,8 @@
 """Options of images and their augmentation."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
 
 from .fields import group, option
 from .types import (
@@ -16,6 +18,7 @@ from .types import (
 )
 
 Interpolation = Literal["bilinear", "bicubic", "area", "nearest", "lanczos"]
+DatasetName = Annotated[Text, AfterValidator(lambda name: name.removeprefix("torch/"))]  # timm writes torch/cifar10
 TrainInterpolation = Literal["bilinear", "bicubic", "area", "nearest", "lanczos", "random"]
 
 
@@ -23,7 +26,7 @@ TrainInterpolation = Literal["bilinear", "bicubic", "area", "nearest", "lanczos"
 class DataConfig:
     """Images to train and to evaluate on, and the size in which the network sees them."""
 
-    dataset: Text = option(
+    dataset: DatasetName = option(
         "folder",
         "folder (of class folders), digits (built in), or the name of a torchvision data set: mnist, cifar10, ...",
         recipe=True,
