@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenetv2.cli.command import parse
+from shufflenetv2.cli.command import main, parse
 from shufflenetv2.cli.evaluate import run_evaluation
 from shufflenetv2.cli.train import run_training
 from tests.support import Stop, same_tensors
@@ -106,6 +106,36 @@ def test_equally_good_weights_leave_the_last_ones_the_best(photographs: Path, tm
     best, last = (read(tmp_path / "models" / name) for name in ("best.pkl", "model.pkl"))
     assert same_tensors(best["state_dict"], last["state_dict"])
     assert "on validation: the weights of iteration 8, the same as in model.pkl" in log(tmp_path)
+
+
+def test_the_checkpoint_with_the_best_validation_is_kept(photographs: Path, tmp_path: Path) -> None:
+    arguments = ["--checkpoint-by", "metric", "--checkpoint-hist", "1", "--save-interval", "2"]
+    assert run(photographs, tmp_path, *DIVERGING, *arguments) == 0
+    best = read(tmp_path / "models/checkpoint-000008.pth.tar")["best_weights"]["iteration"]
+    assert best <= 4
+    names = {path.name for path in (tmp_path / "models").glob("checkpoint-*")}
+    assert names == {f"checkpoint-00000{best}.pth.tar", "checkpoint-000008.pth.tar"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--checkpoint-hist", "2", "--no-validate"],
+            "--checkpoint-by metric needs validation results, and --no-validate rules",
+        ),
+        ([], "--checkpoint-by has no effect without --checkpoint-hist"),
+        (["--checkpoint-hist", "2"], "--checkpoint-by metric needs validation results; give --val-dir"),
+    ],
+)
+def test_checkpoints_by_metric_need_validations(
+    photographs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    common = ["--train-dir", str(photographs), "--save", str(tmp_path), "--checkpoint-by", "metric", "--device", "cpu"]
+    assert main([*common, *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1
 
 
 def test_a_continued_run_may_judge_by_another_metric(

@@ -189,6 +189,28 @@ def test_old_checkpoints_are_deleted_but_never_the_newest_two_unless_one_is_want
         assert names == {*map(checkpoint.checkpoint_name, kept), *others}
 
 
+@pytest.mark.parametrize(
+    ("hist", "interval", "kept"),
+    [
+        (1, None, (9, 18)),
+        (2, None, (9, 12, 16, 18)),
+        (3, None, (8, 9, 12, 16, 18)),
+        (2, 4, (8, 12, 16, 18)),
+        (1, 8, (8, 16, 18)),
+        (9, None, ITERATIONS),
+    ],
+)
+def test_the_checkpoints_with_the_best_validations_are_kept_besides_the_newest(
+    tmp_path: Path, hist: int, interval: int | None, kept: tuple[int, ...]
+) -> None:
+    """The validation before a checkpoint counts, and of checkpoints with equal scores the newest is kept."""
+    for name in map(checkpoint.checkpoint_name, ITERATIONS):
+        (tmp_path / name).touch()
+    scores = {5: -0.4, 9: -0.1, 10: -0.3, 13: -0.9, 17: -0.5}  # of 8; of 9; of 12; of 15 and 16; of 18
+    checkpoint.prune(tmp_path, hist=hist, interval=interval, scores=scores)
+    assert {path.name for path in tmp_path.iterdir()} == set(map(checkpoint.checkpoint_name, kept))
+
+
 def test_an_empty_folder_is_pruned_without_error(tmp_path: Path) -> None:
     checkpoint.prune(tmp_path, hist=1)
     assert list(tmp_path.iterdir()) == []

@@ -20,8 +20,8 @@ def open_datasets(config: Config) -> tuple[Dataset, Dataset | None]:
     """Open the training set and, if the run validates and there is one, the validation set.
 
     Raises:
-        UserError: if a data set cannot be opened or has a single class, or the schedule depends on a validation set that does
-            not exist.
+        UserError: if a data set cannot be opened or has a single class, or an option needs a validation set that does not
+            exist.
     """
     with distributed.local_rank0_first() if config.data.dataset_download else nullcontext():
         train_set, val_set = data.open_datasets(config.data, config.optimization.seed)
@@ -31,10 +31,8 @@ def open_datasets(config: Config) -> tuple[Dataset, Dataset | None]:
         )
     if not config.run.validate:
         return train_set, None
-    needs_validation = {"sched=plateau": config.schedule.sched == "plateau", "early_stop_iters": config.run.early_stop_iters}
-    for option, is_given in needs_validation.items():
-        if is_given and val_set is None:
-            raise UserError(f"`{option}` needs validation results; give `val_dir` or `val_fraction`")
+    if config.needs_validation and val_set is None:
+        raise UserError(f"{config.needs_validation[0]} needs validation results; give `val_dir` or `val_fraction`")
     return train_set, val_set
 
 

@@ -112,6 +112,16 @@ class Config:
             names += ["val_interval", "eval_metric"]  # validations decide when the learning rate falls, or the run ends
         return {name: getattr(getattr(self, GROUP_OF[name]), name) for name in names}
 
+    @property
+    def needs_validation(self) -> list[str]:
+        """The options given, as messages write them, that have an effect only with validation results."""
+        given = {
+            "`sched` plateau": self.schedule.sched == "plateau",
+            "`early_stop_iters`": self.run.early_stop_iters,
+            "`checkpoint_by` metric": self.run.checkpoint_by == "metric",
+        }
+        return [option for option, is_given in given.items() if is_given]
+
     def replace(self, **values: Any) -> "Config":
         """Return a config in which these options have other values, without validation."""
         changed = {
@@ -181,6 +191,7 @@ DEFAULTS = {option.name: option.default for option in OPTIONS}
 # Options that have no effect without another one.
 REQUIRES = {
     "amp_dtype": "amp",
+    "checkpoint_by": "checkpoint_hist",
     "bce_target_thresh": "bce_loss",
     "distill_alpha": "teacher",
     "distill_temperature": "teacher",
@@ -292,12 +303,9 @@ def constraints(config: Config) -> list[tuple[bool, str]]:
             "`model_ema_warmup` has no effect without `model_ema`; leave it out, or give both",
         ),
         (
-            config.schedule.sched == "plateau" and not run.validate,
-            "`sched` plateau needs validation results, and `validate=False` rules them out; leave one out",
-        ),
-        (
-            bool(run.early_stop_iters) and not run.validate,
-            "`early_stop_iters` needs validation results, and `validate=False` rules them out; leave one out",
+            bool(config.needs_validation) and not run.validate,
+            f"{next(iter(config.needs_validation), '')} needs validation results, and `validate=False` rules them out; "
+            "leave one out",
         ),
         (
             bool(run.recovery_interval) and split_interval(run.save_interval)[0] is None,

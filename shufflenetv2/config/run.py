@@ -107,6 +107,9 @@ class RunConfig:
         None, "end the run, with its results, after this number of iterations without a better validation", recipe=True
     )
     checkpoint_hist: Count | None = option(None, "number of checkpoints to keep; default: all, apart from additional ones")
+    checkpoint_by: Literal["newest", "metric"] = option(
+        "newest", "which `checkpoint_hist` checkpoints to keep: the newest, or besides these those with the best `eval_metric`"
+    )
     eval_metric: Literal["top1", "top5", "loss"] = option(
         "top1",
         "validation result, of the weights or of their average, that decides which are the best, when the rate of "

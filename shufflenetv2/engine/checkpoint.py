@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import logging
+import math
 import re
 import socket
 import time
@@ -42,16 +43,30 @@ def list_checkpoints(folder: Path, interval: int | None = None) -> list[Path]:
     return [path for path in newest_first if iterations[path] % (interval or 1) == 0]
 
 
-def prune(folder: Path, *, hist: int | None = None, interval: int | None = None) -> None:
+def prune(
+    folder: Path, *, hist: int | None = None, interval: int | None = None, scores: Mapping[int, float] | None = None
+) -> None:
     """Delete old checkpoints, but never the newest two, unless only one is wanted: one of them may be damaged.
 
     Args:
         hist: number of checkpoints to keep; None keeps all.
-        interval: keep only those whose iteration is a multiple of it; None keeps all.
+        interval: keep only those whose iteration is a multiple of it, the newest of which is always kept; None keeps all.
+        scores: {iteration: score} of validations: keep the `hist` checkpoints with the highest score of the last validation
+            up to them. None: keep the newest `hist` checkpoints.
     """
-    newest = list_checkpoints(folder)[: min(hist or 2, 2)]
-    for path in {*list_checkpoints(folder)} - {*newest, *list_checkpoints(folder, interval)[:hist]}:
+    newest, regular = list_checkpoints(folder)[: min(hist or 2, 2)], list_checkpoints(folder, interval)
+    newest += regular[:1]
+    if scores is not None:
+        regular.sort(key=lambda path: _last_score(scores, path), reverse=True)  # stable: of equals the newest
+    for path in {*list_checkpoints(folder)} - {*newest, *regular[:hist]}:
         path.unlink(missing_ok=True)
+
+
+def _last_score(scores: Mapping[int, float], checkpoint: Path) -> float:
+    """Return the score of the last validation up to a checkpoint."""
+    match = _NAME.fullmatch(checkpoint.name)
+    earlier = [iteration for iteration in scores if match and iteration <= int(match[1])]
+    return scores[max(earlier)] if earlier else -math.inf
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -338,13 +353,15 @@ class Checkpointer:
                 "host": socket.gethostname(),
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             }
-            self._writer.write(path, {**content, **origin}, self._prune)
+            self._writer.write(path, {**content, **origin}, lambda: self._prune(content.get("validations")))
         return path
 
-    def _prune(self) -> None:
+    def _prune(self, validations: Mapping[int, float] | None) -> None:
+        """Delete old checkpoints after a file was written; `validations` are those of the file, if it is a checkpoint."""
         hist, interval = self._config.checkpoint_hist, self.interval if self._has_additional else None
-        if hist or interval:
-            prune(self.folder, hist=hist, interval=interval)
+        by_metric = self._config.checkpoint_by == "metric"
+        if (hist or interval) and (validations is not None or not by_metric):
+            prune(self.folder, hist=hist, interval=interval, scores=validations if by_metric else None)
 
     def check(self) -> None:
         """Raise the error of a write that failed."""
