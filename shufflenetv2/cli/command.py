@@ -42,12 +42,12 @@ class TrainingParser(OptionParser):
 
     def take_arguments(self, arguments: Sequence[str]) -> None:
         """Accept a single folder, as `folder`."""
+        from . import peers
+
         # Arguments beside name=value belong to the same foreign command line, and name=value explains more.
         for argument in sorted(arguments, key=lambda argument: "=" not in argument):
             if os.path.isdir(argument):
                 continue
-            from . import peers
-
             if answer := peers.answer_argument(argument, self.options):
                 raise UserError(f"{argument} on the command line: {answer}")
             raise UserError(f"unexpected argument {argument!r} on the command line, which is no folder of images")

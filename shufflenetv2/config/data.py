@@ -1,8 +1,6 @@
 """Options of images and their augmentation."""
 
-from typing import Annotated, Literal
-
-from pydantic import AfterValidator
+from typing import Literal
 
 from .fields import group, option
 from .types import (
@@ -18,7 +16,6 @@ from .types import (
 )
 
 Interpolation = Literal["bilinear", "bicubic", "area", "nearest", "lanczos"]
-DatasetName = Annotated[Text, AfterValidator(lambda name: name.removeprefix("torch/"))]  # timm writes torch/cifar10
 TrainInterpolation = Literal["bilinear", "bicubic", "area", "nearest", "lanczos", "random"]
 
 
@@ -26,7 +23,7 @@ TrainInterpolation = Literal["bilinear", "bicubic", "area", "nearest", "lanczos"
 class DataConfig:
     """Images to train and to evaluate on, and the size in which the network sees them."""
 
-    dataset: DatasetName = option(
+    dataset: Text = option(
         "folder",
         "folder (of class folders), digits (built in), or the name of a torchvision data set: mnist, cifar10, ...",
         recipe=True,
