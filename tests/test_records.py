@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from shufflenetv2.errors import UserError
-from shufflenetv2.report import Records, RunLog, TrainMetrics, figures, write_confusion, write_grid
+from shufflenetv2.report import Records, RunLog, TrainMetrics, ValidationMetrics, figures, write_confusion, write_grid
 from shufflenetv2.report.records import COLUMNS, EVENT_FILES
 from tests.support import ONE_THREAD, ROOT
 
@@ -200,7 +200,7 @@ def test_the_log_has_the_originals_lines_and_records_their_values(tmp_path: Path
     with RunLog(tmp_path, silent=True) as log:
         log.start(0, 300_000)
         log.training(metrics)
-        log.test(20, loss=4.1, top1_error=0.62, top5_error=0.37, val_time=60.2, prefix="EMA ", final=True)
+        log.test(ValidationMetrics(20, 4.1, 0.62, 0.37, 60.2, 0.3, 0.25), prefix="EMA ", final=True)
     train, test = (line.partition("] ")[2] for line in (tmp_path / "train.log").read_text().splitlines())
     assert train == (
         "TRAIN Iter 20: lr = 0.499967,\tloss = 6.900000,\tTop-1 err = 0.990000,\tTop-5 err = 0.980000,"
@@ -211,6 +211,7 @@ def test_the_log_has_the_originals_lines_and_records_their_values(tmp_path: Path
     assert first == {"kind": "train", **dataclasses.asdict(metrics)}
     assert second == {
         "iteration": 20, "kind": "test_ema_bnps", "loss": 4.1, "top1_error": 0.62, "top5_error": 0.37, "val_time": 60.2,
+        "balanced_accuracy": 0.3, "macro_f1": 0.25,
     }  # fmt: skip
 
 
@@ -220,11 +221,11 @@ def test_each_class_has_its_accuracy_and_its_most_frequent_confusion(tmp_path: P
     write_confusion(tmp_path / "new", counts, ["cat", "dog, wild", "owl", "eel"])
     assert np.array_equal(counts, before)
     assert read_csv(tmp_path / "new" / "per_class.csv") == [
-        ["class", "images", "correct", "accuracy", "most_confused_with", "times"],
-        ["cat", "10", "8", "0.8", "dog, wild", "2"],
-        ["dog, wild", "9", "3", str(3 / 9), "owl", "5"],
-        ["owl", "4", "4", "1.0", "", ""],
-        ["eel", "0", "0", "", "", ""],
+        ["class", "images", "correct", "accuracy", "most_confused_with", "times", "precision", "recall", "f1", "support"],
+        ["cat", "10", "8", "0.8", "dog, wild", "2", str(8 / 9), "0.8", str(16 / 19), "10"],
+        ["dog, wild", "9", "3", str(3 / 9), "owl", "5", "0.6", str(3 / 9), str(6 / 14), "9"],
+        ["owl", "4", "4", "1.0", "", "", str(4 / 9), "1.0", str(8 / 13), "4"],
+        ["eel", "0", "0", "", "", "", "", "", "", "0"],
     ]
     assert read_csv(tmp_path / "new" / "confusion.csv")[:2] == [
         ["true class", "cat", "dog, wild", "owl", "eel"],

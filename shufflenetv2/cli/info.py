@@ -83,7 +83,10 @@ def _format_weights(averaged: bool | None, recalibrated: bool | None) -> str:
 def _format_accuracy(accuracy: Mapping[str, float] | None) -> str:
     if accuracy is None:
         return ""
-    return f"top-1 {accuracy['top1']:.2%}, top-5 {accuracy['top5']:.2%}, loss {accuracy['loss']:.4f}"
+    text = f"top-1 {accuracy['top1']:.2%}, top-5 {accuracy['top5']:.2%}, loss {accuracy['loss']:.4f}"
+    if "balanced_accuracy" not in accuracy:  # a file of version 0.1.0
+        return text
+    return f"{text}, balanced accuracy {accuracy['balanced_accuracy']:.2%}, macro F1 {accuracy['macro_f1']:.4f}"
 
 
 def _format_history(history: Sequence[Mapping[str, Any]] | None) -> str:

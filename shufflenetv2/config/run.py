@@ -110,7 +110,7 @@ class RunConfig:
     checkpoint_by: Literal["newest", "metric"] = option(
         "newest", "which `checkpoint_hist` checkpoints to keep: the newest, or besides these those with the best `eval_metric`"
     )
-    eval_metric: Literal["top1", "top5", "loss"] = option(
+    eval_metric: Literal["top1", "top5", "loss", "balanced_accuracy", "macro_f1"] = option(
         "top1",
         "validation result, of the weights or of their average, that decides which are the best, when the rate of "
         "`sched=plateau` falls, and when `early_stop_iters` ends the run",

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..data import Dataset, Transform, evaluation_batches
-from ..report import RunLog, write_confusion
+from ..report import ClassCounts, RunLog, ValidationMetrics, write_confusion, write_per_class
 from .distributed import all_reduce_max, all_reduce_sum, rank, world_size
 from .signals import GracefulShutdown
 
@@ -20,13 +20,15 @@ MAX_CONFUSION_CLASSES = 2_000  # a confusion matrix of this many classes takes 3
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The result of an evaluation, averaged over the images of a data set.
+    """Means over the images of a dataset, or over its classes.
 
     Attributes:
         loss: cross-entropy.
-        top1_error: fraction of images whose class does not have the highest logit.
-        top5_error: fraction of images whose class is not among the five highest logits.
+        top1_error, top5_error: fraction of images whose class is not the first guess, not among the first five guesses.
         images: number of images.
+        balanced_accuracy: mean over the classes with images of the fraction of correct first guesses (the recall).
+        macro_f1: mean F1 over the classes that have images or were guessed first.
+        classes: numbers of images by class, from which these two follow; None if the result was read from a file.
         confusion: int64 (n_class, n_class), number of images by true class (row) and predicted class (column); None unless
             requested.
     """
@@ -35,40 +37,60 @@ class EvaluationResult:
     top1_error: float
     top5_error: float
     images: int
+    balanced_accuracy: float = math.nan
+    macro_f1: float = math.nan
+    classes: ClassCounts | None = None
     confusion: Tensor | None = None
 
     def accuracy(self) -> dict[str, float]:
-        """Return 'top1' and 'top5' accuracy, and the 'loss', as weight files record them."""
-        return {"top1": 1 - self.top1_error, "top5": 1 - self.top5_error, "loss": self.loss}
+        """Return the metrics by the names that `eval_metric` and weight files have for them."""
+        metrics = {"top1": 1 - self.top1_error, "top5": 1 - self.top5_error, "loss": self.loss}
+        by_class = {"balanced_accuracy": self.balanced_accuracy, "macro_f1": self.macro_f1}
+        return metrics | {name: value for name, value in by_class.items() if not math.isnan(value)}
 
     def score(self, metric: str) -> float:
-        """Return minus the error by a metric, 'top1', 'top5' or 'loss': higher is better, and NaN counts as minus infinity."""
-        error = {"top1": self.top1_error, "top5": self.top5_error, "loss": self.loss}[metric]
+        """Return minus the error by a metric of `eval_metric`: higher is better, and NaN counts as minus infinity."""
+        errors = {
+            "top1": self.top1_error,
+            "top5": self.top5_error,
+            "loss": self.loss,
+            "balanced_accuracy": 1 - self.balanced_accuracy,
+            "macro_f1": 1 - self.macro_f1,
+        }
+        error = errors[metric]
         return -math.inf if math.isnan(error) else -error
 
 
 def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
-    """Count the targets with the highest logit, and the targets among the five highest logits.
+    """Count the targets that are the first guess, and those among the first five guesses.
 
     Returns:
-        int64 (2,), on the device. With five classes or fewer, the second count is the number of targets.
+        int64 (2,), on the device. With fewer than five classes the second count is over all classes.
     """
-    guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (N, 5), best first
+    return _count_hits(_top_guesses(logits), targets)
+
+
+def _top_guesses(logits: Tensor) -> Tensor:
+    """Return the classes of the five largest logits, best first: int64 (N, 5), or fewer columns with fewer classes."""
+    return logits.topk(min(5, logits.shape[1]), dim=1).indices
+
+
+def _count_hits(guesses: Tensor, targets: Tensor) -> Tensor:
     hits = guesses == targets[:, None]
     return torch.stack((hits[:, 0].sum(), hits.sum()))
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, confusion: bool = False) -> EvaluationResult:
-    """Evaluate a model in eval mode, and restore the mode that it had.
+    """Evaluate a model in eval mode, and restore its mode.
 
-    Every image has the same weight, whatever the batch sizes, and the images of all processes are counted together.
+    Every image counts once for any batch size, and the images of all processes are counted together.
 
     Args:
-        model: maps images to logits (N, n_class).
+        model: takes the images, gives logits (N, n_class).
         batches: pairs (images, targets) as in `train_step`, on any device. A batch with V times as many images as targets
             holds V views of each image, ordered by view; the probabilities are averaged over the views.
-        confusion: also count the images for each pair of true and predicted class, which takes 8 bytes per pair.
+        confusion: also count pairs of true and predicted class; takes 8 bytes per pair of classes.
 
     Raises:
         ValueError: there are no images.
@@ -77,45 +99,55 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, conf
     was_training = model.training
     model.eval()
     losses, correct, count = [torch.zeros((), device=device)], [torch.zeros(2, dtype=torch.int64, device=device)], 0
-    matrix: Tensor | None = None  # (n_class * n_class,)
+    by_class: Tensor | None = None  # (3, n_class): support, predicted, correct
+    matrix: Tensor | None = None  # (n_class, n_class)
     for images, targets in batches:
-        if not len(targets):  # possible if the last batch has fewer images than there are processes
+        if not len(targets):  # the last batch, if it has fewer images than there are processes
             continue
         images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
         logits = model(images).float()
         if len(images) > len(targets):
             logits = _sum_of_probabilities(logits, len(targets))
         losses.append(functional.cross_entropy(logits, targets, reduction="sum"))
-        correct.append(count_correct(logits, targets))
+        guesses = _top_guesses(logits)
+        correct.append(_count_hits(guesses, targets))
         count += len(targets)
+        n_class, predicted = logits.shape[1], guesses[:, 0]
+        ones = torch.ones_like(targets)
+        if by_class is None:
+            by_class = torch.zeros(3, n_class, dtype=torch.int64, device=device)
+        by_class[0].scatter_add_(0, targets, ones)
+        by_class[1].scatter_add_(0, predicted, ones)
+        by_class[2].scatter_add_(0, targets, (predicted == targets).long())
         if confusion:
-            n_class = logits.shape[1]
-            matrix = torch.zeros(n_class * n_class, dtype=torch.int64, device=device) if matrix is None else matrix
-            matrix.scatter_add_(0, targets * n_class + logits.argmax(dim=1), torch.ones_like(targets))
+            matrix = torch.zeros(n_class, n_class, dtype=torch.int64, device=device) if matrix is None else matrix
+            matrix.view(-1).scatter_add_(0, targets * n_class + predicted, ones)
     model.train(was_training)
     top1, top5 = torch.stack(correct).sum(dim=0).tolist()  # the first operation that waits for the device
     loss = torch.stack(losses).cpu().double().sum().item()
     loss, top1, top5, count = all_reduce_sum(torch.tensor([loss, top1, top5, count], dtype=torch.float64)).tolist()
     if not count:
         raise ValueError("there are no images to evaluate on")
-    summed = _sum_confusion(matrix) if confusion else None
-    return EvaluationResult(loss / count, 1 - top1 / count, 1 - top5 / count, int(count), summed)
+    n_class = all_reduce_max(0 if by_class is None else by_class.shape[1])
+    classes = ClassCounts(*_sum_over_processes(by_class, 3, n_class).numpy())
+    summed = _sum_over_processes(matrix, n_class, n_class) if confusion else None
+    return EvaluationResult(
+        loss / count, 1 - top1 / count, 1 - top5 / count, int(count),
+        classes.balanced_accuracy, classes.macro_f1, classes, summed,
+    )  # fmt: skip
 
 
 def _sum_of_probabilities(logits: Tensor, images: int) -> Tensor:
-    """Return the logarithm of the sum of probabilities over the views: (views * images, n_class) -> (images, n_class).
+    """Combine the views of each image: (views * images, n_class) -> logarithms (images, n_class).
 
-    The sum need not be divided by the number of views, since cross-entropy normalizes. logsumexp is finite for probabilities
-    that underflow.
+    The sum serves as well as the mean, since cross-entropy normalizes it; logsumexp is finite for tiny probabilities.
     """
     return logits.view(-1, images, logits.shape[1]).log_softmax(dim=2).logsumexp(dim=0)
 
 
-def _sum_confusion(matrix: Tensor | None) -> Tensor:
-    """Sum confusion matrices over all processes; a process without images passes None."""
-    n_class = all_reduce_max(0 if matrix is None else int(len(matrix) ** 0.5 + 0.5))
-    counts = torch.zeros(n_class * n_class, dtype=torch.int64) if matrix is None else matrix.cpu()
-    return all_reduce_sum(counts).view(n_class, n_class)
+def _sum_over_processes(counts: Tensor | None, *shape: int) -> Tensor:
+    """Sum counts of this shape over all processes; those of a process without images are None."""
+    return all_reduce_sum(torch.zeros(shape, dtype=torch.int64) if counts is None else counts.cpu())
 
 
 class Evaluator:
@@ -151,7 +183,8 @@ class Evaluator:
         Args:
             iteration: number of the training iteration after which the model is evaluated.
             prefix: precedes TEST in the log, for instance 'EMA '.
-            final: also write the confusion matrix, unless there is a prefix or are more than MAX_CONFUSION_CLASSES classes.
+            final: also write a line about the classes, and without a prefix their accuracy and the confusion matrix, unless
+                there are too many classes for a matrix.
 
         Raises:
             ShutdownRequested: a signal arrived.
@@ -161,14 +194,29 @@ class Evaluator:
             self._dataset, self._transform, self._batch_size * world_size(), workers=self._workers,
             pin_memory=self._pin_memory, rank=rank(), world_size=world_size(),
         )  # fmt: skip
+        class_names = self._dataset.class_names
         with closing(batches):
-            confusion = final and not prefix and len(self._dataset.class_names) <= MAX_CONFUSION_CLASSES
+            confusion = final and not prefix and len(class_names) <= MAX_CONFUSION_CLASSES
             source = self._shutdown.interruptible(batches) if self._shutdown else batches
             result = evaluate(model, source, confusion=confusion)
-        self._log.test(
-            iteration, loss=result.loss, top1_error=result.top1_error, top5_error=result.top5_error,
-            val_time=time.perf_counter() - started, prefix=prefix, final=final,
+        metrics = ValidationMetrics(
+            iteration, result.loss, result.top1_error, result.top5_error, time.perf_counter() - started,
+            result.balanced_accuracy, result.macro_f1,
         )  # fmt: skip
-        if result.confusion is not None and self._log.folder:
-            write_confusion(self._log.folder, result.confusion.numpy(), self._dataset.class_names)
+        self._log.test(metrics, prefix=prefix, final=final)
+        if final and result.classes:
+            self._log.info(f"{prefix}{describe_classes(result.classes, class_names)}")
+            if self._log.folder and result.confusion is not None:
+                write_confusion(self._log.folder, result.confusion.numpy(), class_names)
+            elif self._log.folder and not prefix:
+                write_per_class(self._log.folder, result.classes, class_names)
         return result
+
+
+def describe_classes(classes: ClassCounts, class_names: Sequence[str]) -> str:
+    """Return a line about the accuracy by class for the log."""
+    lowest = classes.lowest_recall()
+    return (
+        f"balanced accuracy {classes.balanced_accuracy:.2%}, macro F1 {classes.macro_f1:.4f}; lowest recall "
+        f"{classes.recall[lowest]:.2%} ({class_names[lowest]}, {classes.support[lowest]:,} images)"
+    )

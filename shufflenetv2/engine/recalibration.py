@@ -135,9 +135,8 @@ class Validation:
         )
         with closing(batches):
             result = evaluate(model, batches)
-        top1, top5 = 1 - result.top1_error, 1 - result.top5_error
-        log(f"top-1 {top1:.2%}, top-5 {top5:.2%}, loss {result.loss:.4f}")
-        return {"top1": top1, "top5": top5, "loss": result.loss}
+        log(f"top-1 {1 - result.top1_error:.2%}, top-5 {1 - result.top5_error:.2%}, loss {result.loss:.4f}")
+        return result.accuracy()
 
 
 def recalibration_config(weights: Weights, options: dict[str, Any]) -> Config:

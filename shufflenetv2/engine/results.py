@@ -55,8 +55,8 @@ class ValidatedWeights:
     def to_checkpoint(self) -> dict[str, Any]:
         """Return the weights as a checkpoint keeps them: tensors and plain values."""
         assert self.result
-        errors = {"loss": self.result.loss, "top1_error": self.result.top1_error, "top5_error": self.result.top5_error}
-        result = {**errors, "images": self.result.images}
+        names = ("loss", "top1_error", "top5_error", "images", "balanced_accuracy", "macro_f1")
+        result = {name: getattr(self.result, name) for name in names}
         return {"iteration": self.iteration, "averaged": self.averaged, "state_dict": self.state_dict, "result": result}
 
     @classmethod
@@ -75,8 +75,14 @@ class ValidatedWeights:
         if self.result is None:
             return ""
         accuracy = self.result.accuracy()
-        others = {"top1": "", "top5": f", top-5 {accuracy['top5']:.2%}", "loss": f", loss {accuracy['loss']:.4f}"}
-        return f", top-1 {accuracy['top1']:.2%}{others[metric]} on validation"
+        forms = {
+            "top5": ", top-5 {:.2%}",
+            "loss": ", loss {:.4f}",
+            "balanced_accuracy": ", balanced accuracy {:.2%}",
+            "macro_f1": ", macro F1 {:.4f}",
+        }
+        other = forms[metric].format(accuracy[metric]) if metric in accuracy.keys() & forms.keys() else ""
+        return f", top-1 {accuracy['top1']:.2%}{other} on validation"
 
 
 def name_weights(iteration: int, averaged: bool) -> str:

@@ -44,7 +44,7 @@ class TrainingState:
         scheduler: learning rates of the optimizer.
         averaged: exponential moving average of the weights (EMA), if wanted.
         scaler: scales the loss, where gradients are float16.
-        eval_metric: validation result by which weights are compared: 'top1', 'top5' or 'loss'.
+        eval_metric: validation result by which weights are compared; see `EvaluationResult.score`.
 
     Attributes:
         iteration: number of completed iterations.

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from .classes import ClassCounts
 from .records import write_file
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -36,33 +38,50 @@ GAP = 8  # pixels
 LINE_HEIGHT = 17  # pixels
 
 
-def write_confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequence[str]) -> None:
-    """Write per_class.csv, confusion.csv and confusion_matrix.png, which show how classes are confused.
-
-    per_class.csv has one row per class. confusion.csv holds the counts as a matrix; for more than 200 classes, as a list of the
-    counts above 0. confusion_matrix.png is a figure of the counts.
+def write_per_class(
+    folder: Path, classes: ClassCounts, class_names: Sequence[str], confusion: NDArray[np.int64] | None = None
+) -> None:
+    """Write per_class.csv, with a row for each class: numbers of images, and the columns of scikit-learn's report.
 
     Args:
         folder: destination; created if missing.
-        counts: (C, C) int64, number of images by true class (row) and predicted class (column).
-        class_names: names of the C classes.
+        class_names: C names.
+        confusion: (C, C), see `write_confusion`; without it the class most often confused with each class is left out.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    mistakes = np.zeros((len(class_names), 1), np.int64)
+    if confusion is not None:
+        mistakes = confusion.copy()
+        np.fill_diagonal(mistakes, 0)
+    most_confused = mistakes.argmax(1)
+    fractions = np.stack((classes.recall, classes.precision, classes.f1), 1).tolist()
+    rows: list[list[Any]] = []
+    for label, name in enumerate(class_names):
+        images, times = classes.support[label], mistakes[label, most_confused[label]]
+        confused_with = [class_names[most_confused[label]], times] if times else ["", ""]
+        recall, precision, f1 = ("" if math.isnan(value) else value for value in fractions[label])
+        rows.append([name, images, classes.correct[label], recall, *confused_with, precision, recall, f1, images])
+    header = ["class", "images", "correct", "accuracy", "most_confused_with", "times", "precision", "recall", "f1", "support"]
+    _write_csv(folder / "per_class.csv", [header, *rows])
+
+
+def write_confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequence[str]) -> None:
+    """Write which classes are confused with which.
+
+    per_class.csv has one row per class. confusion.csv holds the counts: as a matrix, or, for more than 200 classes, as a list
+    of those above 0. confusion_matrix.png shows them.
+
+    Args:
+        folder: destination; created if missing.
+        counts: (C, C) int64, number of images of a class (row) that were classified as another (column).
+        class_names: C names.
 
     Raises:
         UserError: the files cannot be written.
     """
-    images, correct = counts.sum(1), counts.diagonal()
-    mistakes = counts.copy()
-    np.fill_diagonal(mistakes, 0)
-    most_confused = mistakes.argmax(1)
-    rows: list[list[Any]] = []
-    for label, name in enumerate(class_names):
-        accuracy = correct[label] / images[label] if images[label] else ""
-        times = mistakes[label, most_confused[label]]
-        confusion = [class_names[most_confused[label]], times] if times else ["", ""]
-        rows.append([name, images[label], correct[label], accuracy, *confusion])
-    header = ["class", "images", "correct", "accuracy", "most_confused_with", "times"]
-    _write_csv(folder / "per_class.csv", [header, *rows])
-
+    write_per_class(folder, ClassCounts.from_confusion(counts), class_names, counts)
     if len(counts) <= MAX_COLUMNS:
         matrix = ([name, *row] for name, row in zip(class_names, counts.tolist(), strict=True))
         _write_csv(folder / "confusion.csv", [["true class", *class_names], *matrix])

@@ -35,6 +35,24 @@ class TrainMetrics:
     images_per_second: float
 
 
+@dataclass(frozen=True)
+class ValidationMetrics:
+    """Metrics of an evaluation: those of the TEST line, and two that give every class the same weight.
+
+    Attributes:
+        loss, top1_error, top5_error, balanced_accuracy, macro_f1: see `EvaluationResult`.
+        val_time: seconds that the evaluation took.
+    """
+
+    iteration: int
+    loss: float
+    top1_error: float
+    top5_error: float
+    val_time: float
+    balanced_accuracy: float
+    macro_f1: float
+
+
 class RunLog:
     """Writes lines to the terminal and to train.log, and metrics to `Records`; close it, or use it as a context manager.
 
@@ -102,29 +120,18 @@ class RunLog:
             f"data_time = {metrics.data_time:.6f},\ttrain_time = {metrics.train_time:.6f}"
         )
 
-    def test(
-        self,
-        iteration: int,
-        *,
-        loss: float,
-        top1_error: float,
-        top5_error: float,
-        val_time: float,
-        prefix: str = "",
-        final: bool = False,
-    ) -> None:
+    def test(self, metrics: ValidationMetrics, *, prefix: str = "", final: bool = False) -> None:
         """Write the TEST line in the format of the original, and record the metrics.
 
         Args:
-            val_time: seconds.
             prefix: printed before the line, such as 'EMA ' for averaged weights.
             final: the evaluation is that of the result, after recalibration of batch norm.
         """
-        kind = "_".join(["test", *prefix.lower().split(), *["bnps"] * final])
-        self.record(iteration, kind, {"loss": loss, "top1_error": top1_error, "top5_error": top5_error, "val_time": val_time})
+        values = asdict(metrics)
+        self.record(values.pop("iteration"), "_".join(["test", *prefix.lower().split(), *["bnps"] * final]), values)
         self.info(
-            f"{prefix}TEST Iter {iteration}: loss = {loss:.6f},\tTop-1 err = {top1_error:.6f},\t"
-            f"Top-5 err = {top5_error:.6f},\tval_time = {val_time:.6f}"
+            f"{prefix}TEST Iter {metrics.iteration}: loss = {metrics.loss:.6f},\tTop-1 err = {metrics.top1_error:.6f},\t"
+            f"Top-5 err = {metrics.top5_error:.6f},\tval_time = {metrics.val_time:.6f}"
         )
 
     def _finish(self) -> None:

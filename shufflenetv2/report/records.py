@@ -26,6 +26,8 @@ COLUMNS = (
     "train_time",
     "images_per_second",
     "val_time",
+    "balanced_accuracy",
+    "macro_f1",
 )
 EVENT_FILES = "events.out.tfevents.*"
 

@@ -39,7 +39,7 @@ def describe(path: str | Path, *, use_ema: bool = False) -> dict[str, Any]:
 
     Example:
         >>> describe("models/model.pkl")["accuracy"]
-        {'top1': 0.694, 'top5': 0.889, 'loss': 1.32}
+        {'top1': 0.694, 'top5': 0.889, 'loss': 1.32, 'balanced_accuracy': 0.694, 'macro_f1': 0.691}
     """
     weights = read_weights(path, use_ema=use_ema)
     network = weights.network()
