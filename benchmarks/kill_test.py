@@ -35,7 +35,7 @@ OPTIONS = (
     f"--total-iters {ITERATIONS} --display-interval 1 --val-interval {VAL_INTERVAL} --save-interval 2 "
     "--model-ema --model-ema-decay 0.95 --drop 0.2 --label-smooth 0.1 --color-jitter 0.4"
 ).split()
-RESULT_FILES = ("model.pkl", "model-ema.pkl")
+RESULT_FILES = ("model.pkl", "model-ema.pkl", "best.pkl")
 AIMS = ("any time", "save", "validation", "recalibration")
 
 

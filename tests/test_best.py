@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from shufflenetv2 import files
 from shufflenetv2.cli.command import main, parse
 from shufflenetv2.cli.evaluate import run_evaluation
 from shufflenetv2.cli.train import run_training
+from shufflenetv2.engine.checkpoint import set_aside
 from tests.support import Stop, same_tensors
 
 # After a warm-up with tiny steps the rate is so high that the weights become worse than those of the first validation.
@@ -148,3 +150,21 @@ def test_a_continued_run_may_judge_by_another_metric(
     # Scores by the other metric are forgotten; the best weights were kept, and are compared by the new one.
     assert checkpoint["validations"] == {k: score for k, score in expected["validations"].items() if k > 5}
     assert checkpoint["best_weights"]["iteration"] <= 4
+
+
+def test_a_checkpoint_without_validations_continues_as_version_0_1_left_it(
+    diverged: Path, photographs: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    content = read(diverged / "models/checkpoint-000006.pth.tar") | {"best": -0.5}
+    newer = ("validations", "eval_metric", "best_weights")
+    files.write(models / "checkpoint-000006.pth.tar", {name: value for name, value in content.items() if name not in newer})
+    (models / "best.pth.tar").touch()
+    assert run(photographs, tmp_path, *DIVERGING) == 0
+    assert same_tensors(read(models / "model.pkl")["state_dict"], read(diverged / "models/model.pkl")["state_dict"])
+    assert list(read(models / "checkpoint-000008.pth.tar")["validations"]) == [8]
+    moved = set_aside(models)
+    assert moved
+    assert {path.name for path in moved.iterdir()} >= {"best.pth.tar", "best.pkl", "model.pkl", "checkpoint-000006.pth.tar"}
+    assert not list(models.glob("*.p*"))

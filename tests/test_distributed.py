@@ -185,7 +185,7 @@ def test_a_process_that_dies_is_restarted_and_the_run_continues_to_the_same_bits
     rest, errors = wait_until_finished(process)
     assert re.search(r"continuing from models/checkpoint-0000(10|15)", rest)
     assert "error: process 0 of 2: another process of this run has ended" in errors
-    for name in ("model.pkl", "model-ema.pkl"):
+    for name in ("model.pkl", "model-ema.pkl", "best.pkl"):
         assert same_tensors(read(tmp_path / "models" / name), read(two_processes / "models" / name))
 
 
