@@ -1,14 +1,20 @@
 """A reference trainer for ShuffleNetV2.
 
-Load, use and convert models:
+Train a classifier and use it:
 
     >>> import shufflenetv2
+    >>> result = shufflenetv2.train(train_dir="flowers", val_fraction=0.2, total_iters=2000, batch_size=64)
+    >>> classifier = shufflenetv2.load(result.best)
+    >>> classifier("rose.jpg").class_name
+
+Load the network of a weight file, describe and convert it:
+
     >>> model = shufflenetv2.load_model("models/model.pkl")   # takes BGR images on 0..255, returns logits
     >>> shufflenetv2.describe("models/model.pkl")["accuracy"]
     >>> shufflenetv2.convert("models/model.pkl", "torchvision.pth", "torchvision")
 
 Build a training loop of your own from the packages `shufflenetv2.data`, `shufflenetv2.recipe` and `shufflenetv2.engine`.
-Training itself is a command: `shufflenetv2 train --help`.
+The same as commands: `shufflenetv2 --help`.
 """
 
 from importlib import import_module
@@ -21,11 +27,12 @@ if TYPE_CHECKING:
     from . import data as data
     from . import engine as engine
     from . import recipe as recipe
+    from .api import train as train
     from .blocks import ShuffleV2Block as ShuffleV2Block
     from .engine.recalibration import recalibrate as recalibrate
     from .errors import UserError as UserError
     from .export import export as export
-    from .export import open_model as open_model
+    from .export import load as load
     from .export import predict as predict
     from .network import ShuffleNetV2 as ShuffleNetV2
     from .weights import Preprocessing as Preprocessing
@@ -46,14 +53,15 @@ MODULES = {
     "Weights": ".weights",
     "convert": ".weights",
     "describe": ".weights",
+    "load": ".export",
     "load_model": ".weights",
-    "open_model": ".export",
     "predict": ".export",
     "pretrained_weights": ".weights",
     "read_weights": ".weights",
     "recalibrate": ".engine.recalibration",
+    "train": ".api",
 }
-FORMER_NAMES = {"read_any": "read_weights"}
+FORMER_NAMES = {"open_model": "load", "read_any": "read_weights"}
 __all__ = ["__version__", *PACKAGES, *MODULES]
 
 

@@ -126,18 +126,18 @@ def test_a_hook_is_imported_from_the_working_directory_and_instantiated_each_tim
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("mine", "must have the form package.module:Class"),
-        ("mine:", "must have the form package.module:Class"),
-        (":Mine", "must have the form package.module:Class"),
-        (".mine:Mine", "must have the form package.module:Class"),
-        ("folder/mine.py:Mine", "must have the form package.module:Class"),
+        ("mine", "must have the form package.module:Name"),
+        ("mine:", "must have the form package.module:Name"),
+        (":Mine", "must have the form package.module:Name"),
+        (".mine:Mine", "must have the form package.module:Name"),
+        ("folder/mine.py:Mine", "must have the form package.module:Name"),
         ("no_such_module:Mine", "No module named 'no_such_module'"),
         ("shufflenetv2.nothing:Mine", "No module named 'shufflenetv2.nothing'"),
         ("needs_more:Mine", "No module named 'a_missing_library'"),
-        ("hooks_of_mine:Absent", "has no class Absent derived from"),
-        ("hooks_of_mine:function", "has no class function derived from"),
-        ("hooks_of_mine:Other", "has no class Other derived from"),
-        ("hooks_of_mine:Demanding", "missing a required argument: 'path'; a hook is instantiated without arguments"),
+        ("hooks_of_mine:Absent", "hooks_of_mine has no Absent"),
+        ("hooks_of_mine:function", "is not a class derived from"),
+        ("hooks_of_mine:Other", "is not a class derived from"),
+        ("hooks_of_mine:Demanding", "missing a required argument: 'path'; it is called with no arguments"),
     ],
 )
 def test_a_name_that_is_no_hook_is_refused_in_one_line(
@@ -154,7 +154,7 @@ def test_a_name_that_is_no_hook_is_refused_in_one_line(
     with pytest.raises(UserError) as caught:
         load_hook(name)
     message = str(caught.value)
-    assert message.startswith(f"`hook` {name}: ")
+    assert message.startswith(f"`hook` {name}")
     assert part in message
     assert "\n" not in message
     assert caught.value.status == 2

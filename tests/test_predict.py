@@ -21,7 +21,7 @@ from PIL import Image
 
 from shufflenetv2.cli import predict
 from shufflenetv2.data import EvaluationTransform, FolderDataset, ImageFiles, evaluation_batches
-from shufflenetv2.export import Model, export
+from shufflenetv2.export import Classifier, export
 from shufflenetv2.export import predict as predict_images
 from shufflenetv2.weights import Preprocessing, read_weights
 from tests.models import SIZE, write_model
@@ -139,7 +139,7 @@ def test_an_image_that_cannot_be_resized_is_reported_and_skipped(tmp_path: Path)
     assert cv2.imwrite(dot, np.full((50, 50), 255, np.uint8))
     warnings: list[str] = []
     # With a short side of 4000 pixels, the first image would be four thousand million pixels wide.
-    model = Model(lambda images: torch.zeros(len(images), 1), None, Preprocessing(input_size=32, resize_size=4000))
+    model = Classifier(lambda images: torch.zeros(len(images), 1), None, Preprocessing(input_size=32, resize_size=4000))
     predictions = list(predict_images(model, ImageFiles([line, dot]), top=1, batch_size=1, workers=1, warn=warnings.append))
     assert [prediction.path for prediction in predictions] == [dot]
     assert warnings == [f"{line} is too long and thin to be resized; remove it or replace it"]

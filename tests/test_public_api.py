@@ -36,8 +36,8 @@ def test_torch_hub_loads_a_weight_file_or_makes_a_new_network(tmp_path: Path) ->
 def test_dir_lists_the_public_names_and_each_has_a_docstring() -> None:
     assert dir(shufflenetv2) == [
         "Preprocessing", "ShuffleNetV2", "ShuffleV2Block", "UserError", "Weights", "__version__", "convert", "data",
-        "describe", "engine", "export", "load_model", "open_model", "predict", "pretrained_weights", "read_weights",
-        "recalibrate", "recipe",
+        "describe", "engine", "export", "load", "load_model", "predict", "pretrained_weights", "read_weights",
+        "recalibrate", "recipe", "train",
     ]  # fmt: skip
     for name in dir(shufflenetv2):
         assert getattr(shufflenetv2, name).__doc__

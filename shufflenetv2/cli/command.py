@@ -76,7 +76,15 @@ def parse(argv: Sequence[str], parser: TrainingParser | None = None) -> Config:
         SystemExit: after printing the help.
     """
     parser = parser or training_parser()
-    explicit = parser.parse(argv)
+    return resolve(parser.parse(argv), parser)
+
+
+def resolve(explicit: dict[str, Any], parser: TrainingParser) -> Config:
+    """Return the options given explicitly, by name, and those in the YAML files that `config` among them names.
+
+    Raises:
+        UserError: see `parse`.
+    """
     layers = [layer for path in explicit.get("config", ()) for layer in read_layers(Path(path), parser)]
     for layer in reversed(layers):
         parser.spellings = layer.spellings | parser.spellings

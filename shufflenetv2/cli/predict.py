@@ -34,15 +34,17 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 predict") -> int:
         config = parser.parse_group(PredictConfig, argv)
         # Imported here, because importing torch takes seconds.
         from ..data import ImageFiles
-        from ..export import open_model, predict
+        from ..export import load, predict
         from ..export.images import DIGITS, image_paths, open_images
 
-        model = open_model(config.model, config.device, use_ema=config.use_ema)
+        classifier = load(config.model, config.device, use_ema=config.use_ema)
         if config.images == (DIGITS,):
             images = open_images(DIGITS, "val", "images")
         else:
             images = ImageFiles(image_paths(config.images, warn))
-        predictions = predict(model, images, top=config.top, batch_size=config.batch_size, workers=config.workers, warn=warn)
+        predictions = predict(
+            classifier, images, top=config.top, batch_size=config.batch_size, workers=config.workers, warn=warn
+        )
         count = 0
         for prediction in predictions:
             print(prediction.to_json() if config.json else prediction, flush=True)

@@ -20,7 +20,12 @@ class AugmentationConfig:
     )
     grayscale_prob: Probability = option(0.0, "probability that an image is converted to grayscale", recipe=True)
     gaussian_blur_prob: Probability = option(0.0, "probability that an image is blurred", recipe=True)
-    aa: Text = option("", "augmentation policy: original, v0, rand-m9-mstd0.5, augmix-m3, ta_wide, ...", recipe=True)
+    aa: Text = option(
+        "",
+        "augmentation policy: original, v0, rand-m9-mstd0.5, augmix-m3, ta_wide, ..., or a function of your own as "
+        "package.module:function, called as f(image, rng)",
+        recipe=True,
+    )
     aug_splits: Annotated[Literal[0, 2, 3, 4, 5, 6, 7, 8, 9], IntegerChoice] = option(
         0,
         "number of views of each image in a batch: the first is only cropped and flipped, the others are augmented",

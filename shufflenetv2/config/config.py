@@ -256,6 +256,11 @@ def constraints(config: Config) -> list[tuple[bool, str]]:
             optimization.bce_target_thresh is not None and bool(optimization.class_weights or optimization.focal_gamma),
             "`bce_target_thresh` cannot be combined with `class_weights` or `focal_gamma`; leave one out",
         ),
+        (
+            bool(optimization.loss)
+            and bool(optimization.bce_loss or optimization.jsd or optimization.focal_gamma or optimization.class_weights),
+            "`loss` replaces cross-entropy; leave `bce_loss`, `jsd`, `focal_gamma` and `class_weights` out",
+        ),
         (optimization.jsd and optimization.bce_loss, "`jsd` includes cross-entropy; leave `bce_loss` out"),
         (augmentation.no_aug and augments, "`no_aug` turns augmentation off; leave the options of augmentation out"),
         (bool(augmentation.mixup_off_iter) and not mixes, "`mixup_off_iter` has no effect without `mixup` or `cutmix`"),
@@ -362,7 +367,7 @@ def _resolved_data(config: Config) -> DataConfig:
                 raise UserError(f"`{name}` is for `dataset=folder`; {data.dataset} has its own images and classes")
         if data.dataset == "digits" and data.data_dir:
             raise UserError("`data_dir` has no effect: the digits are built in; leave it out")
-        if data.dataset != "digits" and not data.data_dir:
+        if data.dataset != "digits" and ":" not in data.dataset and not data.data_dir:
             raise UserError(f"`data_dir` is missing: the folder that holds {data.dataset}, or into which to download it")
         return data
     if data.dataset_download:

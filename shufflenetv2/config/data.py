@@ -25,7 +25,8 @@ class DataConfig:
 
     dataset: Text = option(
         "folder",
-        "folder (of class folders), digits (built in), or the name of a torchvision data set: mnist, cifar10, ...",
+        "folder (of class folders), digits (built in), the name of a torchvision data set (mnist, cifar10, ...), or a class of "
+        "your own as package.module:Class",
         recipe=True,
         short="-d",
     )

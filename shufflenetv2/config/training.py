@@ -74,6 +74,11 @@ class OptimizationConfig:
         aliases=("--smoothing", "--label-smoothing"),
         recipe=True,
     )
+    loss: Text = option(
+        "",
+        "loss function of your own as package.module:Name, called as f(logits, targets); default: cross-entropy",
+        recipe=True,
+    )
     bce_loss: bool = option(False, "use the binary cross-entropy of each class as the loss", recipe=True)
     bce_target_thresh: FractionBelow1 | None = option(
         None, "with `bce_loss`: replace smoothed and mixed targets above this value by 1, and the others by 0", recipe=True

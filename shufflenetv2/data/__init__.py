@@ -1,5 +1,6 @@
 """Data sets, transforms and the loader that makes batches of them."""
 
+from .custom import InMemoryImages as InMemoryImages
 from .datasets import Dataset as Dataset
 from .datasets import Digits as Digits
 from .datasets import FolderDataset as FolderDataset

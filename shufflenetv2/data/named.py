@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError, nearest, one_line
+from ..extensions import is_reference
+from .custom import UserDataset
 from .datasets import Dataset, Digits
 from .images import DecodedImage, Image, open_image
 
@@ -132,7 +134,7 @@ def _grey_or_bgr(pixels: np.ndarray) -> np.ndarray:
 
 
 def open_named(name: str, split: str, root: str, *, download: bool = False) -> Dataset:
-    """Open a data set by its name in NAMED.
+    """Open a data set by its name in NAMED, or as a class of the user, 'package.module:Class' (see UserDataset).
 
     Processes that share a folder must not download at the same time: let one process call this function before the others.
 
@@ -145,6 +147,8 @@ def open_named(name: str, split: str, root: str, *, download: bool = False) -> D
         UserError: if the name or the split is unknown, if the files are missing, damaged or left by an interrupted download,
             if a required package is missing, or (with exit status 1) if the download fails.
     """
+    if is_reference(name):
+        return UserDataset(name, split, root)
     if (source := NAMED.get(name)) is None:
         near = nearest(name, NAMED)
         hint = f"did you mean {near}?" if near else f"must be folder or one of {', '.join(NAMED)}"

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from ..errors import UserError
+from ..extensions import create, is_reference, load_object
 from .operations import OPERATIONS, WIDE_BINS, WIDE_OPERATIONS, Color
 from .policy_tables import AUGMIX_OPERATIONS, AUTO_POLICIES, RAND_INCREASING_OPERATIONS, RAND_OPERATIONS, RAND_SETS
 
@@ -203,6 +204,32 @@ AUGMIX_SETTINGS = {
 }
 
 
+class UserPolicy:
+    """Apply a function of the user, 'package.module:function', called as f(pixels, rng); a class is instantiated first.
+
+    Raises:
+        UserError: it cannot be imported or called; when it is applied: the result has another shape or data type.
+    """
+
+    def __init__(self, reference: str) -> None:
+        self.reference = reference
+        function = load_object("aa", reference)
+        self._function = create("aa", reference) if isinstance(function, type) else function
+        if not callable(self._function):
+            raise UserError(f"`aa` {reference} cannot be called; it is called as f(image, rng)")
+
+    def __repr__(self) -> str:
+        return self.reference
+
+    def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        result = self._function(pixels.copy(), rng)
+        if not (isinstance(result, np.ndarray) and result.shape == pixels.shape and result.dtype == np.uint8):
+            raise UserError(
+                f"`aa` {self.reference} must return a uint8 array of shape {pixels.shape}, like the image it is given"
+            )
+        return result
+
+
 def parse_policy(text: str, *, fill: Color = IMAGENET_MEAN) -> Policy:
     """Build a policy from its description in timm's notation: a name, then settings in any order, separated by '-'.
 
@@ -214,6 +241,7 @@ def parse_policy(text: str, *, fill: Color = IMAGENET_MEAN) -> Policy:
     - augmix: AugMix. m: magnitude (3); w: width (3); d: depth (drawn from 1..3); a: alpha (1); mstd: as above (uniform);
       b: accepted and ignored, since timm's two ways to mix differ only in rounding.
     - ta_wide: TrivialAugment.
+    - package.module:function: a function of the user, see UserPolicy.
 
     Args:
         text: for example 'rand-m9-mstd0.5-inc1'.
@@ -222,6 +250,8 @@ def parse_policy(text: str, *, fill: Color = IMAGENET_MEAN) -> Policy:
     Raises:
         UserError: if the text is not a valid description.
     """
+    if is_reference(text):
+        return UserPolicy(text)
     name, *parts = text.split("-")
     if name in AUTO_POLICIES:
         settings = _parse_settings(text, parts, AUTO_SETTINGS)

@@ -1,9 +1,5 @@
 """Hooks: user code that is called during a run."""
 
-import importlib
-import inspect
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +8,7 @@ from torch import Tensor
 
 from ..config import RunConfig
 from ..errors import UserError
+from ..extensions import create, load_object
 from ..report import write_grid
 from .evaluation import EvaluationResult
 
@@ -56,28 +53,16 @@ class Hook:
 
 
 def load_hook(name: str) -> Hook:
-    """Instantiate a hook from its name 'package.module:Class'; modules are also searched in the working directory.
+    """Instantiate the hook that 'package.module:Class' names.
 
     Raises:
         UserError: the module or class does not exist, the class is not a Hook, or its constructor needs arguments.
     """
-    module_name, _, class_name = name.partition(":")
-    if not (class_name and all(part.isidentifier() for part in module_name.split("."))):
-        raise UserError(f"`hook` {name}: must have the form package.module:Class")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"`hook` {name}: {error}") from error
-    hook_class = getattr(module, class_name, None)
+    hook_class = load_object("hook", name)
     if not (isinstance(hook_class, type) and issubclass(hook_class, Hook)):
-        raise UserError(f"`hook` {name}: {module_name} has no class {class_name} derived from shufflenetv2.engine.Hook")
-    try:
-        inspect.signature(hook_class).bind()
-    except TypeError as error:
-        raise UserError(f"`hook` {name}: {error}; a hook is instantiated without arguments") from error
-    return hook_class()
+        raise UserError(f"`hook` {name} is not a class derived from shufflenetv2.engine.Hook")
+    hook: Hook = create("hook", name)
+    return hook
 
 
 class HookList(Hook):

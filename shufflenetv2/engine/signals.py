@@ -1,6 +1,7 @@
 """Graceful shutdown: signals such as SIGTERM end the run between two iterations, so that a checkpoint can be saved."""
 
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, TypeVar
@@ -37,7 +38,8 @@ class GracefulShutdown:
         self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "GracefulShutdown":
-        self._previous_handlers = {signum: signal.signal(signum, self._record) for signum in SIGNALS}
+        if threading.current_thread() is threading.main_thread():  # Python allows signal handlers in no other
+            self._previous_handlers = {signum: signal.signal(signum, self._record) for signum in SIGNALS}
         return self
 
     def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:

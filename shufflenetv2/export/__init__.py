@@ -10,10 +10,10 @@ from .formats import export as export
 from .formats import largest_difference as largest_difference
 from .metadata import ExportMetadata as ExportMetadata
 from .pipeline import export_file as export_file
-from .prediction import Model as Model
+from .prediction import Classifier as Classifier
 from .prediction import Prediction as Prediction
 from .prediction import accuracy as accuracy
-from .prediction import open_model as open_model
+from .prediction import load as load
 from .prediction import predict as predict
 from .runtimes import Program as Program
 from .runtimes import open_program as open_program

@@ -1,38 +1,111 @@
 """Predict classes of images with a weight file or an exported file, reading images as an evaluation does."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data import Dataset, EvaluationTransform, build_evaluation_transform, evaluation_batches
+from ..data import (
+    Dataset,
+    EvaluationTransform,
+    ImageError,
+    InMemoryImages,
+    build_evaluation_transform,
+    evaluation_batches,
+)
 from ..engine import choose_devices
 from ..engine.evaluation import count_correct
 from ..errors import UserError
+from ..network import ShuffleNetV2
 from ..weights import Preprocessing, read_weights
-from .images import SkipUnreadable
+from .images import SkipUnreadable, open_images
 from .runtimes import identify_format, open_program
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model from a weight file or an exported file.
+class Classifier:
+    """A model from a weight file or an exported file; call it with images.
 
     Attributes:
         logits: function from images, uint8 (N, 3, H, W), BGR, to logits (N, n_class), float32, on the CPU.
         class_names: None if the file does not contain them.
         preprocessing: how images are resized and cropped.
+        network: the network in eval mode; None for an exported file.
     """
 
     logits: Callable[[Tensor], Tensor]
     class_names: list[str] | None
     preprocessing: Preprocessing
+    network: ShuffleNetV2 | None = None
 
     def class_name(self, label: int) -> str:
         return self.class_names[label] if self.class_names else str(label)
+
+    def __call__(self, images: Any, *, top: int = 5) -> Any:
+        """Classify images, read and resized as in validation.
+
+        Args:
+            images: an image, a list of images, or a folder, in which images are searched at any depth. An image is the path
+                of a file, the bytes of a file, a PIL image, or a uint8 array, grey (H, W) or BGR (H, W, 3) as OpenCV reads it.
+            top: number of classes per image, at most the number of classes of the model.
+
+        Returns:
+            The Prediction of an image; for a list or a folder a list of Predictions in the same order (a folder is sorted by
+            path).
+
+        Raises:
+            ImageError: an image cannot be read.
+            UserError: a folder holds no images.
+            TypeError: an image has none of these forms.
+
+        Example:
+            >>> classifier = shufflenetv2.load("models/best.pkl")
+            >>> classifier("cat.jpg").class_name
+            'cat'
+        """
+        is_folder = isinstance(images, str | os.PathLike) and os.path.isdir(images)
+        is_list = isinstance(images, list | tuple) or is_folder
+        predictions = list(predict(self, _as_dataset(images), top=top, warn=_raise_image_error))
+        return predictions if is_list else predictions[0]
+
+    def features(self, images: Any) -> dict[str, Tensor]:
+        """Return the feature maps of every stage, and an embedding of each image.
+
+        Args:
+            images: as for a call; or a tensor (N, 3, H, W), BGR, 0..255, which is used as it is.
+
+        Returns:
+            The maps of `ShuffleNetV2.forward_features`, and 'embedding', float32 (N, 1024), or (N, 2048) for size 2.0x: the
+            input of the linear layer. On the CPU.
+
+        Raises:
+            UserError: the model is an exported file.
+            ImageError, TypeError: see a call.
+        """
+        if self.network is None:
+            raise UserError("an exported file gives no features; load the weight file instead")
+        if not isinstance(images, Tensor):
+            dataset, transform = _as_dataset(images), build_evaluation_transform(self.preprocessing)
+            images = torch.cat([pixels for pixels, _ in evaluation_batches(dataset, transform, 64)])
+        with torch.inference_mode():
+            maps = self.network.forward_features(images.to(self.network.first_conv[0].weight.device))
+            maps["embedding"] = self.network.pool(maps["conv_last"])
+        return {name: tensor.float().cpu() for name, tensor in maps.items()}
+
+
+def _as_dataset(images: Any) -> Dataset:
+    if isinstance(images, str | os.PathLike) and os.path.isdir(images):
+        return open_images(os.fspath(images), "val", "images")
+    return InMemoryImages(list(images) if isinstance(images, list | tuple) else [images])
+
+
+def _raise_image_error(message: str) -> None:
+    raise ImageError(message)
 
 
 @dataclass(frozen=True)
@@ -49,6 +122,16 @@ class Prediction:
     class_names: list[str]
     probabilities: list[float]
 
+    @property
+    def class_name(self) -> str:
+        """The most likely class."""
+        return self.class_names[0]
+
+    @property
+    def probability(self) -> float:
+        """The probability of the most likely class, from 0 to 1."""
+        return self.probabilities[0]
+
     def __str__(self) -> str:
         classes = zip(self.class_names, self.probabilities, strict=True)
         return f"{self.path}: " + ", ".join(f"{name} {probability:.2%}" for name, probability in classes)
@@ -60,8 +143,8 @@ class Prediction:
         return json.dumps({"path": self.path, "predictions": predictions})
 
 
-def open_model(path: str | Path, device: str = "auto", *, use_ema: bool = False) -> Model:
-    """Open a weight file as `read_weights` does, or a file that `export` wrote, for `predict`.
+def load(path: str | Path, device: str = "auto", *, use_ema: bool = False) -> Classifier:
+    """Load a classifier from a weight file, as `read_weights` does, or from a file that `export` wrote.
 
     TorchScript (.pt) and torch's exported programs (.pt2) are code, which this function executes: open only files that you
     trust. All other files are data and are not executed.
@@ -76,13 +159,14 @@ def open_model(path: str | Path, device: str = "auto", *, use_ema: bool = False)
             program, or the device does not exist.
 
     Example:
-        >>> model = open_model("models/model.pkl")
-        >>> model.logits(images).argmax(dim=1)
+        >>> classifier = load("models/best.pkl")
+        >>> print(classifier("cat.jpg", top=2))
+        cat.jpg: cat 98.20%, dog 1.10%
     """
     path = Path(path)
     format = identify_format(path)
     if format is None:
-        return _open_weights(path, device, use_ema)
+        return _load_weights(path, device, use_ema)
     if use_ema:
         raise UserError(f"{path}: `use_ema` is for checkpoints; leave it out, or give it to `shufflenetv2 export`")
     if device not in ("auto", "cpu"):
@@ -92,10 +176,10 @@ def open_model(path: str | Path, device: str = "auto", *, use_ema: bool = False)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     program = open_program(format, content, str(path))
-    return Model(program, program.metadata.class_names, program.metadata.preprocessing)
+    return Classifier(program, program.metadata.class_names, program.metadata.preprocessing)
 
 
-def _open_weights(path: Path, device: str, use_ema: bool) -> Model:
+def _load_weights(path: Path, device: str, use_ema: bool) -> Classifier:
     torch_device = choose_devices(device).first
     weights = read_weights(path, use_ema=use_ema)
     preprocessing = weights.preprocessing or Preprocessing()
@@ -106,11 +190,11 @@ def _open_weights(path: Path, device: str, use_ema: bool) -> Model:
         output: Tensor = network(images.to(torch_device)).float().cpu()
         return output
 
-    return Model(logits, weights.class_names, preprocessing)
+    return Classifier(logits, weights.class_names, preprocessing, network)
 
 
 def predict(
-    model: Model,
+    classifier: Classifier,
     images: Dataset,
     *,
     top: int = 5,
@@ -121,7 +205,7 @@ def predict(
     """Predict the most likely classes of images, and yield the predictions batch by batch in the order of the data set.
 
     Args:
-        model: from `open_model`.
+        classifier: from `load`.
         images: a data set, such as `shufflenetv2.data.FolderDataset("DIR")`.
         top: number of classes per image, at most the number of classes of the model.
         batch_size: images in a batch.
@@ -129,22 +213,22 @@ def predict(
         warn: called with a message for each unreadable image, for which no prediction is yielded.
 
     Example:
-        >>> for prediction in predict(open_model("models/model.pkl"), FolderDataset("val"), top=1):
+        >>> for prediction in predict(load("models/model.pkl"), FolderDataset("val"), top=1):
         ...     print(prediction)
     """
-    preprocessing = model.preprocessing
+    preprocessing = classifier.preprocessing
     readable = SkipUnreadable(images, build_evaluation_transform(preprocessing))
     # The images of `readable` are already resized and cropped.
     unchanged = EvaluationTransform(preprocessing.input_size, preprocessing.input_size)
     start = 0
     for pixels, _ in evaluation_batches(readable, unchanged, batch_size, workers=workers):
-        probabilities, labels = model.logits(pixels).softmax(dim=1).sort(dim=1, descending=True, stable=True)
+        probabilities, labels = classifier.logits(pixels).softmax(dim=1).sort(dim=1, descending=True, stable=True)
         for number in range(len(pixels)):
             if (reason := readable.unreadable.pop(start + number, None)) is not None:
                 warn(reason)
                 continue
             top_labels = labels[number, :top].tolist()
-            class_names = [model.class_name(label) for label in top_labels]
+            class_names = [classifier.class_name(label) for label in top_labels]
             yield Prediction(images.name(start + number), top_labels, class_names, probabilities[number, :top].tolist())
         start += len(pixels)
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..config import AugmentationConfig, DistillationConfig, OptimizationConfig
+from ..errors import UserError
+from ..extensions import create, load_object
 
 LossFunction = Callable[[Tensor, Any], Tensor]
 
@@ -30,7 +32,9 @@ def build_loss(
     """
     smoothing = optimization.label_smooth
     loss: LossFunction
-    if class_weights is not None or optimization.focal_gamma:
+    if optimization.loss:
+        loss = user_loss(optimization.loss)
+    elif class_weights is not None or optimization.focal_gamma:
         loss = WeightedLoss(smoothing, optimization.bce_loss, class_weights, optimization.focal_gamma)
     elif optimization.bce_loss:
         loss = BinaryCrossEntropy(smoothing, optimization.bce_target_thresh)
@@ -41,6 +45,22 @@ def build_loss(
     if distillation.teacher:
         loss = DistillationLoss(loss, distillation.distill_alpha, distillation.distill_temperature)
     return loss
+
+
+def user_loss(reference: str) -> LossFunction:
+    """Return the loss function that 'package.module:Name' names; a class is instantiated without arguments.
+
+    It is called with logits (N, n_class) and targets: class indices, int64 (N,), or with mixup and cutmix probabilities, float
+    (N, n_class). It returns a scalar, the mean over the images. Label smoothing is left to it.
+
+    Raises:
+        UserError: it cannot be imported or called.
+    """
+    loss = load_object("loss", reference)
+    loss = create("loss", reference) if isinstance(loss, type) else loss
+    if not callable(loss):
+        raise UserError(f"`loss` {reference} cannot be called; it is called as f(logits, targets)")
+    return cast(LossFunction, loss)
 
 
 def _probabilities(targets: Tensor, logits: Tensor) -> Tensor:
