@@ -85,10 +85,10 @@ def _config(options: dict[str, Any]) -> Config:
 def _read_result(config: Config) -> TrainingResult:
     from . import files
     from .cli.train import log_folder
-    from .engine import checkpoint
+    from .engine.results import BEST, RESULT
 
     folder = Path(config.common.save)
-    model, best = folder / checkpoint.RESULT, folder / checkpoint.BEST
+    model, best = folder / RESULT, folder / BEST
     content = files.read(model, require_checksum=True)
     return TrainingResult(
         folder=folder,

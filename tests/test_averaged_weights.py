@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shufflenetv2 import files, load_model, open_model, read_weights
+from shufflenetv2 import files, load, load_model, read_weights
 from shufflenetv2.cli.command import main
 from shufflenetv2.errors import UserError
 from tests.models import random_images, random_weights, write_model
@@ -70,7 +70,7 @@ def test_every_command_takes_them(checkpoint: Path, photographs: Path, command: 
     assert read_weights("converted.pkl").details["averaged"]
 
     outcome("export", checkpoint, "exported.pt", "--use-ema")
-    logits = open_model("exported.pt").logits(random_images(2))
+    logits = load("exported.pt").logits(random_images(2))
     torch.testing.assert_close(logits, expected.network()(random_images(2)).detach(), rtol=1e-3, atol=1e-3)
 
     status, _, errors = command("predict", "exported.pt", photographs, "--use-ema")

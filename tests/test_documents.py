@@ -25,7 +25,14 @@ from shufflenetv2.config import (
 from tests.models import random_images, write_model
 from tests.support import ROOT
 
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/extending.md", "docs/features.md", "benchmarks/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/extending.md",
+    "docs/features.md",
+    "benchmarks/README.md",
+]
 OPTION = r"--[a-z][a-z0-9-]+"
 
 
