@@ -18,7 +18,7 @@ from shufflenetv2.cli.train import run_training
 from shufflenetv2.data import DataIterator, EvaluationTransform, FolderDataset, TrainTransform, read_image
 from shufflenetv2.data.images import CropResize, DecodedImage, open_image
 from shufflenetv2.data.jitter import Jitter
-from shufflenetv2.export import open_model
+from shufflenetv2.export import load
 from shufflenetv2.weights import Preprocessing
 from tests.support import Run
 
@@ -97,7 +97,7 @@ def test_the_shape_travels_with_the_weights_into_every_command(
     images = ["--images", panoramas / "val"]
     for file in ("model.onnx", "model.pt"):
         assert command("export", model, file, "--uint8-input", "rgb-nhwc", *images)[0] == 0
-        assert open_model(file).preprocessing == Preprocessing((32, 112), (32, 112))
+        assert load(file).preprocessing == Preprocessing((32, 112), (32, 112))
         torch.testing.assert_close(probabilities(command("predict", file, panoramas / "val", "--json")[1]), expected)
     metadata = {entry.key: entry.value for entry in onnx.load("model.onnx").metadata_props}
     assert json.loads(metadata["input"])["shape"] == [1, 32, 112, 3]
