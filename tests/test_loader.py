@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,10 +18,11 @@ from shufflenetv2.data import (
     EvaluationTransform,
     FolderDataset,
     ImageError,
+    Subset,
     TrainTransform,
     evaluation_batches,
 )
-from shufflenetv2.data.loader import SampleOrder
+from shufflenetv2.data.loader import BalancedOrder, SampleOrder
 from shufflenetv2.rng import RandomStreams, generator
 
 TRANSFORM = TrainTransform(size=32)
@@ -32,6 +34,49 @@ def test_each_epoch_is_a_different_permutation_of_the_samples() -> None:
     assert all(sorted(epoch) == list(range(11)) for epoch in epochs)
     assert len(set(map(tuple, epochs))) == 3
     assert [SampleOrder(11, seed=3)(position) for position in (25, 3)] == [epochs[2][3], epochs[0][3]]
+
+
+LABELS = np.array([3] * 2 + [0] * 7 + [2] * 4 + [0] * 2)  # unsorted; class 1 has no images
+
+
+def test_balanced_rounds_have_one_image_of_each_class() -> None:
+    order = BalancedOrder(LABELS, seed=3)
+    indices = [order(position) for position in range(3 * 30)]
+    rounds = LABELS[indices].reshape(30, 3)
+    assert all(sorted(labels) == [0, 2, 3] for labels in rounds.tolist())
+    assert len({tuple(labels) for labels in rounds.tolist()}) == 6  # the classes stand in every order
+    assert [BalancedOrder(LABELS, seed=3)(position) for position in (77, 5)] == [indices[77], indices[5]]
+    other = BalancedOrder(LABELS, seed=4)
+    assert [other(position) for position in range(90)] != indices
+
+
+def test_a_balanced_order_repeats_an_image_only_after_all_of_its_class() -> None:
+    order = BalancedOrder(LABELS, seed=3)
+    indices = np.array([order(position) for position in range(3 * 36)])
+    for label in (0, 2, 3):
+        images = np.flatnonzero(np.equal(LABELS, label))
+        epochs = indices[LABELS[indices] == label].reshape(-1, len(images)).tolist()
+        assert all(sorted(epoch) == images.tolist() for epoch in epochs)
+        assert len(set(map(tuple, epochs))) > 1
+
+
+def test_balanced_batches_do_not_depend_on_workers_processes_or_the_start(photographs: Path) -> None:
+    folder = FolderDataset(photographs)
+    dataset = Subset(folder, np.flatnonzero((folder.targets > 0) | (np.arange(21) < 2)))  # 2, 7 and 7 images
+    reference = DataIterator(dataset, TRANSFORM, 6, seed=4, workers=1, balanced=True)
+    slices = [
+        DataIterator(dataset, TRANSFORM, 6, seed=4, workers=3, balanced=True, start_iteration=1, rank=rank, world_size=2)
+        for rank in range(2)
+    ]
+    reference.next()
+    for iteration in (2, 3):
+        images, targets = reference.next()
+        parts = [part.next() for part in slices]
+        assert torch.equal(torch.cat([part[0] for part in parts]), images)
+        assert torch.equal(torch.cat([part[1] for part in parts]), targets)
+        assert targets.bincount().tolist() == [2, 2, 2]
+        names = reference.sample_names(iteration)
+        assert [dataset.class_names[label] for label in targets] == [name.split("/")[0] for name in names]
 
 
 def test_streams_of_different_purpose_seed_or_index_differ() -> None:

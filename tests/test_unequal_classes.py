@@ -1,4 +1,4 @@
-"""Training with classes of unequal size: weights of the classes in the loss, focal loss."""
+"""Training with classes of unequal size: weights of the classes in the loss, focal loss, balanced sampling."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
+from shufflenetv2 import recalibrate
 from shufflenetv2.config import AugmentationConfig, DistillationConfig, OptimizationConfig
 from shufflenetv2.errors import UserError
 from shufflenetv2.recipe import LossFunction, Mixing, build_class_weights, build_loss
-from tests.support import Train
+from tests.support import Train, same_tensors
 
 COUNTS = {"cat": 12, "dog": 5, "owl": 2}
 CLASSES = len(COUNTS)
@@ -180,11 +181,15 @@ def test_a_run_logs_its_class_weights_and_refuses_those_without_effect(
 ) -> None:
     weighted = train_here(*arguments_for(unequal, "--class-weights", "balanced"))
     assert weighted.returncode == 0, weighted.stderr
-    assert "class weights from 0.528 (cat) to 3.17 (owl), with mean 1 over the training images" in weighted.stdout
+    assert "class weights from 0.528 (cat) to 3.17 (owl), with mean 1 over the samples of an epoch" in weighted.stdout
     (tmp_path / "w.txt").write_text("cat 1\n")
     for arguments, message in (
         (("--class-weights", "w.txt", "--save", "other"), "--class-weights w.txt has no weight for the class 'dog' and 1 more"),
         (("--class-weights", "sqrt"), "--class-weights was balanced and is sqrt"),
+        (
+            ("--class-weights", "sqrt", "--balanced-sampling"),
+            "--class-weights sqrt is for classes that are drawn in proportion",
+        ),
         (("--class-weights", "sqrt", "--teacher", "x", "--distill-alpha", "1"), "no effect with --distill-alpha 1"),
     ):
         refused = train_here(*arguments_for(unequal, *arguments))
@@ -228,3 +233,39 @@ def test_certain_images_have_finite_focal_gradients(options: dict[str, bool]) ->
     torch.autograd.backward(make_loss(None, focal_gamma=0.5, label_smooth=0.0, **options)(logits, torch.tensor([0, 0])))
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
+
+
+# ---- balanced sampling
+
+
+def test_weights_of_a_file_have_mean_1_over_a_balanced_epoch(tmp_path: Path) -> None:
+    (tmp_path / "w.txt").write_text("cat 1\ndog 2\nowl 6\n")
+    weights = build_class_weights(str(tmp_path / "w.txt"), list(COUNTS), TARGETS, balanced_sampling=True)
+    assert weights is not None
+    torch.testing.assert_close(weights, torch.tensor([1.0, 2.0, 6.0]) / 3)
+
+
+def test_an_interrupted_run_with_balanced_classes_continues_to_the_same_bits_and_can_become_balanced_later(
+    train_here: Train, unequal: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "w.csv").write_text("cat,1\ndog,2\nowl,6\n")
+    options = ("--balanced-sampling", "--class-weights", "w.csv", "--focal-gamma", "2", "--aug-repeats", "2", "--mixup", "0.2")
+    balanced = arguments_for(unequal, *options, "--total-iters", "10")
+    assert train_here(*balanced, "--save", "whole").returncode == 0
+    stopped = train_here(*balanced, "--save", "stopped", "--hook", "tests.support:Stop")
+    assert stopped.returncode == 143
+    assert train_here(*balanced, "--save", "stopped", "--workers", "3").returncode == 0
+    assert train_here(*arguments_for(unequal), "--save", "changed").returncode == 0
+    continued = train_here(*balanced, "--change-recipe", "--save", "changed")
+    assert continued.returncode == 0, continued.stderr
+    assert "balanced-sampling False -> True" in continued.stdout
+
+    results = {
+        name: torch.load(tmp_path / name / "model.pkl", weights_only=True)["state_dict"]
+        for name in ("whole", "stopped", "changed")
+    }
+    assert same_tensors(results["whole"], results["stopped"])
+    assert not same_tensors(results["whole"], results["changed"])
+
+    recalibrated = recalibrate("whole/checkpoint-000010.pth.tar", tmp_path / "again.pkl", train_dir=str(unequal), batch_size=6)
+    assert same_tensors(recalibrated.state_dict, results["whole"])  # the images come in the same order

@@ -36,7 +36,7 @@ def run_throughput(config: Config) -> int:
         state = build_training_state(config, devices, train_set.class_names, weights, log.info)
         model = devices.place(state.network, training=True)
         class_weights = build_class_weights(
-            config.optimization.class_weights, train_set.class_names, train_set.targets, devices.first
+            config.optimization.class_weights, train_set.class_names, train_set.targets, device=devices.first
         )
         loss_function = build_loss(config.optimization, config.augmentation, DistillationConfig(), class_weights)
         images = images.to(devices.first)

@@ -295,6 +295,11 @@ def constraints(config: Config) -> list[tuple[bool, str]]:
             bool(config.distillation.teacher_checkpoint) and not config.distillation.teacher,
             "`teacher_checkpoint` holds weights of a `teacher`, which is missing",
         ),
+        (
+            config.data.balanced_sampling and optimization.class_weights in ("balanced", "sqrt"),
+            f"`class_weights` {optimization.class_weights} is for classes that are drawn in proportion to their images, and "
+            "`balanced_sampling` draws all equally often; leave one out",
+        ),
         *(
             (
                 bool(config.distillation.teacher) and config.distillation.distill_alpha == 1 and bool(value),

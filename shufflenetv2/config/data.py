@@ -46,6 +46,11 @@ class DataConfig:
     )
     class_map: File = option("", "file with the class names, one per line, in the order of their labels")
     num_classes: Count | None = option(None, "number of classes that is required; default: the number found")
+    balanced_sampling: bool = option(
+        False,
+        "draw every class equally often, each in its own random order: images of small classes appear more often",
+        recipe=True,
+    )
     aug_repeats: Count = option(1, "number of differently augmented copies of each sample in a batch", recipe=True)
     val_batch_size: Count = option(
         None,

@@ -3,6 +3,7 @@
 A training batch is made in four steps, in the order of this file:
 
 1. `SampleOrder` maps each position 0, 1, 2, ... of an endless stream to a sample: epochs are shuffled and concatenated.
+   `BalancedOrder` does so with every class equally often.
 2. `_TrainingSamples` loads the sample at a position and augments it with random numbers drawn from the stream of
    (seed, position).
 3. `DataIterator` divides the stream into batches: batch k holds positions k * batch_size to (k + 1) * batch_size - 1, or
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..config import height_width
-from ..rng import ORDER, SAMPLE, RandomStreams, generator
+from ..rng import CLASS_ORDER, CLASS_ROUND, ORDER, SAMPLE, RandomStreams, generator
 from .datasets import Dataset
 from .transforms import Transform
 
@@ -51,12 +52,43 @@ class SampleOrder:
         return int(self._permutation(epoch)[offset])
 
 
+class BalancedOrder:
+    """Map positions of the endless training stream to dataset indices, with every class equally often.
+
+    With K classes, the positions r * K to (r + 1) * K - 1 (round r) have one image of each class; the order of the classes is
+    a permutation, drawn from the stream of (seed, r). Round r has the r-th image of each class in the class's own order: as in
+    `SampleOrder`, permutations of its images are concatenated, each drawn from the stream of (seed, class, number of the
+    permutation). An image therefore appears again only after all images of its class have appeared.
+
+    Args:
+        targets: labels of the dataset, int64 (N,). Classes without images are left out.
+    """
+
+    def __init__(self, targets: np.ndarray, seed: int) -> None:
+        counts = np.bincount(targets)
+        images = np.split(np.argsort(targets, kind="stable"), np.cumsum(counts)[:-1])  # dataset indices by label
+        labels = np.flatnonzero(counts)
+
+        def draw_images(label: int, number: int) -> np.ndarray:
+            return generator(seed, CLASS_ORDER, number, label).permutation(images[label])
+
+        self._counts, self._classes = counts, len(labels)
+        self._labels = lru_cache(maxsize=256)(lambda number: generator(seed, CLASS_ROUND, number).permutation(labels))
+        self._images = lru_cache(maxsize=2 * len(labels))(draw_images)
+
+    def __call__(self, position: int) -> int:
+        round_number, place = divmod(position, self._classes)
+        label = int(self._labels(round_number)[place])
+        number, offset = divmod(round_number, int(self._counts[label]))
+        return int(self._images(label, number)[offset])
+
+
 class _TrainingSamples:
     """The endless stream of augmented training samples."""
 
-    def __init__(self, dataset: Dataset, transform: Transform, seed: int, repeats: int) -> None:
+    def __init__(self, dataset: Dataset, transform: Transform, seed: int, repeats: int, balanced: bool) -> None:
         self._dataset, self._transform, self._repeats = dataset, transform, repeats
-        self._order = SampleOrder(len(dataset), seed)
+        self._order = BalancedOrder(dataset.targets, seed) if balanced else SampleOrder(len(dataset), seed)
         self._random_streams = RandomStreams(seed, SAMPLE)
 
     def index(self, position: int) -> int:
@@ -84,6 +116,7 @@ class DataIterator:
         workers: number of threads; by default the number of usable cores.
         pin_memory: allocate page-locked memory, from which a GPU can copy while it computes.
         repeats: how many times in a row each sample appears, with different augmentation (repeated augmentation).
+        balanced: draw every class equally often, see `BalancedOrder`.
         rank, world_size: number of this process (from 0), and number of processes; each process gets its slice of every batch.
 
     Yields:
@@ -108,6 +141,7 @@ class DataIterator:
         workers: int | None = None,
         pin_memory: bool = False,
         repeats: int = 1,
+        balanced: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -115,7 +149,7 @@ class DataIterator:
             return range(offset + batch_number * batch_size, offset + (batch_number + 1) * batch_size)
 
         self._dataset, self._positions = dataset, positions
-        self._samples = _TrainingSamples(dataset, transform, seed, repeats)
+        self._samples = _TrainingSamples(dataset, transform, seed, repeats, balanced)
         slices = (slice_of(positions(number), rank, world_size) for number in count(start_iteration))
         self._batches = _BatchThreads(self._samples.load, slices, batch_size // world_size, transform, workers, pin_memory)
         self.close = weakref.finalize(self, self._batches.close)

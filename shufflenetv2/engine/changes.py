@@ -105,7 +105,11 @@ def continue_changed(state: TrainingState, content: Mapping[str, Any], change: R
 
 
 def _continued_offset(content: Mapping[str, Any], change: RecipeChange) -> int:
-    """Return the offset with which the next batch begins at the sample that follows the last batch."""
+    """Return the offset with which the next batch begins at the position that follows the last batch.
+
+    If `balanced_sampling` changes, the stream goes on at the same position of the other order: no random augmentation is
+    repeated, and from there on the other order holds.
+    """
     before = DEFAULTS | content["options"]
     now = before | {name: value for name, (_, value) in change.options.items()}
     position = change.iteration * before["batch_size"] + content.get("order_offset", 0)

@@ -98,6 +98,7 @@ def recalibrate(
         workers=worker_count(config.common.workers),
         pin_memory=devices.pin_memory,
         repeats=config.data.aug_repeats,
+        balanced=config.data.balanced_sampling,
     )
     with closing(iterator):
         recalibrate_batch_norm(model, _image_batches(iterator, count // batch_size, first_view=config.model.split_bn))

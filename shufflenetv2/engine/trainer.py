@@ -70,7 +70,11 @@ class Trainer(Callbacks):
         self.model = distributed.wrap_ddp(devices.place(self.state.network, training=True), devices.first)
         teacher = load_teacher(config.distillation, len(self.class_names), self.class_names)
         class_weights = build_class_weights(
-            config.optimization.class_weights, self.class_names, self.train_set.targets, devices.first
+            config.optimization.class_weights,
+            self.class_names,
+            self.train_set.targets,
+            balanced_sampling=config.data.balanced_sampling,
+            device=devices.first,
         )
         if class_weights is not None:
             log.info(describe_class_weights(class_weights, self.class_names))
@@ -164,11 +168,11 @@ class Trainer(Callbacks):
 
     def _batches(self) -> DataIterator:
         """Return the training batches, beginning with that of the next iteration."""
-        optimization = self.config.optimization
+        optimization, data = self.config.optimization, self.config.data
         return DataIterator(
             self.train_set, self._train_transform, optimization.batch_size, seed=optimization.seed,
             start_iteration=self.state.iteration, offset=self.state.order_offset, workers=self._workers,
-            pin_memory=self.devices.pin_memory, repeats=self.config.data.aug_repeats,
+            pin_memory=self.devices.pin_memory, repeats=data.aug_repeats, balanced=data.balanced_sampling,
             rank=distributed.rank(), world_size=distributed.world_size(),
         )  # fmt: skip
 

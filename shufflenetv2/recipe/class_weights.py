@@ -17,12 +17,17 @@ RULES = {"balanced": 1.0, "sqrt": 0.5}
 
 
 def build_class_weights(
-    option: str, class_names: list[str], targets: np.ndarray, device: torch.device | None = None
+    option: str,
+    class_names: list[str],
+    targets: np.ndarray,
+    *,
+    balanced_sampling: bool = False,
+    device: torch.device | None = None,
 ) -> Tensor | None:
     """Return the weight of each class in the loss; None if the option is empty.
 
-    The weights are scaled so that their mean over the training images is 1: only their ratios matter, and the learning rate
-    keeps its meaning.
+    The weights are scaled so that their mean over the samples of an epoch is 1: only their ratios matter, and the learning
+    rate keeps its meaning.
 
     Args:
         option: 'balanced': N / (K * n) for a class with n of N images in K classes; 'sqrt': in proportion to the square
@@ -30,6 +35,7 @@ def build_class_weights(
             {class: weight} (.json), two columns (.csv), or lines of a class name and a weight, separated by a space.
         class_names: class names in the order of their labels.
         targets: labels of the training images, int64 (N,).
+        balanced_sampling: every class is drawn equally often.
         device: device of the result; default: the CPU.
 
     Returns:
@@ -42,7 +48,8 @@ def build_class_weights(
         return None
     counts = np.bincount(targets, minlength=len(class_names))
     weights = np.maximum(counts, 1) ** -RULES[option] if option in RULES else _read_weights(option, class_names)
-    mean = (counts * weights).sum() / counts.sum()
+    drawn = counts > 0 if balanced_sampling else counts
+    mean = (drawn * weights).sum() / drawn.sum()
     return torch.from_numpy((weights / mean).astype(np.float32)).to(device)
 
 
@@ -51,7 +58,7 @@ def describe_class_weights(weights: Tensor, class_names: list[str]) -> str:
     smallest, largest = int(weights.argmin()), int(weights.argmax())
     return (
         f"class weights from {weights[smallest]:.3g} ({class_names[smallest]}) to {weights[largest]:.3g} "
-        f"({class_names[largest]}), with mean 1 over the training images"
+        f"({class_names[largest]}), with mean 1 over the samples of an epoch"
     )
 
 
