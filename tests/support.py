@@ -1,5 +1,6 @@
 """Helpers that several test files share: paths, processes, images, comparison of tensors."""
 
+import json
 import os
 import signal
 import subprocess
@@ -54,6 +55,12 @@ def pixels(dataset: Dataset, index: int) -> np.ndarray:
     """Decode the whole image of a sample: uint8 (H, W, 3), BGR."""
     image = dataset.image(index)
     return image.crop(0, 0, image.height, image.width).copy()
+
+
+def probabilities(output: str) -> Tensor:
+    """Return the probability of each class (N, n_class) from the output of `predict --json` for all classes."""
+    rows = [json.loads(line)["predictions"] for line in output.splitlines()]
+    return torch.tensor([[entry["probability"] for entry in sorted(row, key=lambda entry: entry["label"])] for row in rows])
 
 
 def training_losses(

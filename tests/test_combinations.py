@@ -43,6 +43,7 @@ RECIPES = {
                            "--bce-target-thresh", "0.2", "--mixup", "0.2", "--cutmix", "1.0", "--mixup-mode", "elem"],
     "no augmentation": ["--no-aug", "--crop-pct", "1", "--interpolation", "area", "--sched", "step", "--decay-iters", "4",
                         "--decay-rate", "0.5"],
+    "squash and kept ratios": ["--crop-mode", "squash", "--train-crop-mode", "rkrr", "--aa", "ta_wide", "--vflip", "0.3"],
     "a rectangle": ["--input-size", "32", "48", "--resize-size", "40", "64", "--train-crop-size", "48", "32", "--cutmix", "1"],
     "torchscript": ["--torchscript", "--drop-path", "0.2"],
     "compiled": ["--torchcompile", "aot_eager", "--deterministic", "--weight-decay", "1e-3"],

@@ -300,10 +300,11 @@ def test_a_train_transform_prints_its_steps() -> None:
 def test_a_train_transform_is_built_from_its_options() -> None:
     data = DataConfig(input_size=64, resize_size=72, train_crop_size=48, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
     jitter = (0.1, 0.2, 0.3)
-    built = build_train_transform(data, AugmentationConfig(color_jitter=jitter, aa="ta_wide", reprob=0.2, aug_splits=3))
+    ranges: dict[str, Any] = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "color_jitter": jitter}
+    built = build_train_transform(data, AugmentationConfig(**ranges, aa="ta_wide", reprob=0.2, aug_splits=3))
     policy, erasing = parse_policy("ta_wide", fill=(1.0, 2.0, 3.0)), RandomErasing(0.2, mean=data.mean, std=data.std)
     assert built == TrainTransform(48, color_jitter=jitter, policy=policy, erasing=erasing, views=3)
     not_normalized = replace(data, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    built = build_train_transform(not_normalized, AugmentationConfig(color_jitter=jitter, aa="ta_wide", reprob=0.2))
+    built = build_train_transform(not_normalized, AugmentationConfig(**ranges, aa="ta_wide", reprob=0.2))
     assert built == TrainTransform(48, color_jitter=jitter, policy=parse_policy("ta_wide"), erasing=RandomErasing(0.2))
     assert build_train_transform(data, AugmentationConfig(no_aug=True)) == EvaluationTransform(64, 72)

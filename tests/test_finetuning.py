@@ -29,7 +29,7 @@ def network(n_class: int = 3, seed: int = 0, **arguments: Any) -> ShuffleNetV2:
 
 def saved(folder: Path, model: ShuffleNetV2, class_names: list[str] | None = None) -> Weights:
     """Write a model file and read it."""
-    preprocessing = Preprocessing(32, 32, model.mean, model.std)  # type: ignore[arg-type]
+    preprocessing = Preprocessing(32, 32, model.mean, model.std)
     record = model_record(model, class_names=class_names or [], preprocessing=preprocessing, iteration=7)
     files.write(folder / "model.pkl", record)
     return read_weights(folder / "model.pkl")

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import Tensor
 
 from shufflenetv2 import ShuffleNetV2, UserError, files, read_weights
 from shufflenetv2.cli.command import parse
@@ -20,7 +19,7 @@ from shufflenetv2.data.images import CropResize, DecodedImage, open_image
 from shufflenetv2.data.jitter import Jitter
 from shufflenetv2.export import load
 from shufflenetv2.weights import Preprocessing
-from tests.support import Run
+from tests.support import Run, probabilities
 
 PANORAMA = (90, 320)  # height and width
 HALF = ["--crop-pct", "1", "--scale", "0.9", "1", "--ratio", "3", "4"]  # crops that keep both ends of a panorama
@@ -51,12 +50,6 @@ def train_on(panoramas: Path, folder: Path, *options: str) -> float:
     assert run_training(parse([*common, *options])) == 0
     accuracy: float = read_weights(folder / "models/model.pkl").details["accuracy"]["top1"]
     return accuracy
-
-
-def probabilities(output: str) -> Tensor:
-    """Return the probability of each class (N, 2) from the output of `predict --json`."""
-    rows = [json.loads(line)["predictions"] for line in output.splitlines()]
-    return torch.tensor([[entry["probability"] for entry in sorted(row, key=lambda entry: entry["label"])] for row in rows])
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def evaluation_preprocessing(config: Config, weights: Weights) -> Preprocessing:
     if weights.preprocessing is None:
         preprocessing = from_options
     else:
-        given = config.explicit & {"input_size", "resize_size", "mean", "std", "interpolation"}
+        given = config.explicit & {"input_size", "resize_size", "mean", "std", "interpolation", "crop_mode"}
         if config.explicit & {"input_size", "crop_pct"}:
             given |= {"resize_size"}  # its default follows from these options
         preprocessing = replace(weights.preprocessing, **{name: getattr(from_options, name) for name in given})

@@ -94,7 +94,6 @@ TIMM = {
     "cooldown-epochs": "here it is --cooldown-iters, in iterations" + EPOCH,
     "patience-epochs": "here it is --patience-iters, in iterations" + EPOCH,
     "mixup-off-epoch": "here it is --mixup-off-iter, in iterations" + EPOCH,
-    "train-crop-mode": "the crop is timm's rrc, which --scale and --ratio describe" + LEAVE_OUT,
     "color-jitter-prob": "--color-jitter changes every image" + LEAVE_OUT,
     "bce-sum": "the loss is the average over the classes" + LEAVE_OUT,
     "bce-pos-weight": "positive targets have no weight of their own; --class-weights gives every class a weight",

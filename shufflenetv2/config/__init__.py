@@ -38,6 +38,7 @@ from .training import REFERENCE_BATCH_SIZE as REFERENCE_BATCH_SIZE
 from .training import OptimizationConfig as OptimizationConfig
 from .training import ScheduleConfig as ScheduleConfig
 from .types import Size as Size
+from .types import as_size as as_size
 from .types import contains as contains
 from .types import describe_size as describe_size
 from .types import height_width as height_width

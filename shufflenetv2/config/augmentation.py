@@ -11,8 +11,23 @@ class AugmentationConfig:
     """Random changes of the training images and their targets."""
 
     no_aug: bool = option(False, "do not augment: training images are resized and cropped like validation images", recipe=True)
-    scale: Fractions = option((0.08, 1.0), "range of the fraction of the image area that a random crop covers", recipe=True)
-    ratio: Range = option((3 / 4, 4 / 3), "range of the width / height ratio of a random crop", recipe=True)
+    train_crop_mode: Literal["rrc", "rkrc", "rkrr"] = option(
+        "rrc",
+        "crop of training images: rrc resizes a random crop; rkrc and rkrr keep the aspect ratio up to a small random change, "
+        "and take the central part, or one at a random position",
+        recipe=True,
+    )
+    scale: Fractions = option(
+        None,
+        "range of the fraction of the image area that a random crop covers; default: 0.08 1, or 0.8 1 with rkrc and rkrr",
+        recipe=True,
+    )
+    ratio: Range = option(
+        None,
+        "range of the width / height ratio of a random crop (default: 3/4 to 4/3), or with rkrc and rkrr of the change of the "
+        "image's ratio (default: 0.9 to 1/0.9)",
+        recipe=True,
+    )
     hflip: Probability = option(0.5, "probability of a horizontal flip", recipe=True)
     vflip: Probability = option(0.0, "probability of a vertical flip", recipe=True)
     color_jitter: Jitter = option(

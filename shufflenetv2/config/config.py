@@ -24,6 +24,8 @@ from .training import (
 from .types import Size, contains, split_interval
 
 REFERENCE_JITTER = 0.4
+REFERENCE_CROP = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
+KEPT_RATIO_CROP = {"scale": (0.8, 1.0), "ratio": (0.9, 1 / 0.9)}  # timm's defaults of rkrc and rkrr
 MAX_VAL_BATCH_SIZE = 256  # unless `val_batch_size` is given
 VALIDATION_FOLDERS = ("val", "validation", "valid")  # in `data_dir`; the first that exists
 SGD_OPTIMIZERS = ("sgd", "nesterov", "momentum")
@@ -262,6 +264,10 @@ def constraints(config: Config) -> list[tuple[bool, str]]:
             "`loss` replaces cross-entropy; leave `bce_loss`, `jsd`, `focal_gamma` and `class_weights` out",
         ),
         (optimization.jsd and optimization.bce_loss, "`jsd` includes cross-entropy; leave `bce_loss` out"),
+        (
+            augmentation.no_aug and augmentation.train_crop_mode != "rrc",
+            "`no_aug` crops training images like validation images; leave `train_crop_mode` out",
+        ),
         (augmentation.no_aug and augments, "`no_aug` turns augmentation off; leave the options of augmentation out"),
         (bool(augmentation.mixup_off_iter) and not mixes, "`mixup_off_iter` has no effect without `mixup` or `cutmix`"),
         (
@@ -340,6 +346,7 @@ def _resolved(config: Config) -> Config:
     if optimization.learning_rate is None and optimization.opt not in SGD_OPTIMIZERS and not evaluates:
         raise UserError(f"`opt` {optimization.opt} needs a `learning_rate`: the default is for sgd")
     starts_from_weights = bool(config.fine_tuning.initial_checkpoint or config.fine_tuning.pretrained) and not evaluates
+    crop = REFERENCE_CROP if config.augmentation.train_crop_mode == "rrc" else KEPT_RATIO_CROP
     jitter = 0.0 if config.augmentation.aa else REFERENCE_JITTER
     common = config.common
     if optimization.batch_size is not None:  # else auto
@@ -347,6 +354,8 @@ def _resolved(config: Config) -> Config:
     return config.replace(
         resize_size=resize_size,
         total_iters=optimization.total_iters or (0 if optimization.epochs else REFERENCE_ITERS),
+        scale=config.augmentation.scale or crop["scale"],
+        ratio=config.augmentation.ratio or crop["ratio"],
         color_jitter=config.augmentation.color_jitter or (jitter,) * 3,
         mean=data.mean or (None if starts_from_weights else (0.0, 0.0, 0.0)),
         std=data.std or (None if starts_from_weights else (1.0, 1.0, 1.0)),

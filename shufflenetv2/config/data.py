@@ -66,8 +66,8 @@ class DataConfig:
     )
     resize_size: ImageSize = option(
         None,
-        "length of the short side to which validation images are resized before the central crop, or the height and width "
-        "that the resized image covers; default: `input_size` / `crop_pct`",
+        "length of the short side to which validation images are resized before the central crop, or height and width; "
+        "`crop_mode` has the details; default: `input_size` / `crop_pct`",
         recipe=True,
         aliases=("--val-resize-size",),
     )
@@ -75,6 +75,12 @@ class DataConfig:
         None, "side of the image in training, or its height and width; default: `input_size`", recipe=True
     )
     crop_pct: FractionAbove0 = option(0.875, "ratio of `input_size` to `resize_size`", recipe=True)
+    crop_mode: Literal["center", "squash", "border"] = option(
+        "center",
+        "how validation images are resized before the central crop: center covers `resize_size`, squash changes the aspect "
+        "ratio to that of `resize_size`, border fits into `resize_size` and is padded with the mean colour",
+        recipe=True,
+    )
     interpolation: Interpolation = option("bilinear", "interpolation used to resize validation images", recipe=True)
     train_interpolation: TrainInterpolation = option(
         "bilinear", "interpolation used to resize training images; random: bilinear or bicubic, drawn per image", recipe=True

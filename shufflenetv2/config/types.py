@@ -1,5 +1,6 @@
 """Types of option values: each has a constraint, and says in words what it accepts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -35,6 +36,17 @@ def _repeat_single(value: Any) -> Any:
     return list(values) * 3 if len(values) == 1 else values
 
 
+Size = int | tuple[int, int]  # of an image in pixels: the side of a square, or (height, width)
+
+
+def as_size(size: int | Sequence[int]) -> Size:
+    """Return the side of a square, or (height, width)."""
+    if isinstance(size, int):
+        return size
+    height, width = size
+    return height if height == width else (height, width)
+
+
 def _to_int(value: Any) -> Any:
     return int(value) if isinstance(value, str) else value
 
@@ -48,11 +60,6 @@ def _read_size(value: Any) -> Any:
         case [height]:
             return height
     return numbers
-
-
-def _unite_equal(size: Any) -> Any:
-    """Return the side of a square, and any other size as it is."""
-    return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
 
 def _auto_as_none(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -84,7 +91,7 @@ _Side = Annotated[int, Field(ge=32)]
 ImageSize = Annotated[
     _Side | tuple[_Side, _Side],
     BeforeValidator(_read_size, json_schema_input_type=_Side | tuple[_Side, _Side] | tuple[Literal[3], _Side, _Side]),
-    AfterValidator(_unite_equal),
+    AfterValidator(as_size),
     Accepts(
         "one or two whole numbers of pixels, height and width, each at least 32, or 3 H W",
         "PIXELS",
@@ -148,9 +155,6 @@ Settings = Annotated[
     Accepts("a name, an equals sign and a value", "NAME=VALUE", "+"),
 ]
 IntegerChoice = BeforeValidator(_to_int)
-
-
-Size = int | tuple[int, int]  # of an image in pixels: the side of a square, or (height, width)
 
 
 def height_width(size: Size) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import torch
 
 from ..config import AugmentationConfig, DataConfig, Size, describe_size, height_width
 from ..weights import Preprocessing
+from .crops import centre, crop_or_pad, draw_kept_ratio, draw_position, fitted_size
 from .erasing import RandomErasing
 from .images import CropResize, Image
 from .jitter import UNCHANGED, draw_jitter
@@ -24,6 +25,7 @@ from .policies import Policy, parse_policy
 from .resize import resize
 
 CROP_ATTEMPTS = 10
+CROP_NAMES = {"rrc": "RandomResizedCrop", "rkrc": "ResizeKeepRatioCenterCrop", "rkrr": "ResizeKeepRatioRandomCrop"}
 BLUR_SIGMA = (0.1, 2.0)  # range of the standard deviation in pixels, as in torchvision's references and timm
 BLUR_KERNEL = 23  # width and height in pixels
 
@@ -115,23 +117,30 @@ class ToBGRTensor:
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """Resize the short side to `resize_size`, then crop the centre.
+    """Resize an image to `resize_size`, then crop the centre.
 
     Args:
         size: of the crop in pixels: its side, or (height, width).
-        resize_size: length of the short side, or (height, width) that the resized image covers.
+        resize_size: a rectangle in pixels: (height, width), or the side of a square.
         interpolation: one of resize.INTERPOLATIONS.
         views: 1: the centre; 2: the centre and its mirror image; 5: the centre and the four corners; 10: these five and
             their mirror images.
+        crop_mode: 'center' resizes to the smallest image of the same aspect ratio that covers `resize_size`: in a square, the
+            short side has this length. 'squash' resizes to `resize_size` exactly and changes the aspect ratio. 'border'
+            resizes to the largest image of the same aspect ratio that fits into `resize_size`, and pads it where it is smaller
+            than the crop. The names are timm's.
+        fill: colour of the padding, BGR, 0..255.
     """
 
     size: Size = 224
     resize_size: Size = 256
     interpolation: str = "bilinear"
     views: int = 1
+    crop_mode: str = "center"
+    fill: tuple[float, ...] = (0.0, 0.0, 0.0)
 
     def __call__(self, image: Image, out: np.ndarray, rng: np.random.Generator | None = None) -> None:
-        resized = OpencvResize(self.resize_size, self.interpolation)(image.crop(0, 0, image.height, image.width))
+        resized = self._resize(image.crop(0, 0, image.height, image.width))
         crops = [CenterCrop(self.size)(resized)]
         if self.views >= 5:
             height, width = height_width(self.size)
@@ -142,6 +151,19 @@ class EvaluationTransform:
         for view, crop in zip(_list_of_views(out), crops, strict=True):
             view[...] = crop
 
+    def _resize(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the resized image, with padding if it is smaller than the crop."""
+        if self.crop_mode == "center":
+            return OpencvResize(self.resize_size, self.interpolation)(pixels)
+        size = height_width(self.resize_size)
+        if self.crop_mode == "squash":
+            return resize(pixels, *size, self.interpolation)
+        height, width = fitted_size(pixels.shape[0], pixels.shape[1], size)
+        crop_height, crop_width = height_width(self.size)
+        padded = max(height, crop_height), max(width, crop_width)
+        top, left = centre(height, padded[0]), centre(width, padded[1])
+        return crop_or_pad(resize(pixels, height, width, self.interpolation), top, left, padded, self.fill)
+
 
 @dataclass(frozen=True, repr=False)
 class TrainTransform:
@@ -150,7 +172,8 @@ class TrainTransform:
     Args:
         size: of the result in pixels: its side, or (height, width).
         scale: smallest and largest fraction of the image area that a random crop covers.
-        ratio: smallest and largest width / height of a random crop, drawn log-uniformly.
+        ratio: smallest and largest width / height of a random crop, drawn log-uniformly; with another `crop_mode` than 'rrc',
+            factor by which the aspect ratio changes.
         color_jitter: strengths of brightness, contrast and saturation, see `draw_jitter`.
         hflip, vflip: probabilities of a horizontal and a vertical flip.
         policy: augmentation policy, applied after the flips and before the jitter.
@@ -160,6 +183,9 @@ class TrainTransform:
         views: number of results, all made from one crop. With several views, the first is only cropped, flipped and (see
             `erases_first`) erased; for each other view the steps from the policy on are drawn separately.
         erases_first: with several views, apply random erasing to the first view, too.
+        crop_mode: 'rrc' resizes a random crop; 'rkrc' resizes the image such that it covers the result, with small random
+            changes (see `draw_kept_ratio`), and takes the central part; 'rkrr' takes a part at a random position. The names are
+            timm's.
     """
 
     size: Size = 224
@@ -175,13 +201,15 @@ class TrainTransform:
     interpolation: str = "bilinear"
     views: int = 1
     erases_first: bool = True
+    crop_mode: str = "rrc"
 
     def __repr__(self) -> str:
         scale, ratio = (f"({low:.3g}, {high:.3g})" for low, high in (self.scale, self.ratio))
         brightness, contrast, saturation = self.color_jitter
         blur = f"GaussianBlur(p={self.blur}, kernel_size={BLUR_KERNEL}, sigma={BLUR_SIGMA})"
+        crop = f"{CROP_NAMES[self.crop_mode]}({self.size}, scale={scale}, ratio={ratio}, interpolation={self.interpolation})"
         steps = [
-            f"RandomResizedCrop({self.size}, scale={scale}, ratio={ratio}, interpolation={self.interpolation})",
+            crop,
             self.hflip and f"RandomHorizontalFlip(p={self.hflip})",
             self.vflip and f"RandomVerticalFlip(p={self.vflip})",
             self.views > 1 and f"Views({self.views}), of which the first skips the steps up to erasing",
@@ -197,9 +225,12 @@ class TrainTransform:
         assert rng is not None
         views = _list_of_views(out)
         # Without a policy between the flips and the jitter, `crop_resize` does all steps from the crop to the jitter.
-        crop_includes_jitter = self.policy is None and self.views == 1
-        crop = self._draw_crop_resize(image, rng, with_jitter=crop_includes_jitter)
-        pixels = image.crop_resize(crop, views[0] if crop_includes_jitter or self.views > 1 else None)
+        crop_includes_jitter = self.policy is None and self.views == 1 and self.crop_mode == "rrc"
+        first = views[0] if crop_includes_jitter or self.views > 1 else None
+        if self.crop_mode == "rrc":
+            pixels = image.crop_resize(self._draw_crop_resize(image, rng, with_jitter=crop_includes_jitter), first)
+        else:
+            pixels = self._resize_and_crop(image, rng, first)
         for view in views[1:] if self.views > 1 else views:
             result = pixels if crop_includes_jitter else self._apply_policy_and_jitter(pixels, view, rng)
             result = self._apply_grayscale_and_blur(result, rng)
@@ -211,13 +242,37 @@ class TrainTransform:
 
     def _draw_crop_resize(self, image: Image, rng: np.random.Generator, with_jitter: bool) -> CropResize:
         box = self.draw_crop(image.height, image.width, rng)
+        hflip, vflip, interpolation = self._draw_flips_and_interpolation(rng)
+        jitter = draw_jitter(self.color_jitter, rng) if with_jitter and any(self.color_jitter) else UNCHANGED
+        return CropResize(*box, height_width(self.size), interpolation, hflip, vflip, jitter)
+
+    def _draw_flips_and_interpolation(self, rng: np.random.Generator) -> tuple[bool, bool, str]:
         hflip = rng.random() < self.hflip
         vflip = self.vflip > 0 and rng.random() < self.vflip
         interpolation = self.interpolation
         if interpolation == "random":
             interpolation = "bilinear" if rng.random() < 0.5 else "bicubic"
-        jitter = draw_jitter(self.color_jitter, rng) if with_jitter and any(self.color_jitter) else UNCHANGED
-        return CropResize(*box, height_width(self.size), interpolation, hflip, vflip, jitter)
+        return hflip, vflip, interpolation
+
+    def _resize_and_crop(self, image: Image, rng: np.random.Generator, out: np.ndarray | None) -> np.ndarray:
+        """Return the part of the resized image that `rkrc` or `rkrr` takes, mirrored at the edges of the image, and flipped.
+
+        Args:
+            out: uint8 (H, W, 3), receives the result; allocated by default.
+        """
+        size = height_width(self.size)
+        height, width = draw_kept_ratio(image.height, image.width, size, self.scale, self.ratio, rng)
+        if self.crop_mode == "rkrc":
+            top, left = centre(height, size[0]), centre(width, size[1])
+        else:
+            top, left = draw_position(height, size[0], rng), draw_position(width, size[1], rng)
+        hflip, vflip, interpolation = self._draw_flips_and_interpolation(rng)
+        resized = image.crop_resize(CropResize(0, 0, image.height, image.width, (height, width), interpolation))
+        part = crop_or_pad(resized, top, left, size)[:: -1 if vflip else 1, :: -1 if hflip else 1]
+        if out is None:
+            return np.ascontiguousarray(part)
+        out[...] = part
+        return out
 
     def _apply_policy_and_jitter(self, pixels: np.ndarray, out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the augmented pixels: `out`, a new array, or `pixels` itself if nothing is applied."""
@@ -258,12 +313,19 @@ def _list_of_views(out: np.ndarray) -> list[np.ndarray]:
 
 def build_preprocessing(config: DataConfig) -> Preprocessing:
     """Return the preprocessing of validation images that the options describe."""
-    return Preprocessing(config.input_size, config.resize_size, config.mean, config.std, config.interpolation)
+    return Preprocessing(config.input_size, config.resize_size, config.mean, config.std, config.interpolation, config.crop_mode)
 
 
 def build_evaluation_transform(preprocessing: Preprocessing, views: int = 1) -> EvaluationTransform:
     """Return the transform of validation images."""
-    return EvaluationTransform(preprocessing.input_size, preprocessing.resize_size, preprocessing.interpolation, views)
+    return EvaluationTransform(
+        preprocessing.input_size,
+        preprocessing.resize_size,
+        preprocessing.interpolation,
+        views,
+        preprocessing.crop_mode,
+        preprocessing.border_color,
+    )
 
 
 def build_train_transform(data: DataConfig, augmentation: AugmentationConfig) -> Transform:
@@ -296,4 +358,5 @@ def build_train_transform(data: DataConfig, augmentation: AugmentationConfig) ->
         interpolation=data.train_interpolation,
         views=augmentation.aug_splits or 1,
         erases_first=not augmentation.resplit,
+        crop_mode=augmentation.train_crop_mode,
     )

@@ -164,7 +164,7 @@ def recalibration_config(weights: Weights, options: dict[str, Any]) -> Config:
     if config.data.val_dir:
         recorded.pop("val_fraction", None)
     if preprocessing := weights.preprocessing:
-        names = ("input_size", "resize_size", "mean", "std", "interpolation")
+        names = ("input_size", "resize_size", "mean", "std", "interpolation", "crop_mode")
         recorded |= {name: getattr(preprocessing, name) for name in names}
     return config.replace(**{name: value for name, value in recorded.items() if name not in config.explicit})
 

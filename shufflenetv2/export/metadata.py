@@ -3,14 +3,17 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import __version__
-from ..config import height_width
+from ..config import as_size, height_width
 from ..weights import Preprocessing
 
+# Crop mode: name of the height and width to which images are resized
+RESIZE_KEYS = {"center": "resize_to_cover", "squash": "resize_to", "border": "resize_to_fit"}
 KEYS = ("shufflenetv2", "model_size", "class_names", "preprocessing", "input")
 
 
@@ -51,13 +54,13 @@ class ExportMetadata:
 
         Mean and standard deviation are omitted, because a program that reads them would normalize a second time.
         """
-        resize_size = self.preprocessing.resize_size
         values = {
             "shufflenetv2": __version__,
             "model_size": self.model_size,
             "class_names": self.class_names,
             "preprocessing": {
-                "resize_short_side" if isinstance(resize_size, int) else "resize_to_cover": resize_size,
+                "crop_mode": self.preprocessing.crop_mode,
+                **self._describe_resizing(),
                 "interpolation": self.preprocessing.interpolation,
                 "antialias": False,
                 "center_crop": self.preprocessing.input_size,
@@ -73,6 +76,17 @@ class ExportMetadata:
         }
         return {key: json.dumps(values[key], ensure_ascii=False) for key in KEYS}
 
+    def _describe_resizing(self) -> dict[str, Any]:
+        """Return the size of resized images under a name that says what it means, and the colour of the padding, if any."""
+        preprocessing = self.preprocessing
+        if preprocessing.crop_mode == "center" and isinstance(preprocessing.resize_size, int):
+            return {"resize_short_side": preprocessing.resize_size}
+        resizing: dict[str, Any] = {RESIZE_KEYS[preprocessing.crop_mode]: height_width(preprocessing.resize_size)}
+        if preprocessing.crop_mode == "border":
+            color = preprocessing.border_color
+            resizing["border_color"] = color[::-1] if self.channels == "rgb" else color
+        return resizing
+
     @classmethod
     def from_strings(cls, strings: Mapping[str, str]) -> "ExportMetadata":
         """Restore what `to_strings` returned.
@@ -81,11 +95,17 @@ class ExportMetadata:
             KeyError, ValueError, TypeError, AttributeError: for anything else.
         """
         model_size, class_names, steps, images = (json.loads(strings[key]) for key in KEYS[1:])
-        resize_size = steps["resize_short_side"] if "resize_short_side" in steps else tuple(steps["resize_to_cover"])
-        input_size = steps["center_crop"]
-        if isinstance(input_size, list):
-            input_size = tuple(input_size)
-        preprocessing = Preprocessing(input_size, resize_size, interpolation=steps["interpolation"])
+        crop_mode = steps.get("crop_mode", "center")  # version 0.1.0 had no other
+        resize_size = steps["resize_short_side"] if "resize_short_side" in steps else steps[RESIZE_KEYS[crop_mode]]
+        # The file normalizes images itself: of the mean, only the colour of the padding is left.
+        mean = tuple(steps.get("border_color", Preprocessing.mean))
+        preprocessing = Preprocessing(
+            as_size(steps["center_crop"]),
+            as_size(resize_size),
+            mean=mean[::-1] if images["channels"] == "rgb" else mean,
+            interpolation=steps["interpolation"],
+            crop_mode=crop_mode,
+        )
         return cls(
             model_size,
             class_names,

@@ -31,21 +31,33 @@ class Preprocessing:
 
     Attributes:
         input_size: of the central crop, in pixels: its side, or (height, width).
-        resize_size: length of the short side after resizing, in pixels, or (height, width) that the resized image covers.
+        resize_size: rectangle that decides the size after resizing, in pixels: (height, width), or the side of a square.
         mean: mean that the network subtracts, in BGR order on the scale 0..255.
         std: standard deviation by which the network then divides, in BGR order on the scale 0..255.
         interpolation: interpolation used to resize: 'bilinear', 'bicubic', ...
+        crop_mode: 'center': the resized image covers `resize_size`; 'squash': it has exactly this size; 'border': it fits into
+            this size, and is padded to the input size.
     """
 
     input_size: Size = 224
     resize_size: Size = 256
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
     interpolation: str = "bilinear"
+    crop_mode: str = "center"
+
+    @property
+    def border_color(self) -> tuple[float, ...]:
+        """The colour of padding, BGR, 0..255: the mean, which becomes 0 when the network normalizes; black without padding."""
+        return tuple(float(round(value)) for value in self.mean) if self.crop_mode == "border" else (0.0, 0.0, 0.0)
 
     def describe_geometry(self) -> str:
         """Describe resizing and cropping in one phrase about images."""
-        if isinstance(self.resize_size, int):
+        if self.crop_mode == "squash":
+            resized = f"resized to {describe_size(self.resize_size)} whatever their shape"
+        elif self.crop_mode == "border":
+            resized = f"resized to fit into {describe_size(self.resize_size)}, padded with the mean colour"
+        elif isinstance(self.resize_size, int):
             resized = f"resized to a short side of {self.resize_size} pixels"
         else:
             resized = f"resized to cover {describe_size(self.resize_size)}"

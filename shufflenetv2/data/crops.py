@@ -1,0 +1,82 @@
+"""Parts of images: crops that may exceed the image, and timm's training crops that keep the aspect ratio."""
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+# Probability that the scale of an image is drawn, and that its aspect ratio is drawn, in timm's `rkrc` and `rkrr`
+KEPT_RATIO_PROBABILITY = 0.5
+
+
+def crop_or_pad(
+    pixels: np.ndarray, top: int, left: int, size: tuple[int, int], fill: Sequence[float] | None = None
+) -> np.ndarray:
+    """Return a part of an image, which may exceed the image.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        top, left: of the part in the image; negative outside.
+        size: height and width of the part.
+        fill: colour of pixels outside the image; None mirrors the image at its edges.
+
+    Returns:
+        uint8 (*size, 3); a view if the part lies inside the image.
+    """
+    height, width = pixels.shape[:2]
+    before = max(0, -top), max(0, -left)
+    after = max(0, top + size[0] - height), max(0, left + size[1] - width)
+    if any(before + after):
+        mode = cv2.BORDER_REFLECT_101 if fill is None else cv2.BORDER_CONSTANT
+        pixels = cv2.copyMakeBorder(pixels, before[0], after[0], before[1], after[1], mode, value=fill or ())
+        top, left = top + before[0], left + before[1]
+    return pixels[top : top + size[0], left : left + size[1]]
+
+
+def centre(length: int, part: int) -> int:
+    """Return the start of the central part of a length; negative if the part is longer.
+
+    The rounding is that of the original's central crop, and of timm's padding.
+    """
+    return round((length - part) / 2) if part <= length else -((part - length) // 2)
+
+
+def draw_position(length: int, part: int, rng: np.random.Generator) -> int:
+    """Draw the start of a part of a length; if the part is longer, it contains the whole length, and the start is negative."""
+    offset = int(rng.random() * (abs(length - part) + 1))
+    return offset if part <= length else -offset
+
+
+def fitted_size(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of the largest image of this aspect ratio that fits into a rectangle, rounded as in timm."""
+    reduction = max(height / size[0], width / size[1])
+    return max(1, round(height / reduction)), max(1, round(width / reduction))
+
+
+def draw_kept_ratio(
+    height: int,
+    width: int,
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[int, int]:
+    """Draw height and width of a resized image as timm's ResizeKeepRatio does in training.
+
+    The image covers a rectangle. With a probability of one half each, it is enlarged such that the rectangle has a fraction of
+    the area, and its aspect ratio is changed.
+
+    Args:
+        height, width: of the image.
+        size: height and width of the rectangle.
+        scale: smallest and largest fraction, drawn uniformly.
+        ratio: smallest and largest factor of the aspect ratio width / height, drawn log-uniformly.
+    """
+    reduction = min(height / size[0], width / size[1])
+    zoom = stretch = 1.0
+    if rng.random() < KEPT_RATIO_PROBABILITY:
+        zoom = 1 / math.sqrt(rng.uniform(*scale))
+    if rng.random() < KEPT_RATIO_PROBABILITY:
+        stretch = math.sqrt(math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1]))))
+    return max(1, round(height * zoom / stretch / reduction)), max(1, round(width * zoom * stretch / reduction))
