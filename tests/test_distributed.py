@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun, perform one run together."""
+"""A run with several processes, started by torchrun, gives the result of a run with one process."""
 
 import copy
 import os
@@ -39,7 +39,7 @@ class RecordingDigits(Digits):
 
 
 def load_batches(world_size: int, start: int, count: int) -> tuple[list[list[str]], list[torch.Tensor]]:
-    """Return the sample names and images of each batch, concatenated from the slices of `world_size` processes."""
+    """Return sample names and images of `count` batches after the first `start`, joined from the slices of all processes."""
     names: list[list[str]] = [[] for _ in range(count)]
     images: list[list[torch.Tensor]] = [[] for _ in range(count)]
     for rank in range(world_size):
@@ -60,9 +60,9 @@ def test_several_processes_together_load_the_batches_of_a_single_process(world_s
     start = 117  # the epoch of 1,438 samples ends in the third batch
     names, images = load_batches(1, start, 4)
     assert len({name for batch in names for name in batch}) > 40
-    joined_names, joined_images = load_batches(world_size, start, 4)
-    assert joined_names == names
-    assert all(torch.equal(a, b) for a, b in zip(images, joined_images, strict=True))
+    names_of_processes, images_of_processes = load_batches(world_size, start, 4)
+    assert names_of_processes == names
+    assert all(torch.equal(a, b) for a, b in zip(images, images_of_processes, strict=True))
     single = DataIterator(Digits("train"), TrainTransform(32, (0.5, 1), (0.8, 1.2), (0.4,) * 3, 0.5), 12, seed=5)
     assert [single.sample_names(start + number) for number in (1, 2, 3, 4)] == names
 
@@ -88,21 +88,21 @@ def torchrun(folder: Path, processes: int, *arguments: str, restarts: int = 0) -
 
 
 def wait_until_finished(process: "subprocess.Popen[str]") -> tuple[str, str]:
-    """Return the standard output and error of a process that succeeds."""
+    """Wait for the end of a process, check that its exit status is 0, and return its standard output and standard error."""
     output = process.communicate(timeout=300)
     assert process.returncode == 0, output[1]
     return output
 
 
-def read(path: Path) -> dict[str, torch.Tensor]:
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     state_dict: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
     return state_dict
 
 
 @pytest.mark.parametrize("dist_bn", ["broadcast", "reduce"])
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-def test_an_update_is_the_average_over_the_slices(tmp_path: Path, dist_bn: str) -> None:
-    """Compare two processes with the same computation in one process."""
+def test_gradients_and_statistics_are_averaged_over_the_processes(tmp_path: Path, dist_bn: str) -> None:
+    """Compare a run of two processes with the same computation in this process."""
     short = [*SHORT, "--total-iters", "3", "--save-interval", "3,10m", "--learning-rate", "0.02", "--display-interval", "1"]
     output, _ = wait_until_finished(torchrun(tmp_path, 2, *short, "--dist-bn", dist_bn))
 
@@ -121,15 +121,15 @@ def test_an_update_is_the_average_over_the_slices(tmp_path: Path, dist_bn: str) 
         wrong.append((torch.cat(logits).argmax(1) != targets).double().mean().item())
         torch.autograd.backward(loss)
         losses.append(loss.item())
-        for parameter, *others in zip(network.parameters(), *(copied.parameters() for copied in copies), strict=True):
-            parameter.grad = sum(other.grad for other in others)
+        for parameter, *of_copies in zip(network.parameters(), *(copied.parameters() for copied in copies), strict=True):
+            parameter.grad = sum(parameter_of_copy.grad for parameter_of_copy in of_copies)
         optimizer.step()
         for buffer, first, second in zip(network.buffers(), copies[0].buffers(), copies[1].buffers(), strict=True):
             buffer.copy_(first if dist_bn == "broadcast" or not first.is_floating_point() else (first + second) / 2)
     printed = [float(loss) for loss in re.findall(r"TRAIN Iter .*?loss = ([\d.]+)", output)]
     assert printed == pytest.approx(losses, rel=1e-4)
     assert [float(error) for error in re.findall(r"Top-1 err = ([\d.]+),\tTop-5.*data_time", output)] == pytest.approx(wrong)
-    trained = read(tmp_path / "models/checkpoint-000003.pth.tar")
+    trained = read_state_dict(tmp_path / "models/checkpoint-000003.pth.tar")
     for name, tensor in trained.items():
         torch.testing.assert_close(tensor, network.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
 
@@ -140,14 +140,14 @@ def test_an_update_is_the_average_over_the_slices(tmp_path: Path, dist_bn: str) 
         network.load_state_dict(trained)
         recalibrate_batch_norm(network, [slices[rank] for slices in batches])
         states.append(copy.deepcopy(network.state_dict()))
-    for name, tensor in read(tmp_path / "models/model.pkl").items():
+    for name, tensor in read_state_dict(tmp_path / "models/model.pkl").items():
         expected = (states[0][name] + states[1][name]) / 2 if "running" in name else states[0][name]
         torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of an uninterrupted run of two processes."""
+    """Train with two processes without interruption; return the folder of the run."""
     folder = tmp_path_factory.mktemp("two")
     wait_until_finished(torchrun(folder, 2, *OPTIONS))
     return folder
@@ -176,7 +176,7 @@ def test_a_stopped_run_of_two_processes_continues_with_one(tmp_path: Path, train
     assert "finished: models/model.pkl" in single.stdout
 
 
-def test_a_process_that_dies_is_restarted_and_the_run_continues_to_the_same_bits(tmp_path: Path, two_processes: Path) -> None:
+def test_after_a_process_is_killed_the_restarted_run_gives_a_bit_identical_result(tmp_path: Path, two_processes: Path) -> None:
     process = torchrun(tmp_path, 2, *OPTIONS, restarts=3)
     assert process.stdout is not None
     assert any("TRAIN Iter 13:" in line for line in process.stdout)
@@ -186,25 +186,25 @@ def test_a_process_that_dies_is_restarted_and_the_run_continues_to_the_same_bits
     assert re.search(r"continuing from models/checkpoint-0000(10|15)", rest)
     assert "error: process 0 of 2: another process of this run has ended" in errors
     for name in ("model.pkl", "model-ema.pkl", "best.pkl"):
-        assert same_tensors(read(tmp_path / "models" / name), read(two_processes / "models" / name))
+        assert same_tensors(read_state_dict(tmp_path / "models" / name), read_state_dict(two_processes / "models" / name))
 
 
-def test_evaluation_gives_the_same_figures_with_one_process_and_two(
+def test_evaluation_gives_the_same_loss_and_accuracy_with_one_process_and_two(
     tmp_path: Path, two_processes: Path, train_here: Train
 ) -> None:
     arguments = [*SHORT[:2], "--eval", "--eval-resume", str(two_processes / "models/model.pkl"), "--device", "cpu"]
-    single = train_here(*arguments)
-    joint_output, _ = wait_until_finished(torchrun(tmp_path, 2, *arguments, "--val-batch-size", "50"))
-    figures = [
-        re.findall(r"TEST Iter 18: loss = ([\d.]+),\tTop-1 err = ([\d.]+),\tTop-5 err = ([\d.]+)", text)
-        for text in (single.stdout, joint_output)
-    ]
-    assert len(figures[0]) == len(figures[1]) == 1
-    assert figures[0][0][1:] == figures[1][0][1:]
-    assert float(figures[0][0][0]) == pytest.approx(float(figures[1][0][0]), rel=1e-5)
+    output_of_one = train_here(*arguments).stdout
+    output_of_two, _ = wait_until_finished(torchrun(tmp_path, 2, *arguments, "--val-batch-size", "50"))
+    (loss, *errors), (loss_of_two, *errors_of_two) = (
+        re.findall(r"TEST Iter 18: loss = ([\d.]+),\tTop-1 err = ([\d.]+),\tTop-5 err = ([\d.]+)", output)[0]
+        for output in (output_of_one, output_of_two)
+    )
+    assert output_of_one.count("TEST Iter") == output_of_two.count("TEST Iter") == 1
+    assert errors == errors_of_two
+    assert float(loss) == pytest.approx(float(loss_of_two), rel=1e-5)
 
 
-def test_a_batch_that_cannot_be_divided_is_refused_once(tmp_path: Path) -> None:
+def test_a_batch_size_that_cannot_be_divided_is_refused_by_one_process(tmp_path: Path) -> None:
     process = torchrun(tmp_path, 2, *OPTIONS, "--batch-size", "14")
     output, errors = process.communicate(timeout=300)
     assert process.returncode != 0

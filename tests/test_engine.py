@@ -71,7 +71,7 @@ def test_evaluation_counts_every_image_once_for_any_batch_size(batch_size: int) 
     assert network.training
 
 
-def test_evaluation_without_images_is_an_error() -> None:
+def test_evaluation_without_images_raises_an_error() -> None:
     with pytest.raises(ValueError, match="no images"):
         evaluate(small_network(), [])
 
@@ -81,7 +81,7 @@ def test_evaluation_without_images_is_an_error() -> None:
 
 def test_recalibrated_statistics_are_plain_averages_over_the_batches() -> None:
     network = small_network()
-    with torch.no_grad():  # statistics that must leave no trace
+    with torch.no_grad():  # earlier statistics, which must have no influence
         for _ in range(3):
             network.train()(torch.rand(4, 3, 32, 32) * 10)
     weights = {name: parameter.clone() for name, parameter in network.named_parameters()}
@@ -102,8 +102,8 @@ def test_recalibrated_statistics_are_plain_averages_over_the_batches() -> None:
     assert not network.training
 
 
-def test_recalibration_equals_the_originals() -> None:
-    """The original keeps the network in train mode, with momentum 1/i for the i-th batch."""
+def test_recalibration_gives_the_statistics_of_the_originals_method() -> None:
+    """The original's method: forward passes in train mode, with momentum 1/i for the i-th batch."""
     network, original = small_network(), small_network().train()
     images = [images for images, _ in random_batches(4)]
     recalibrate_batch_norm(network, images)
@@ -120,7 +120,7 @@ def test_recalibration_equals_the_originals() -> None:
 
 
 class Recorder(Callbacks):
-    """Records each call with the iteration counted by the state."""
+    """Record each call as (name, iteration passed to it, iteration in the state at that time)."""
 
     def __init__(self, state: TrainingState) -> None:
         self.state = state
@@ -140,7 +140,7 @@ class Recorder(Callbacks):
         self.calls.append(("between", iteration, self.state.iteration))
 
 
-def test_the_loop_performs_its_iterations_and_calls_back_in_order() -> None:
+def test_train_stops_at_the_given_iteration_and_calls_the_callbacks_in_order() -> None:
     state = new_state(7)
     recorder = Recorder(state)
     source: Iterator[Batch] = iter(random_batches(4))
@@ -151,11 +151,11 @@ def test_the_loop_performs_its_iterations_and_calls_back_in_order() -> None:
     (metrics,) = recorder.metrics
     assert metrics.iteration == 2
     assert metrics.learning_rate == pytest.approx(0.1 * (1 - 2 / 7))
-    assert state.state_dict()["progress"]["images"] == 8  # of iteration 3, which is not displayed yet
-    assert next(source, None) is not None  # no batch was taken in vain
+    assert state.state_dict()["progress"]["images"] == 8  # images of iteration 3, which no TRAIN line includes yet
+    assert next(source, None) is not None  # the fourth batch was not taken
 
 
-def test_an_exception_of_a_callback_leaves_a_complete_state() -> None:
+def test_after_an_exception_in_a_callback_the_state_can_be_saved() -> None:
     class Stop(Recorder):
         def between_iterations(self, iteration: int) -> None:
             if iteration == 2:
@@ -170,7 +170,7 @@ def test_an_exception_of_a_callback_leaves_a_complete_state() -> None:
 
 
 def test_a_restored_state_continues_bit_for_bit() -> None:
-    """The state includes weights, momentum, schedule and the accuracy that is not displayed yet."""
+    """The state includes weights, momentum, schedule, and the accuracy since the last TRAIN line."""
     data = random_batches(7)
 
     def run(state: TrainingState, until: int) -> TrainingState:
@@ -187,7 +187,7 @@ def test_a_restored_state_continues_bit_for_bit() -> None:
     assert uninterrupted["scheduler"] == restored["scheduler"]
 
 
-def test_fast_forward_leaves_the_weights_and_sets_the_schedule() -> None:
+def test_fast_forward_sets_the_schedule_and_does_not_change_the_weights() -> None:
     stepped, forwarded = new_state(300_000), new_state(300_000)
     for _ in range(5):
         stepped.scheduler.step()
@@ -224,7 +224,7 @@ def test_a_non_finite_loss_is_reported_with_the_iteration_in_which_it_occurred()
     data[1][0][0, 0, 0, 0] = float("nan")
     with pytest.raises(NonFiniteLossError, match=r"the loss is not finite at iteration 2, where the learning rate was 0\.0666"):
         train(state.network, state, iter(data), StepSettings(nn.CrossEntropyLoss()), until=6, display_interval=4)
-    assert state.iteration == 4  # the loop waits for the device only here
+    assert state.iteration == 4  # at iteration 4 the metrics are displayed, and losses are checked only then
 
 
 def test_the_message_of_a_non_finite_loss_lists_at_most_eight_samples() -> None:
@@ -234,7 +234,7 @@ def test_the_message_of_a_non_finite_loss_lists_at_most_eight_samples() -> None:
 
 
 class SynchronizingOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records every operation that waits for a device, because its result depends on values of a tensor."""
+    """Record the operations that wait for a device, because they read values of a tensor."""
 
     NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")
 
@@ -250,7 +250,7 @@ class SynchronizingOperations(TorchDispatchMode):  # type: ignore[no-untyped-cal
 
 
 def record_reads(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
-    """Record calls that read a tensor; for a tensor on the CPU these are no operations of the dispatcher."""
+    """Record calls of methods that read a tensor; for tensors on the CPU, SynchronizingOperations does not see these calls."""
     for name in ("tolist", "numpy", "cpu"):
         original = getattr(Tensor, name)
 
@@ -284,7 +284,7 @@ def test_an_iteration_waits_for_the_device_only_where_metrics_are_displayed(
 
     with SynchronizingOperations() as operations:
         train_until(4)
-        assert operations.names  # by the metrics of iteration 4
+        assert operations.names  # the metrics of iteration 4 were read
         operations.names.clear()
         record_reads(monkeypatch, operations.names)
         if device == "cuda":

@@ -1,4 +1,4 @@
-"""Hooks are called when the documentation says so; old checkpoints are deleted."""
+"""Hooks are called in the documented order; old checkpoints are deleted."""
 
 import json
 import sys
@@ -61,7 +61,7 @@ class Silent(Hook):
 def test_hooks_are_called_during_a_run_in_order(train: Train, tmp_path: Path, photographs: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "hooks.py").write_text(RECORDER)
-    # The working directory of the run is searched for modules.
+    # The module `mine.hooks` lies in the working directory of the run.
     done = train(
         "--train-dir", photographs, "--val-dir", photographs, "--model-size", "0.5x", "--input-size", "32", "--lr", "0.01",
         "--batch-size", "8", "--total-iters", "12", "--val-interval", "6", "--save-interval", "4", "--device", "cpu",
@@ -74,9 +74,9 @@ def test_hooks_are_called_during_a_run_in_order(train: Train, tmp_path: Path, ph
 
     expected: list[list[object]] = [["before_run", 0, 12, 21]]
     for iteration in range(1, 13):
-        expected.append(["before_iteration", iteration, [8, 3, 32, 32], [8, 3]])  # mixed targets
+        expected.append(["before_iteration", iteration, [8, 3, 32, 32], [8, 3]])  # with mixup, targets are probabilities
         expected.append(["after_iteration", iteration, [], [8, 3]])
-        if iteration % 6 == 0:  # the weights, and their average
+        if iteration % 6 == 0:  # the weights and the averaged weights are evaluated
             expected += [["before_evaluation", iteration], ["after_evaluation", iteration, 21]] * 2
         if iteration % 4 == 0:
             expected.append(["after_save", iteration, f"checkpoint-{iteration:06}.pth.tar"])
@@ -110,7 +110,7 @@ def test_an_exception_of_a_hook_ends_the_run(tmp_path: Path, monkeypatch: pytest
     assert [path.name for path in (tmp_path / "models").glob("checkpoint-*")] == ["checkpoint-000004.pth.tar"]
 
 
-def test_a_hook_is_imported_from_the_working_directory_and_instantiated_each_time(
+def test_load_hook_imports_from_the_working_directory_and_makes_a_new_instance_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "found_beside.py").write_text(RECORDER)
@@ -140,7 +140,7 @@ def test_a_hook_is_imported_from_the_working_directory_and_instantiated_each_tim
         ("hooks_of_mine:Demanding", "missing a required argument: 'path'; it is called with no arguments"),
     ],
 )
-def test_a_name_that_is_no_hook_is_refused_in_one_line(
+def test_a_name_that_does_not_name_a_hook_gives_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, part: str
 ) -> None:
     (tmp_path / "needs_more.py").write_text("import a_missing_library")
@@ -211,6 +211,6 @@ def test_the_checkpoints_with_the_best_validations_are_kept_besides_the_newest(
     assert {path.name for path in tmp_path.iterdir()} == set(map(checkpoint.checkpoint_name, kept))
 
 
-def test_an_empty_folder_is_pruned_without_error(tmp_path: Path) -> None:
+def test_pruning_an_empty_folder_does_nothing(tmp_path: Path) -> None:
     checkpoint.prune(tmp_path, hist=1)
     assert list(tmp_path.iterdir()) == []

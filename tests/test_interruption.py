@@ -1,4 +1,4 @@
-"""A run that is stopped or killed continues to the same bits, and no file on the disk is lost."""
+"""A run that is stopped or killed and then continued gives a bit-identical result, and never leaves a damaged file."""
 
 import os
 import random
@@ -55,13 +55,13 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def wait_for(process: "subprocess.Popen[str]", text: str) -> None:
-    """Read the output of a process until a line contains the text."""
+    """Read the output of a process until a line contains `text`."""
     assert process.stdout is not None
     assert any(text in line for line in process.stdout), f"{text!r} was never printed"
 
 
 def read_results(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of all results: the weights, their average, and the best."""
+    """Return the tensors of all model files: the weights, the averaged weights, and the best weights."""
     names = ("model.pkl", "model-ema.pkl", "best.pkl")
     results = {name: torch.load(folder / name, weights_only=True)["state_dict"] for name in names}
     return {f"{name}/{key}": tensor for name, state_dict in results.items() for key, tensor in state_dict.items()}
@@ -69,7 +69,7 @@ def read_results(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run that nothing interrupts."""
+    """Run without interruption, and return the folder with the checkpoints and results."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     process = start(folder, *LONGER)
     process.communicate(timeout=300)
@@ -80,14 +80,14 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- signals
 
 
-def test_a_stopped_run_saves_and_continues_to_the_same_bits(tmp_path: Path, uninterrupted: Path) -> None:
+def test_a_run_stopped_by_a_signal_continues_to_a_bit_identical_result(tmp_path: Path, uninterrupted: Path) -> None:
     process = start(tmp_path, *LONGER)
     wait_for(process, "TRAIN Iter 4:")
     process.send_signal(signal.SIGTERM)
     rest, _ = process.communicate(timeout=300)
     assert process.returncode == 143
     assert rest.count("stopped by SIGTERM after iteration ") == 1
-    (saved,) = (tmp_path / "models").glob("*.pth.tar")  # well before the first checkpoint that is due
+    (saved,) = (tmp_path / "models").glob("*.pth.tar")  # the save interval would write the first checkpoint at iteration 15
     assert 4 <= torch.load(saved, weights_only=True)["iteration"] < 15
 
     again = start(tmp_path, *LONGER, "--workers", "3")
@@ -108,15 +108,15 @@ def test_a_signal_takes_effect_at_the_next_check(signum: signal.Signals, status:
     assert signal.getsignal(signum) is previous
 
 
-def test_a_second_ctrl_c_stops_at_once() -> None:
+def test_a_second_ctrl_c_interrupts_at_once() -> None:
     with GracefulShutdown():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, uninterrupted: Path) -> None:
-    """The run is killed at random moments, some of them during a save or a validation."""
+def test_a_run_killed_three_times_gives_a_bit_identical_result(tmp_path: Path, uninterrupted: Path) -> None:
+    """The run is killed at random instants, which may fall into a save or a validation."""
     rng = random.Random(1)
     for _ in range(3):
         process = start(tmp_path, *LONGER, "--save-interval", "2", "--workers", str(rng.randint(1, 3)))
@@ -137,16 +137,16 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, uninterrupted: 
 def test_a_run_killed_long_before_its_first_interval_in_iterations_continues_from_a_checkpoint_by_time(
     tmp_path: Path, uninterrupted: Path
 ) -> None:
-    """The default, with a shorter time: the run kills itself once there are checkpoints."""
+    """The default interval, with 0.01 s instead of ten minutes. A hook kills the run after the second checkpoint."""
     arguments = [*LONGER, "--save-interval", "10000,0.01s"]
     killed = start(tmp_path, *arguments, "--hook", "tests.test_interruption:Kill")
     _, errors = killed.communicate(timeout=300)
     assert killed.returncode == -signal.SIGKILL, errors
-    found = read_newest(tmp_path / "models")
-    assert found is not None
-    assert len(list_checkpoints(tmp_path / "models")) <= 3  # two, and one that replaces the older
+    newest = read_newest(tmp_path / "models")
+    assert newest is not None
+    assert len(list_checkpoints(tmp_path / "models")) <= 3  # the newest two are kept; a third is deleted after the next save
     again = start(tmp_path, *arguments)
-    assert f"continuing from models/{found[0].name}\n" in again.communicate(timeout=300)[0]
+    assert f"continuing from models/{newest[0].name}\n" in again.communicate(timeout=300)[0]
     assert again.returncode == 0
     assert same_tensors(read_results(tmp_path / "models"), read_results(uninterrupted))
     assert len(list_checkpoints(tmp_path / "models")) == 2
@@ -155,7 +155,9 @@ def test_a_run_killed_long_before_its_first_interval_in_iterations_continues_fro
 # ---- files
 
 
-def test_wherever_a_checkpoint_is_truncated_or_changed_the_previous_one_is_used(tmp_path: Path, uninterrupted: Path) -> None:
+def test_damage_at_any_byte_of_a_checkpoint_is_detected_and_the_previous_one_is_used(
+    tmp_path: Path, uninterrupted: Path
+) -> None:
     previous, newest = (tmp_path / checkpoint_name(iteration) for iteration in (15, 30))
     complete = (uninterrupted / newest.name).read_bytes()
     files.write(previous, {"optimizer": {}, "iteration": 15})  # small, because it is read 100 times
@@ -189,12 +191,12 @@ def test_a_second_run_in_the_same_folder_is_refused_while_the_first_runs(tmp_pat
     assert f"models is in use by process {first.pid} on " in second.stderr
     first.kill()
     first.communicate()
-    with files.lock_folder(tmp_path / "models"):  # the lock ended with its process
+    with files.lock_folder(tmp_path / "models"):  # the lock was released when the process was killed
         pass
 
 
 def test_a_full_disk_ends_the_run_with_one_line_and_the_earlier_checkpoints(tmp_path: Path) -> None:
-    """A limit on the size of files, below that of a checkpoint, has the effect of a full disk."""
+    """A limit on file sizes, below the size of a checkpoint, has the effect of a full disk."""
     full = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *SHORT], cwd=tmp_path, env=os.environ | ONE_THREAD,
         capture_output=True, text=True, timeout=300,
@@ -208,7 +210,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_earlier_checkpoints(tmp_
     assert not list((tmp_path / "models").glob(".*.tmp"))
 
 
-def test_the_content_of_a_file_is_the_state_at_the_time_of_the_call(tmp_path: Path) -> None:
+def test_a_file_written_in_the_background_holds_the_tensors_at_the_time_of_the_call(tmp_path: Path) -> None:
     writer, tensor = BackgroundWriter(), torch.zeros(1_000_000)
     for number in range(3):
         writer.write(tmp_path / f"{number}.pth", {"nested": [{"tensor": tensor}]})
@@ -218,15 +220,15 @@ def test_the_content_of_a_file_is_the_state_at_the_time_of_the_call(tmp_path: Pa
         assert (files.read(tmp_path / f"{number}.pth")["nested"][0]["tensor"] == number).all()
 
 
-def test_a_failed_write_is_an_error_of_the_run(tmp_path: Path) -> None:
+def test_the_error_of_a_failed_write_is_raised_by_wait(tmp_path: Path) -> None:
     writer = BackgroundWriter()
     writer.write(tmp_path / "absent" / "file.pth", {})
     with pytest.raises(UserError, match=r"file\.pth cannot be written: No such file"):
         writer.wait()
-    writer.wait()  # the error is raised once
+    writer.wait()  # the error is not raised a second time
 
 
-def test_intervals_are_iterations_or_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interval_is_in_iterations_or_in_time_or_in_both(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [k for k in range(1, 8) if every(3)(k)] == [3, 6]
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
@@ -240,7 +242,8 @@ def test_intervals_are_iterations_or_time(monkeypatch: pytest.MonkeyPatch) -> No
         now += 50
         if is_due(iteration):
             due.append(iteration)
-    assert due == [3, 4, 7, 8, 11, 12]  # every third iteration takes two minutes; a multiple of four starts the time anew
+    # An iteration takes 50 s, so 3 iterations take longer than 2 minutes. Every fourth iteration is due and restarts the time.
+    assert due == [3, 4, 7, 8, 11, 12]
 
 
 def test_a_checkpoint_is_due_once_per_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +260,7 @@ def test_a_checkpoint_is_due_once_per_interval(tmp_path: Path, monkeypatch: pyte
 # ---- non-finite losses
 
 
-# With this standard deviation blue values of 240 and more become infinite, and 0 stays 0.
+# With this standard deviation of the first channel, blue, normalized values of 240 and more are infinite, and 0 stays 0.
 OVERFLOWING = ["--std", "7e-37", "1", "1", "--color-jitter", "0", "--train-dir", "data", "--seed", "1", "--model-size", "0.5x",
                "--input-size", "32", "--batch-size", "4", "--total-iters", "20", "--learning-rate", "0.05",
                "--display-interval", "4", "--save-interval", "5", "--device", "cpu"]  # fmt: skip
@@ -265,7 +268,7 @@ OVERFLOWING = ["--std", "7e-37", "1", "1", "--color-jitter", "0", "--train-dir",
 
 @pytest.fixture
 def bad_iterations(tmp_path: Path) -> list[int]:
-    """Write 24 images without blue and one blue image; return the iterations that contain the blue one."""
+    """Write 24 images without blue and one blue image; return the iterations whose batches contain the blue image."""
     rng = np.random.default_rng(0)
     for number in range(25):
         folder = tmp_path / "data" / ("odd" if number % 2 else "even")
@@ -280,7 +283,7 @@ def bad_iterations(tmp_path: Path) -> list[int]:
     return iterations
 
 
-def test_a_non_finite_loss_ends_the_run_with_the_samples_and_is_never_saved(
+def test_a_non_finite_loss_ends_the_run_with_an_error_that_lists_the_samples_and_nothing_is_saved(
     tmp_path: Path, train: Train, bad_iterations: list[int]
 ) -> None:
     stopped = train(*OVERFLOWING, "--display-interval", "100")  # the save due after iteration 5 detects the loss
@@ -292,7 +295,7 @@ def test_a_non_finite_loss_ends_the_run_with_the_samples_and_is_never_saved(
 
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
-def test_bad_iterations_are_left_out_with_and_without_interruption(
+def test_iterations_with_non_finite_losses_are_skipped_with_and_without_interruption(
     tmp_path: Path, train_here: Train, bad_iterations: list[int], policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [*OVERFLOWING, "--on-nonfinite", policy]

@@ -1,4 +1,4 @@
-"""The network is the published one."""
+"""The network is the published network: parameters, logits, gradients, initial weights."""
 
 import warnings
 
@@ -21,7 +21,7 @@ PUBLISHED = {  # parameters, mult-adds in millions at 224 pixels
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
-def test_parameters_and_mult_adds_are_the_published_ones(size: str) -> None:
+def test_parameters_and_mult_adds_have_the_published_numbers(size: str) -> None:
     network = ShuffleNetV2(model_size=size)
     parameters, mult_adds = PUBLISHED[size]
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
@@ -30,16 +30,16 @@ def test_parameters_and_mult_adds_are_the_published_ones(size: str) -> None:
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
-def test_logits_equal_those_of_the_literal_network(size: str) -> None:
+def test_logits_equal_those_of_the_reference_network(size: str) -> None:
     network, reference = ShuffleNetV2(n_class=7, model_size=size), ReferenceNetwork(7, size)
     randomize_batch_norms(reference, seed=3)
-    network.load_state_dict(reference.state_dict())  # strict: the names are the published ones
+    network.load_state_dict(reference.state_dict())  # strict, so the names are the published names
     images = torch.rand(2, 3, 224, 224) * 255
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(images), reference.eval()(images), rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_equal_those_of_the_literal_network() -> None:
+def test_gradients_equal_those_of_the_reference_network() -> None:
     network, reference = ShuffleNetV2(64, 7, "0.5x"), ReferenceNetwork(7, "0.5x", 64)
     network.load_state_dict(reference.state_dict())
     images, targets = torch.rand(4, 3, 64, 64) * 255, torch.tensor([0, 3, 6, 3])
@@ -50,7 +50,7 @@ def test_gradients_equal_those_of_the_literal_network() -> None:
 
 
 @pytest.mark.parametrize(("inp", "oup", "stride"), [(24, 48, 2), (24, 116, 2), (58, 116, 1)])
-def test_a_unit_equals_the_literal_unit(inp: int, oup: int, stride: int) -> None:
+def test_a_unit_computes_what_the_reference_unit_computes(inp: int, oup: int, stride: int) -> None:
     block, reference = ShuffleV2Block(inp, oup, oup // 2, ksize=3, stride=stride), ReferenceUnit(inp, oup, stride)
     randomize_batch_norms(reference, seed=5)
     block.load_state_dict(reference.state_dict())
@@ -59,7 +59,7 @@ def test_a_unit_equals_the_literal_unit(inp: int, oup: int, stride: int) -> None
     assert block(x).shape == (2, oup, *((15, 14) if stride == 1 else (8, 7)))
 
 
-def test_initial_weights_follow_the_original() -> None:
+def test_initial_weights_have_the_originals_distribution() -> None:
     network = ShuffleNetV2(model_size="1.0x")
     network.initialize_weights(torch.Generator().manual_seed(1))
     for name, module in network.named_modules():
@@ -91,19 +91,18 @@ def test_every_image_size_from_32_pixels_is_accepted(shape: tuple[int, int]) -> 
 
 def test_bytes_and_floats_give_the_same_logits() -> None:
     network = ShuffleNetV2(32, 5, "0.5x").eval()
-    interleaved = torch.randint(0, 256, (3, 40, 40, 3), dtype=torch.uint8)
-    images = interleaved.permute(0, 3, 1, 2)  # the data loader's memory layout
+    images = torch.randint(0, 256, (3, 40, 40, 3), dtype=torch.uint8).permute(0, 3, 1, 2)  # the loader's memory layout
     assert torch.equal(network(images), network(images.contiguous().float()))
 
 
-def test_mean_and_std_are_applied_and_stay_out_of_the_state_dict() -> None:
+def test_mean_and_std_normalize_the_input_and_are_not_in_the_state_dict() -> None:
     plain = ShuffleNetV2(32, 5, "0.5x").eval()
     mean, std = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
     normalizing = ShuffleNetV2(32, 5, "0.5x", mean=mean, std=std).eval()
     normalizing.load_state_dict(plain.state_dict())
     images = torch.rand(2, 3, 32, 32) * 255
-    by_hand = (images - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
-    torch.testing.assert_close(normalizing(images), plain(by_hand))
+    normalized = (images - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    torch.testing.assert_close(normalizing(images), plain(normalized))
     assert not torch.allclose(normalizing(images), plain(images))
 
 
@@ -132,7 +131,7 @@ def test_forward_features_returns_the_maps_of_every_stage(size: str) -> None:
     assert torch.equal(network.classifier(network.pool(maps["conv_last"])), network(images))
 
 
-def test_torchvision_extracts_features() -> None:
+def test_torchvisions_feature_extractor_gives_the_maps_of_forward_features() -> None:
     network = ShuffleNetV2(32, 10, "0.5x").eval()
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     nodes = {
@@ -148,11 +147,11 @@ def test_torchvision_extracts_features() -> None:
     assert all(torch.equal(extracted[name], expected[name]) for name in expected)
 
 
-def test_the_network_can_be_exported() -> None:
+def test_exported_traced_and_scripted_networks_give_the_same_logits() -> None:
     network, images = ShuffleNetV2(32, 10, "0.5x").eval(), torch.rand(2, 3, 32, 32) * 255
     exported = torch.export.export(network, (images,)).module()
-    with warnings.catch_warnings():  # these ways are old, and still in use
+    with warnings.catch_warnings():  # torch.jit is deprecated, but still in use
         warnings.simplefilter("ignore", FutureWarning)
         traced, scripted = torch.jit.trace(network, images), torch.jit.script(network)  # type: ignore[no-untyped-call]
-    for other in (exported, traced, scripted):
-        assert torch.equal(other(images), network(images))
+    for program in (exported, traced, scripted):
+        assert torch.equal(program(images), network(images))

@@ -1,4 +1,4 @@
-"""`shufflenetv2 predict` computes the probabilities of an evaluation, from weight files and from exported files."""
+"""`shufflenetv2 predict` prints the probabilities that an evaluation computes, for weight files and exported files."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def lines(output: str) -> list[dict[str, Any]]:
 
 
 def probabilities(output: str, n_class: int = 7) -> torch.Tensor:
-    """Return (N, n_class) from the output of `--json --top n_class`."""
+    """Return the probabilities (N, n_class) in the output of `--json --top N_CLASS`."""
     table = torch.full((len(output.splitlines()), n_class), math.nan)
     for row, line in zip(table, lines(output), strict=True):
         for prediction in line["predictions"]:
@@ -85,7 +85,7 @@ def test_the_most_likely_classes_come_first_and_are_named(run: Run, model: Path,
     assert len(lines(run(model, image, "--json", "--top", "99")[1])[0]["predictions"]) == 7
 
 
-def test_images_come_in_the_given_order_and_sorted_within_a_folder(
+def test_predictions_have_the_order_of_the_arguments_and_are_sorted_within_a_folder(
     run: Run, model: Path, tmp_path: Path, photographs: Path
 ) -> None:
     image = photographs / "cat/0.jpg"
@@ -114,7 +114,7 @@ def test_unreadable_images_are_reported_and_skipped(run: Run, model: Path, tmp_p
     (tmp_path / "empty").mkdir()
     for name, content in {
         "1.jpg": b"no image", "2.jpg": encoded, "3.png": b"", "4.jpg": encoded[:900],
-        "5.jpg": encoded.split(b"\xff\xda")[0] + b"\xff\xd9",  # header and end without data: fails in decoding only
+        "5.jpg": encoded.split(b"\xff\xda")[0] + b"\xff\xd9",  # header and end marker without image data
     }.items():  # fmt: skip
         (tmp_path / "bad" / name).write_bytes(content)
     for size in ("1", "3", "64"):
@@ -146,7 +146,7 @@ def test_an_image_that_cannot_be_resized_is_reported_and_skipped(tmp_path: Path)
 
 
 @pytest.mark.parametrize("path", ["bad.jpg", "empty"])
-def test_no_readable_image_is_a_failure(run: Run, model: Path, tmp_path: Path, path: str) -> None:
+def test_the_exit_status_is_1_if_no_image_is_readable(run: Run, model: Path, tmp_path: Path, path: str) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     (tmp_path / "empty").mkdir()
     status, output, errors = run(model, path)
@@ -180,7 +180,7 @@ def test_an_exported_file_contains_all_that_a_prediction_needs(
             torch.testing.assert_close(predicted, expected, rtol=0, atol=1e-3)
 
 
-def test_weights_without_class_names_give_labels_as_names(run: Run, model: Path, tmp_path: Path, photographs: Path) -> None:
+def test_without_class_names_the_labels_are_printed_as_names(run: Run, model: Path, tmp_path: Path, photographs: Path) -> None:
     torch.save({"state_dict": read_weights(model).state_dict}, tmp_path / "bare.pth.tar")
     (line,) = lines(run("bare.pth.tar", photographs / "cat/0.jpg", "--json")[1])
     assert all(prediction["class"] == str(prediction["label"]) for prediction in line["predictions"])
@@ -236,7 +236,7 @@ def test_a_program_is_executed_only_with_the_suffix_of_a_program(
         (["some.onnx", "x.jpg", "--device", "cuda"], "--device cuda: an exported file runs on the CPU only"),
     ],
 )
-def test_wrong_usage_is_one_line_and_status_2(
+def test_wrong_usage_gives_a_one_line_error_and_exit_status_2(
     model: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert predict.main([str(model) if argument == "MODEL" else argument for argument in arguments]) == 2
@@ -246,12 +246,12 @@ def test_wrong_usage_is_one_line_and_status_2(
     assert message in errors
 
 
-# ---- in a process
+# ---- output to a pipe
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_predictions_are_printed_at_once_until_the_pipe_is_closed(model: Path, tmp_path: Path, photographs: Path) -> None:
-    """The second image is a named pipe that is still empty when the first prediction is read."""
+    """The second image is a named pipe, into which the test writes after it has read the first prediction."""
     image = photographs / "cat/0.jpg"
     os.mkfifo(tmp_path / "later.jpg")
     environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
