@@ -1,23 +1,24 @@
-"""Measure the images per second of training batches: this loader and others, on the same photographs and cores.
+"""Measure how many images per second this loader and others load, from the same photographs on the same cores.
 
-From JPEG files to batches of random crops of 224 x 224 pixels in the training process; no network, no GPU. The sides:
+Each loader turns JPEG files into batches of random crops of 224 x 224 pixels in the training process, without a network and a
+GPU. These loaders are compared:
 
   shufflenetv2   DataIterator with TrainTransform's defaults: crop, flip, colour jitter; uint8 batches
   torchvision    the preset of torchvision's reference (references/classification/presets.py, PIL) in a DataLoader:
                  crop, flip, normalization, NO colour jitter; float32 batches
   original       the original trainer's PIL pipeline in a DataLoader: crop, flip, colour jitter; float32 batches
   timm           create_loader's defaults (crop, flip, colour jitter), up to the uint8 batches that it moves to
-                 the device; left out where timm is not installed
+                 the device; omitted if timm is not installed
   dali           NVIDIA DALI's CPU operators, decoding only the crop: crop, flip, colour jitter, up to uint8 batches;
-                 left out where DALI is not installed
-  decode alone   cv2.imdecode in threads, on files already in memory: an upper limit for a loader that decodes with it
-  prepared       with --prepared: shufflenetv2 on the output of `python -m shufflenetv2 prepare FOLDER PREPARED`
+                 omitted if DALI is not installed
+  decode alone   cv2.imdecode in threads, on files already in memory: an upper limit for loaders that use cv2.imdecode
+  prepared       (only with --prepared) shufflenetv2 on the output of `python -m shufflenetv2 prepare FOLDER PREPARED`
 
-With W workers, shufflenetv2 and `decode alone` use W threads, the others W processes, and the benchmark with all its
-children is pinned to W cores: with 1 worker everything shares one core. Every measurement starts its side anew,
-consumes batches until the workers are the bottleneck, then times a fixed number of images while no other side is
-running. One repeat measures each side once, in turn; the result is the median over the repeats. The script also prints
-how many cores other processes have occupied: the result is only good where that number is near 0.
+With W workers, shufflenetv2, dali and `decode alone` use W threads, the others W processes, and the benchmark with all its
+children is pinned to W cores: with 1 worker everything shares one core. Every measurement starts a loader, consumes batches
+until the workers are the bottleneck, then times a fixed number of images while no other loader is running. One repeat measures
+each loader once, in turn; the result is the median over the repeats. The script also prints how many cores other processes have
+occupied: the result is only reliable if that number is near 0.
 
     python benchmarks/photographs.py FOLDER
     python benchmarks/data_path.py FOLDER [--workers 1 2] [--images 2048] [--repeats 5] [--batch-size 64]
@@ -40,7 +41,7 @@ import numpy as np
 import PIL
 import torch
 import torchvision
-from measuring import RESULTS, USABLE_CORES, OtherLoad, summarize_sides, write_report
+from measuring import RESULTS, USABLE_CORES, OtherLoad, summarize_rates, write_report
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
@@ -59,7 +60,7 @@ if HAS_DALI:
     from nvidia.dali import fn
 
 Batches = Generator[object, None, None]
-Side = Callable[[Path, int, int, int], Batches]  # (folder, workers, batch size, number of batches) -> batches
+Loader = Callable[[Path, int, int, int], Batches]  # (folder, workers, batch size, number of batches) -> batches
 
 
 def shufflenetv2_loader(folder: Path, workers: int, batch_size: int, batches: int) -> Batches:
@@ -139,7 +140,7 @@ def decode_alone(folder: Path, workers: int, batch_size: int, batches: int) -> B
         yield from pool.map(decode, range(0, batches * batch_size, batch_size))
 
 
-SIDES: dict[str, Side] = {
+LOADERS: dict[str, Loader] = {
     "shufflenetv2": shufflenetv2_loader,
     "torchvision": torchvision_loader,
     "original": original_loader,
@@ -148,14 +149,14 @@ SIDES: dict[str, Side] = {
     "decode alone": decode_alone,
 }
 if not HAS_TIMM:
-    del SIDES["timm"]
+    del LOADERS["timm"]
 if not HAS_DALI:
-    del SIDES["dali"]
+    del LOADERS["dali"]
 BASE = "torchvision"
 
 
 def repeated_dataset(folder: Path, length: int, transform: object) -> datasets.ImageFolder:
-    """Open the folder with its images repeated to at least `length`, so that no epoch ends while the clock runs."""
+    """Open the folder with its images repeated to at least `length` samples, so that no epoch ends during the measurement."""
     dataset = datasets.ImageFolder(folder, transform)
     dataset.samples *= -(-length // len(dataset.samples))
     return dataset
@@ -165,11 +166,12 @@ def data_loader(dataset: datasets.ImageFolder, workers: int, batch_size: int) ->
     return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True)
 
 
-def images_per_second(side: Side, folder: Path, workers: int, batch_size: int, images: int) -> float:
-    """Start a side, measure its steady rate, and stop it."""
+def images_per_second(loader: Loader, folder: Path, workers: int, batch_size: int, images: int) -> float:
+    """Start a loader, measure its rate after a warm-up, and stop it."""
     warm_up = 4 * workers  # twice the number of batches that a DataLoader prefetches
     timed = images // batch_size
-    batches = side(folder, workers, batch_size, warm_up + timed + 4 * workers)  # the last ones keep every worker busy
+    # The batches after the timed ones keep every worker busy until the end of the measurement.
+    batches = loader(folder, workers, batch_size, warm_up + timed + 4 * workers)
     for _ in range(warm_up):
         next(batches)
     start = time.perf_counter()
@@ -183,14 +185,14 @@ def images_per_second(side: Side, folder: Path, workers: int, batch_size: int, i
 
 
 def measure(folder: Path, workers: int, batch_size: int, images: int, repeats: int) -> tuple[dict[str, list[float]], float]:
-    """Return the rates of every side, and the number of cores that other processes occupied."""
+    """Return the rates of each loader in images per second, and the number of cores that other processes occupied."""
     cores = USABLE_CORES[:workers]
     os.sched_setaffinity(0, cores)
     load = OtherLoad(cores)
-    rates: dict[str, list[float]] = {name: [] for name in SIDES}
+    rates: dict[str, list[float]] = {name: [] for name in LOADERS}
     for repeat in range(repeats):
-        for name, side_rates in rates.items():
-            side_rates.append(images_per_second(SIDES[name], folder, workers, batch_size, images))
+        for name, loader_rates in rates.items():
+            loader_rates.append(images_per_second(LOADERS[name], folder, workers, batch_size, images))
         print(f"workers {workers}, repeat {repeat + 1}:", {name: round(rate[-1]) for name, rate in rates.items()}, flush=True)
     return rates, load.cores_lost()
 
@@ -219,35 +221,36 @@ def versions() -> dict[str, str | None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Images per second of training batches, this loader and others.")
+    parser = argparse.ArgumentParser(description="Images per second that this loader and others load.")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="class folders of images (see photographs.py)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers and of cores")
     parser.add_argument("--images", type=int, default=2048, help="images per measurement (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each side (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements of each loader (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS / "data_path.json")
     parser.add_argument("--prepared", type=Path, metavar="PREPARED", help="the same images, shrunk by `prepare`")
     arguments = parser.parse_args()
     if arguments.prepared:
-        SIDES["prepared"] = lambda folder, *rest: shufflenetv2_loader(arguments.prepared, *rest)
+        LOADERS["prepared"] = lambda folder, *rest: shufflenetv2_loader(arguments.prepared, *rest)
     if max(arguments.workers) > len(USABLE_CORES):
         parser.error(f"{max(arguments.workers)} workers need as many cores to pin them to; {len(USABLE_CORES)} are usable")
     for name, is_installed in (("timm", HAS_TIMM), ("NVIDIA DALI", HAS_DALI)):
         if not is_installed:
-            print(f"{name} is not installed; its side is left out")
+            print(f"{name} is not installed, and its loader is omitted")
     torch.set_num_threads(1)  # in this process; the workers of a DataLoader do it themselves
 
     images = arguments.images // arguments.batch_size * arguments.batch_size
     results, cores_lost = {}, {}
     for workers in arguments.workers:
         rates, lost = measure(arguments.folder, workers, arguments.batch_size, images, arguments.repeats)
-        results[str(workers)], cores_lost[str(workers)] = summarize_sides(rates, BASE), round(lost, 3)
+        results[str(workers)], cores_lost[str(workers)] = summarize_rates(rates, BASE), round(lost, 3)
 
-    for cores, sides in results.items():
-        print(f"\n{cores} worker(s), pinned to {cores} core(s), {cores_lost[cores]:.2f} of them lost to others; images/s")
+    for cores, rows in results.items():
+        busy = f"of which other processes occupied {cores_lost[cores]:.2f}"
+        print(f"\n{cores} worker(s), pinned to {cores} core(s), {busy}; images/s")
         print(f"{'':14}{'median':>8}{'min':>8}{'max':>8}   ratio to {BASE}")
-        for name, side in sides.items():
-            print(f"{name:14}{side['median']:>8.0f}{side['min']:>8.0f}{side['max']:>8.0f}{side[f'ratio to {BASE}']:>8.2f}")
+        for name, row in rows.items():
+            print(f"{name:14}{row['median']:>8.0f}{row['min']:>8.0f}{row['max']:>8.0f}{row[f'ratio to {BASE}']:>8.2f}")
     print(f"\n{BASE} does no colour jitter; the others do. `decode alone` does nothing else.")
 
     command = ["python benchmarks/data_path.py FOLDER", "--workers", *arguments.workers]

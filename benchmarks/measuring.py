@@ -70,7 +70,7 @@ def summarize(values: Sequence[float], digits: int) -> dict[str, Any]:
     }
 
 
-def summarize_sides(rates: dict[str, list[float]], base: str) -> dict[str, dict[str, Any]]:
+def summarize_rates(rates: dict[str, list[float]], base: str) -> dict[str, dict[str, Any]]:
     """Summarize the rates of each program compared, with the ratio of its median to the median of the program `base`."""
     base_median = statistics.median(rates[base])
     return {

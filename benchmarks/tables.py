@@ -1,6 +1,8 @@
-"""Write the tables made from benchmarks/results/*.json into the documents, between their markers.
+"""Render benchmarks/results/*.json as tables, and write the tables into README.md and benchmarks/README.md.
 
-python benchmarks/tables.py           writes them
+A table NAME stands between the markers <!-- NAME --> and <!-- /NAME -->.
+
+python benchmarks/tables.py           updates the tables
 python benchmarks/tables.py --check   exits with status 1 if a table is out of date
 """
 
@@ -15,7 +17,7 @@ DOCUMENTS = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 
 
 def data_path(report: dict[str, Any]) -> str:
-    """Render images per second of each side, by the number of workers."""
+    """Render images per second of each loader, by the number of workers."""
     workers = sorted(report["results"], key=int)
     base = report["results"][workers[0]]
     lines = [
@@ -24,10 +26,10 @@ def data_path(report: dict[str, Any]) -> str:
         + " |",
         "|---|" + "---:|" * len(workers),
     ]
-    for side in base:
-        cells = (report["results"][n][side] for n in workers)
+    for loader in base:
+        cells = (report["results"][n][loader] for n in workers)
         lines.append(
-            f"| {side} | " + " | ".join(f"{c['median']:,.0f} ({c['ratio to torchvision']:.2f}x)" for c in cells) + " |"
+            f"| {loader} | " + " | ".join(f"{c['median']:,.0f} ({c['ratio to torchvision']:.2f}x)" for c in cells) + " |"
         )
     images, machine, versions = report["photographs"], report["machine"], report["versions"]
     lines += [
@@ -42,7 +44,7 @@ def data_path(report: dict[str, Any]) -> str:
 
 
 def kills(report: dict[str, Any]) -> str:
-    """Render what the kills interrupted, and how many tensors differ."""
+    """Render how many kills interrupted each phase of a run, and how many tensors differ."""
     counts = sorted(report["kills that fell into"].items())
     phases = ", ".join(f"{count} during {'a save' if phase == 'save' else phase}" for phase, count in counts)
     differing = len(report["tensors that differ"])
@@ -53,7 +55,7 @@ def kills(report: dict[str, Any]) -> str:
 
 
 def recipes(report: dict[str, Any]) -> str:
-    """Render the accuracy of each recipe, and how many tensors differ after two interruptions."""
+    """Render the accuracy of each recipe, and how many tensors differ between an interrupted and an uninterrupted run."""
     lines = [
         "| recipe | options | iterations | top-1 | averaged weights | tensors | differ | seconds |",
         "|---|---|" + "---:|" * 6,
@@ -81,7 +83,7 @@ def recipes(report: dict[str, Any]) -> str:
 
 
 def save_time(report: dict[str, Any]) -> str:
-    """Render the time of an iteration with a save and without."""
+    """Render the time of iterations with and without saving a checkpoint."""
     return (
         f"An iteration during which a checkpoint of {report['checkpoint MB']:.0f} MB is copied and written takes "
         f"{report['ratio']:.2f} times as long as one\nwithout (medians of {report['median seconds with a save']:.2f} s and "
@@ -91,11 +93,11 @@ def save_time(report: dict[str, Any]) -> str:
 
 def train_step(report: dict[str, Any]) -> str:
     """Render images per second of a training step, by model size and batch size."""
-    rows = [(batch, size, sides) for batch, sizes in report["results"].items() for size, sides in sizes.items()]
+    rows = [(batch, size, results) for batch, sizes in report["results"].items() for size, results in sizes.items()]
     names = list(rows[0][2])
     lines = ["| images per second | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    for batch, size, sides in rows:
-        cells = (f"{sides[name]['images per second']:.1f} ({sides[name]['ratio to reference']:.2f}x)" for name in names)
+    for batch, size, results in rows:
+        cells = (f"{results[name]['images per second']:.1f} ({results[name]['ratio to reference']:.2f}x)" for name in names)
         lines.append(f"| {size}, batches of {batch} | " + " | ".join(cells) + " |")
     machine, versions = report["machine"], report["versions"]
     lines += [
@@ -107,7 +109,7 @@ def train_step(report: dict[str, Any]) -> str:
 
 
 def prepared(report: dict[str, Any]) -> str:
-    """Render top-1 by training and evaluation images, and its difference from that of the originals."""
+    """Render the top-1 accuracy by training and evaluation images, and its difference from the accuracy with the originals."""
     lines = [
         "| trained on | kB per image | evaluated on | top-1 | difference from the originals |",
         "|---|---:|---|---:|---:|",
@@ -137,9 +139,9 @@ def inference(report: dict[str, Any]) -> str:
         "| images per second | " + " | ".join(f"batches of {size}" for size in sizes) + " |",
         "|---|" + "---:|" * len(sizes),
     ]
-    for side in report["results"][sizes[0]]:
-        cells = (report["results"][size][side] for size in sizes)
-        lines.append(f"| {side} | " + " | ".join(f"{c['median']:,.1f} ({c['ratio to eager']:.2f}x)" for c in cells) + " |")
+    for program in report["results"][sizes[0]]:
+        cells = (report["results"][size][program] for size in sizes)
+        lines.append(f"| {program} | " + " | ".join(f"{c['median']:,.1f} ({c['ratio to eager']:.2f}x)" for c in cells) + " |")
     versions = report["versions"]
     onnx_runtime = f", ONNX Runtime {versions['onnxruntime']}" if "onnxruntime" in versions else ""
     lost = max(report["cores lost to other processes"].values())
@@ -181,7 +183,7 @@ def start_up(report: dict[str, Any]) -> str:
     """Render the seconds that listing the images takes."""
     seconds = {**report["results"], "train.py --help": report["train.py --help"]}
     lines = ["| seconds | median | min | max |", "|---|---:|---:|---:|"]
-    lines += [f"| {name} | {side['median']:.2f} | {side['min']:.2f} | {side['max']:.2f} |" for name, side in seconds.items()]
+    lines += [f"| {name} | {case['median']:.2f} | {case['min']:.2f} | {case['max']:.2f} |" for name, case in seconds.items()]
     lines += [
         "",
         f"{report['images']:,} images in {report['class folders']:,} folders on a local disk, in the page cache; "
