@@ -16,7 +16,7 @@ def shufflenet_v2(
     """Return a ShuffleNetV2.
 
     Args:
-        model_size: '0.5x', '1.0x', '1.5x' or '2.0x'. Default: the size of the checkpoint, or else 1.0x.
+        model_size: '0.5x', '1.0x', '1.5x' or '2.0x'. By default the size of the checkpoint; without a checkpoint 1.0x.
         pretrained: load torchvision's published weights for the 1,000 classes of ImageNet, which are downloaded once.
         checkpoint: load a weight file of this trainer, the original, torchvision or mmpretrain.
         architecture: further arguments of `shufflenetv2.ShuffleNetV2`, such as n_class=10, for a network with new weights.
@@ -29,7 +29,7 @@ def shufflenet_v2(
         images (N, 3, H, W), BGR, 0..255 -> logits (N, n_class)
 
     Raises:
-        shufflenetv2.UserError: if the arguments contradict each other or the file, or the file cannot be used.
+        shufflenetv2.UserError: if arguments contradict each other or the checkpoint, or if the checkpoint cannot be read.
     """
     from shufflenetv2 import ShuffleNetV2, UserError, pretrained_weights, read_weights
 
@@ -38,7 +38,7 @@ def shufflenet_v2(
     if pretrained and checkpoint:
         raise UserError("`pretrained` and `checkpoint` both give the weights; leave one out")
     if architecture:
-        raise UserError(f"`{next(iter(architecture))}` is for a network with new weights; loaded weights determine it")
+        raise UserError(f"`{next(iter(architecture))}` is for a network with new weights; leave it out to load weights")
     weights = read_weights(checkpoint) if checkpoint else pretrained_weights(model_size or "1.0x")
     if model_size and model_size != weights.model_size:
         raise UserError(f"{weights.path} holds a {weights.model_size} model, but `model_size` is {model_size}")

@@ -1,6 +1,6 @@
 """Compile the C libraries of shufflenetv2.kernels, which pyproject.toml cannot declare.
 
-Without a C compiler the package installs without them: plain PyTorch and OpenCV compute the same, slower.
+Without a C compiler the package is installed without these libraries: plain PyTorch and OpenCV compute the same, slower.
 """
 
 import zlib
@@ -13,8 +13,8 @@ FLAGS = ["-O3", "-fwrapv", "-fno-math-errno", "-fno-trapping-math"]
 
 
 def library(name: str, sources: list[str], flags: list[str], link_flags: list[str] | None = None) -> Extension:
-    """Describe the library `_NAME`, whose functions NAME.h declares."""
-    # bindings.py uses a library only with the header that the library was compiled with.
+    """Return the extension module `_NAME` with the functions that NAME.h declares."""
+    # bindings.py compares this checksum with the header's, and uses a library only with the header it was compiled with.
     checksum = zlib.crc32((KERNELS / f"{name}.h").read_text().encode()) & 0x7FFFFFFF
     return Extension(
         f"shufflenetv2.kernels._{name}",
@@ -29,9 +29,9 @@ def library(name: str, sources: list[str], flags: list[str], link_flags: list[st
 
 setup(
     ext_modules=[
-        # Without contraction to fused multiply-adds: sample positions are OpenCV's to the last bit.
+        # No contraction to fused multiply-adds, so that sample positions equal OpenCV's to the last bit
         library("pixels", ["jpeg.c", "jpeg_headers.c", "crop_resize.c", "jitter.c"], ["-ffp-contract=off"]),
-        # OpenMP: the library that torch has loaded, and its threads.
+        # OpenMP: at run time the functions use the OpenMP library that torch has loaded, and its threads
         library("training", ["batch_norm.c", "depthwise.c"], ["-fopenmp"], ["-fopenmp"]),
     ]
 )

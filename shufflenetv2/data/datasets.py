@@ -1,4 +1,4 @@
-"""Data sets: a folder of class folders, the built-in digits, a subset of another data set, and image files without labels."""
+"""Data sets: a folder of class folders, the built-in digits, a subset of a data set, and image files without labels."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from .index import images_by_class
 
 
 class Dataset(Protocol):
-    """Labelled images. Several threads call `image` at the same time."""
+    """Interface of a data set of labelled images. Several threads call `image` at the same time."""
 
     class_names: list[str]
     targets: np.ndarray  # (N,) int64, indices into class_names
@@ -29,16 +29,16 @@ class Dataset(Protocol):
 
 
 class FolderDataset:
-    """A folder with one folder of images per class; images may be nested deeper, and hidden files are skipped.
+    """A folder with one folder of images per class. Images may lie in subfolders of a class folder; hidden files are skipped.
 
     Args:
         folder: the folder of class folders.
-        class_names: the classes in the order of their labels, for a folder that is labelled like another one; class folders
-            may be missing. Default: the names of the class folders, sorted.
+        class_names: the classes in the order of their labels, for example those of the training set; class folders may then be
+            missing. By default the names of the class folders, sorted.
 
     Raises:
-        UserError: if the folder is missing, cannot be listed, or has no class folders or no images; if a class folder is
-            empty and `class_names` is None; if a class folder is not among `class_names`.
+        UserError: if the folder is missing, cannot be listed, or has no class folders or no images; if a class folder has no
+            images and `class_names` is None; if a class folder is not in `class_names`.
     """
 
     def __init__(self, folder: str | Path, class_names: list[str] | None = None) -> None:
@@ -51,7 +51,7 @@ class FolderDataset:
         for name, paths in images.items():
             if not paths and class_names is None:
                 raise UserError(f"{self.folder / name} holds no images; remove the folder or fill it")
-        # Relative to the folder, because a million absolute paths take too much memory.
+        # Paths relative to the folder, because a million absolute paths would take too much memory
         self.paths = [path for paths in images.values() for path in paths]
         if not self.paths:
             raise UserError(f"{folder} holds no images below its class folders")
@@ -79,7 +79,7 @@ def _describe_unknown_classes(folder: Path, unknown: list[str], class_names: lis
 
 
 class Digits:
-    """1,797 handwritten digits of 8 x 8 pixels in ten classes, of which a fixed random fifth is the validation set.
+    """1,797 images of handwritten digits, 8 x 8 pixels, in ten classes. A randomly chosen, fixed fifth is the validation set.
 
     Source: Optical Recognition of Handwritten Digits, UCI (CC BY 4.0; see digits.md).
 
@@ -93,7 +93,7 @@ class Digits:
         with files(__package__).joinpath("digits.npz").open("rb") as file:
             arrays = np.load(file)
             selected = arrays["held_out"] == (split == "val")
-            # The file holds the published values: 0..16 on a dark background.
+            # The file holds the published values: 0 (background) to 16 (ink).
             self.images = (arrays["images"][selected].astype(np.float32) * (255 / 16) + 0.5).astype(np.uint8)
             self.targets = arrays["targets"][selected].astype(np.int64)
 
@@ -130,7 +130,7 @@ class Subset:
 
 
 class ImageFiles:
-    """Image files without labels: all belong to one class without a name."""
+    """Image files without labels; all images have label 0, whose class name is empty."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths, self.class_names = paths, [""]

@@ -1,8 +1,8 @@
 """Decode image files to uint8 pixels (H, W, 3) in BGR order.
 
-Decoding takes most of the time that a training image costs, so only what the crop needs is decoded: the crop's part of a
-sequential JPEG, and at a half, a quarter or an eighth of its size (which the JPEG's frequencies allow) if the crop is shrunk
-afterwards anyway.
+Decoding takes most of the time of loading a training image. Two methods reduce it for sequential JPEGs: only the part that the
+crop needs is decoded; and if the crop will be shrunk, it is decoded at 1/2, 1/4 or 1/8 of its size, which a JPEG decoder can do
+from the low frequencies.
 """
 
 import os
@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-# OpenCV's own messages about unreadable images are noise: Pillow tries those files, and ImageError names the rest.
+# Silence OpenCV's messages about images that it cannot read: Pillow reads some of these, and ImageError reports the others.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
 import cv2
@@ -35,13 +35,13 @@ IMAGE_SUFFIXES = frozenset(
 
 
 class ImageError(UserError):
-    """Report a file that is not a readable image."""
+    """A file is not a readable image."""
 
     status = 1
 
 
 class CropResize(NamedTuple):
-    """Describe how a training image is made: the crop, its new size, flips and colour jitter."""
+    """The first steps of augmentation: crop, resize, flips and colour jitter."""
 
     top: int
     left: int
@@ -64,8 +64,8 @@ class Image:
         """Return a rectangle of the image, uint8 (height, width, 3), BGR; valid until this thread's next call.
 
         Args:
-            min_size: allows a result that is smaller by a factor of 2, 4 or 8, with its edges rounded to whole pixels,
-                as long as it has at least this height and width.
+            min_size: (height, width) in pixels. If given, the result may be smaller than the rectangle by a factor of 2, 4 or
+                8, with its edges rounded to whole pixels, but not smaller than this.
         """
         raise NotImplementedError
 
@@ -103,7 +103,7 @@ class DecodedImage(Image):
 
 
 class SequentialJpeg(Image):
-    """A JPEG file of which a part can be decoded, also at reduced size."""
+    """A sequential JPEG file, of which a part can be decoded, at full or reduced size."""
 
     def __init__(self, name: str, encoded: bytes, height: int, width: int) -> None:
         self.name, self.encoded, self.height, self.width = name, encoded, height, width
@@ -123,18 +123,21 @@ class SequentialJpeg(Image):
         if compiled is not None and crop.interpolation == "bilinear":
             scale, box = reduced_box((crop.top, crop.left, crop.height, crop.width), crop.size)
             image = np.empty((*crop.size, 3), np.uint8) if out is None else out
-            # One call: a thread that returned to Python between the steps would wait for the interpreter lock each time.
+            # All steps in one call, because a thread that returned to Python between steps would wait for the interpreter lock.
             if compiled.jpeg_crop_resize(self.encoded, scale, box, crop.jitter, (crop.hflip, crop.vflip), image):
                 return image
         return super().crop_resize(crop, out)
 
 
 def reduced_box(box: tuple[int, int, int, int], min_size: tuple[int, int] | None) -> tuple[int, tuple[int, int, int, int]]:
-    """Return the largest scale at which a box keeps a height and width of `min_size`, and the box in the scaled image.
+    """Return the largest reduction at which a box is not smaller than `min_size`, and the box in the reduced image.
 
     Args:
-        box: (top, left, height, width).
-        min_size: None for a scale of 1.
+        box: (top, left, height, width) in pixels.
+        min_size: (height, width) in pixels; None for no reduction.
+
+    Returns:
+        (scale, box): the image is reduced to 1 / scale of its size; scale is 1, 2, 4 or 8.
     """
     top, left, height, width = box
     scale = 1
@@ -148,11 +151,11 @@ def reduced_box(box: tuple[int, int, int, int], min_size: tuple[int, int] | None
 def open_image(path: str | Path) -> Image:
     """Open an image file of any format that OpenCV or Pillow reads.
 
-    Grey, palette, CMYK and 16-bit images become three channels of 8 bits (the upper eight of sixteen); transparency is
-    dropped. The pixels of grey and three-colour JPEG files are Pillow's, bit for bit.
+    Grey, palette, CMYK and 16-bit images are converted to three channels of 8 bits (the upper 8 of 16 bits); transparency is
+    dropped. The pixels of grey and three-colour JPEG files are bit-identical to Pillow's.
 
     Raises:
-        ImageError: for a file that cannot be read or decoded, either here or when its pixels are requested.
+        ImageError: for a file that cannot be read or decoded; for some files only when `crop` or `crop_resize` is called.
     """
     return open_encoded(str(path), read_file(path))
 
@@ -174,10 +177,10 @@ def open_encoded(name: str, encoded: bytes) -> Image:
     """Open an image from the bytes of its file; see `open_image`.
 
     Args:
-        name: of the file, for error messages.
+        name: path of the file, for error messages.
     """
     size = jpeg_size(encoded)
-    # A truncated file lacks the end marker. OpenCV recognizes truncated files that do end with it.
+    # Truncated files lack the end marker. If a truncated file happens to end with the marker, OpenCV recognizes it later.
     if size is not None and encoded.endswith(b"\xff\xd9"):
         return SequentialJpeg(name, encoded, *size)
     pixels = decode_with_opencv(encoded)
@@ -241,7 +244,7 @@ def jpeg_size(encoded: bytes) -> tuple[int, int] | None:
     at = 2
     while at + 10 < len(encoded) and encoded[at] == 0xFF:
         marker = encoded[at + 1]
-        if marker == 0xFF:  # padding
+        if marker == 0xFF:  # fill byte before a marker
             at += 1
         elif marker in (0xC0, 0xC1):
             precision, components = encoded[at + 4], encoded[at + 9]

@@ -1,4 +1,4 @@
-"""What the start of a run says about its data: the classes, and what will mislead the validation."""
+"""Describe the data of a run at its start: the classes, and warnings about validation sets that give misleading accuracies."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from .datasets import Dataset
 from .duplicates import LIMIT_AT_START, file_paths, shared_files
 
 SHOWN_CLASSES = 6
-SHOWN_CHARACTERS = 24  # of a class name
+SHOWN_CHARACTERS = 24  # in a class name
 
 
 def describe(train_set: Dataset, val_set: Dataset | None) -> list[str]:
     """Return lines for the log: the classes with their numbers of images, and warnings about the validation set.
 
     Args:
-        val_set: with the same classes; None if the run does not validate.
+        val_set: validation set with the same classes; None if the run does not validate.
     """
     lines = [_describe_classes(train_set)]
     if val_set is not None:
@@ -61,7 +61,7 @@ def _warn_of_shared_files(train_set: Dataset, val_set: Dataset) -> list[str]:
 
 
 def _enumerate(names: Sequence[str], *, last: bool = False) -> str:
-    """Return the first few names; with `last`, also the last one."""
+    """Return the first few names, joined by commas; with `last`, also the last name."""
     if len(names) <= SHOWN_CLASSES:
         return ", ".join(map(_shorten, names))
     shown = [*map(_shorten, names[: SHOWN_CLASSES - 1]), "..."]

@@ -1,4 +1,7 @@
-"""Open the training and the validation set of a config: folders, named data sets, or a held-out part of the training set."""
+"""Open the training and the validation set that a config describes.
+
+These are folders, data sets selected by name, or, for validation, a held-out part of the training set.
+"""
 
 import contextlib
 import os
@@ -13,7 +16,7 @@ from .datasets import Dataset, FolderDataset, Subset
 from .index import list_folder
 from .named import open_named
 
-# Names of folders that hold class folders, and are none themselves.
+# Names of folders that are not class folders: each holds the class folders of one split.
 TRAINING_NAMES = ("train", "training")
 VALIDATION_NAMES = ("val", "validation", "valid")
 TEST_NAMES = ("test", "testing")
@@ -22,10 +25,10 @@ TEST_NAMES = ("test", "testing")
 def open_datasets(config: DataConfig, seed: int) -> tuple[Dataset, Dataset | None]:
     """Open the training set and, if the config names one, the validation set.
 
-    If several processes may download into one folder, one of them has to call this function before the others.
+    Processes that share a folder must not download at the same time: let one process call this function before the others.
 
     Args:
-        seed: decides which samples `val_fraction` holds out.
+        seed: determines which samples `val_fraction` holds out.
 
     Raises:
         UserError: if a data set cannot be opened, or does not have `num_classes` classes.
@@ -44,8 +47,8 @@ def open_validation_set(config: DataConfig, seed: int, class_names: list[str] | 
     """Open the data set to evaluate on.
 
     Args:
-        seed: of the training run, for a held-out part of its training set.
-        class_names: classes of the model, by which a folder is labelled unless there is a `class_map`.
+        seed: seed of the training run, which determines the samples that `val_fraction` held out.
+        class_names: classes of the model, in the order of their labels; a `class_map` replaces them.
 
     Raises:
         UserError: if the data set cannot be opened.
@@ -77,7 +80,7 @@ def _open_training_set(config: DataConfig) -> Dataset:
 
 
 def splits_in(folder: str | Path) -> list[str]:
-    """Return the names of the subfolders if all are named like splits of a data set and hold class folders, or else nothing."""
+    """Return the names of the subfolders if all have names of splits and hold class folders; otherwise an empty list."""
     with contextlib.suppress(OSError):  # missing or unreadable: reported when the folder is opened
         names = list_folder(str(folder), "").folders.split("/")
         if set(names) <= {*TRAINING_NAMES, *VALIDATION_NAMES, *TEST_NAMES}:
@@ -96,9 +99,9 @@ def _remedy_for_splits(folder: str, splits: list[str]) -> str:
 def hold_out(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """Divide a data set into a training and a validation part, both in the order of the data set.
 
-    From each class the fraction is held out for validation, rounded, but at least one image and never all of them; from a
-    class with one image, none. Which images of a class are held out depends only on the seed, the class and its number of
-    images.
+    The fraction is held out of each class, rounded to whole images, but at least one image and never all. Nothing is held out
+    of a class with a single image. Which images of a class are held out depends only on the seed, the label and the number of
+    images in the class.
 
     Args:
         fraction: between 0 and 1, exclusive.
@@ -113,8 +116,8 @@ def hold_out(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dat
     for label, indices in enumerate(indices_by_class):
         if len(indices) > 1:
             number = min(max(round(fraction * len(indices)), 1), len(indices) - 1)
-            # One draw per image, smallest first, and not a permutation: if images are appended to the class, most of the
-            # images that were held out stay held out.
+            # Hold out the images with the smallest draws. With a permutation instead, appending images to a class would change
+            # the selection completely; with draws, most of the images that were held out stay held out.
             draws = generator(seed, HELD_OUT, label).random(len(indices))
             held_out[indices[np.argsort(draws)[:number]]] = True
     if not held_out.any():

@@ -1,8 +1,8 @@
 """Data-parallel training with one process per GPU, started by torchrun.
 
 Each process computes its slice of every batch. Gradients and batch-norm statistics are combined within the iteration, so that
-all processes hold the same state afterwards, and a checkpoint does not depend on the number of processes. In a single process
-every function of this module does nothing.
+all processes have the same state afterwards, and checkpoints have the same content for any number of processes. In a run with a
+single process, no function of this module communicates.
 """
 
 import contextlib
@@ -44,14 +44,14 @@ def init_process_group(device: torch.device) -> Iterator[None]:
     """Connect the processes that torchrun started, with NCCL for GPU tensors and gloo for CPU tensors.
 
     Raises:
-        UserError: another process has ended; replaces the exception of the interrupted collective operation.
+        UserError: another process has ended. Raised in place of the exception of the interrupted collective operation.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # The functions below reduce tensors in host memory, which gloo does in either case.
+    # The functions below reduce tensors in host memory, for which gloo is used with GPUs as well.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, own_rank, processes = next(iter(rendezvous("env://")))
     dist.init_process_group(backend, store=_fresh_store(store, own_rank, processes), rank=own_rank, world_size=processes)
@@ -62,7 +62,7 @@ def init_process_group(device: torch.device) -> Iterator[None]:
             message = f"process {rank()} of {world_size()}: another process of this run has ended"
             raise UserError(message, status=1) from error
         raise
-    all_reduce_max(0)  # a barrier: a process that left early would break the collectives of the others
+    all_reduce_max(0)  # a barrier, because a process that ends early would break the collective operations of the others
     gc.collect()  # a DistributedDataParallel that still references the group would abort when the interpreter exits
     dist.destroy_process_group()
 
@@ -70,10 +70,10 @@ def init_process_group(device: torch.device) -> Iterator[None]:
 def _fresh_store(store: Store, own_rank: int, processes: int) -> Store:
     """Return a view of the store under a prefix that no earlier attempt of the run has used.
 
-    When torchrun restarts the processes, its store still holds the addresses of the previous ones, and the new processes
-    would wait for those. The processes therefore agree on a new random prefix: each process registers a random token,
-    process 0 replies to each token with the prefix, and repeats this until every process has confirmed the prefix. (A token
-    may be that of an ended process until the new process has overwritten it.)
+    When torchrun restarts the processes, its store still holds the addresses of the previous processes, and the new processes
+    would wait for those. The processes therefore agree on a new random prefix: each process registers a random token, process 0
+    replies to each token with the prefix, and repeats this until every process has confirmed the prefix. Process 0 may at first
+    read the token of an ended process; it reads again until the new process has overwritten the token.
     """
     token = secrets.token_hex(8)
     if own_rank != 0:
@@ -121,9 +121,9 @@ def local_rank0_first() -> Iterator[None]:
 
 
 class DelayedAllReduceMax:
-    """All-reduce in the background: each call returns the maximum of the values of the previous call.
+    """All-reduce in the background: each call returns the maximum of the values that all processes passed to the previous call.
 
-    No process waits for another, since the reduction runs during the iteration between two calls.
+    No process waits for another process, since the reduction runs during the iteration between two calls.
     """
 
     def __init__(self) -> None:
@@ -172,12 +172,12 @@ def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
     """Wrap the model in DistributedDataParallel, which averages the gradients over all processes in every backward pass."""
     if world_size() == 1:
         return model
-    with warnings.catch_warnings():  # the new name of the argument in torch 2.15 is unknown to older versions
+    with warnings.catch_warnings():  # torch 2.15 has another name for broadcast_buffers, which older versions do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
         wrapped = nn.parallel.DistributedDataParallel(
             model,
             device_ids=None if device.index is None else [device.index],
-            broadcast_buffers=False,  # synchronize_batch_norm does this at the end of an iteration
+            broadcast_buffers=False,  # buffers are synchronized by synchronize_batch_norm, at the end of an iteration
             gradient_as_bucket_view=True,
         )
     # DDP rebuilds its gradient buckets after the first backward pass, and the bucket layout determines the order in which
@@ -194,13 +194,14 @@ def synchronize_batch_norm(network: nn.Module, mode: str) -> None:
     """Make the batch-norm running statistics of all processes equal.
 
     Args:
-        mode: 'broadcast', the statistics of process 0, as nn.DataParallel keeps them; or 'reduce', the average.
+        mode: 'broadcast': all processes get the statistics of process 0, as nn.DataParallel keeps those of the first GPU;
+            'reduce': all processes get the average.
     """
     if world_size() == 1:
         return
     layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     statistics = [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var) if tensor is not None]
-    flat = torch.cat([tensor.flatten() for tensor in statistics])  # one message
+    flat = torch.cat([tensor.flatten() for tensor in statistics])  # one tensor, so that one message suffices
     if mode == "broadcast":
         dist.broadcast(flat, 0)
     else:

@@ -1,7 +1,8 @@
-"""Non-finite losses: their detection without waiting for the device, and the three policies of `on_nonfinite`.
+"""Detect non-finite losses without waiting for the device, and recover from them by the policies of `on_nonfinite`.
 
-stop: end the run with an error. skip: return to the newest checkpoint, and leave out the iteration. rollback: return to the
-newest checkpoint, and leave out all iterations from there up to and including it.
+stop: end the run with an error. skip: return to the newest checkpoint, and skip the iteration with the non-finite loss.
+rollback: return to the newest checkpoint, and skip all iterations from there up to and including the iteration with the
+non-finite loss.
 """
 
 from collections.abc import Callable
@@ -14,14 +15,14 @@ from ..errors import UserError
 from . import distributed
 
 MAX_SAMPLES_LISTED = 8
-MAX_RECOVERIES = 10  # a recipe that needs more than these is not usable
+MAX_RECOVERIES = 10  # after this many recoveries the run ends with an error
 
 
 class NonFiniteLossError(UserError):
     """A loss, a weight or a batch-norm statistic is infinite or NaN.
 
     Attributes:
-        iteration: the first iteration in which this was so.
+        iteration: the first iteration with a non-finite value.
     """
 
     def __init__(self, iteration: int, message: str) -> None:
@@ -35,18 +36,18 @@ class NonFiniteLossError(UserError):
 
 
 class Recoverable(Protocol):
-    """The part of a TrainingState that recovery uses."""
+    """The attributes of a TrainingState that recovery uses."""
 
     iteration: int
     skipped: list[tuple[int, int]]
 
 
 class LossMonitor:
-    """Detect non-finite losses on the device; only `check` waits for the result."""
+    """Detect non-finite losses on the device; only `check` waits for the device."""
 
     def __init__(self) -> None:
         self._first_bad: Tensor | None = None  # on the device: the first iteration with a non-finite loss, or 0
-        self._learning_rates: dict[int, float] = {}  # of the iterations since the last check
+        self._learning_rates: dict[int, float] = {}  # iteration -> learning rate, since the last check
 
     def record(self, iteration: int, loss: Tensor, learning_rate: float) -> None:
         """Examine the loss of an iteration, without waiting for the device."""
@@ -58,8 +59,8 @@ class LossMonitor:
         """Check all losses since the last call, and the present weights and statistics, in all processes of the run.
 
         Args:
-            iteration: the last iteration that was completed.
-            learning_rate: of that iteration.
+            iteration: number of the last completed iteration.
+            learning_rate: learning rate of that iteration.
 
         Raises:
             NonFiniteLossError: in all processes, if a value is not finite in any of them.
@@ -68,7 +69,7 @@ class LossMonitor:
         if not bad and not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
             bad, culprit = iteration, "weights or batch-norm statistics are"
         never = iteration + 1
-        first_bad = -distributed.all_reduce_max(-(bad or never))
+        first_bad = -distributed.all_reduce_max(-(bad or never))  # the minimum over all processes
         if first_bad < never:
             learning_rate = self._learning_rates.get(first_bad, learning_rate)
             message = f"{culprit} not finite at iteration {first_bad}, where the learning rate was {learning_rate:g}"
@@ -77,12 +78,12 @@ class LossMonitor:
 
 
 def recover_from_nonfinite(error: NonFiniteLossError, policy: str, state: Recoverable, restore: Callable[[], str]) -> str:
-    """Return to an earlier state, and mark the iterations to skip on the way back to the error.
+    """Restore an earlier state, and record in the state which iterations are to be skipped.
 
     Args:
         policy: value of `on_nonfinite`: 'stop', 'skip' or 'rollback'.
-        state: changed in place.
-        restore: loads an earlier state into `state`, and returns the name of its origin.
+        state: state of the run, changed in place.
+        restore: function that loads an earlier state into `state`, and returns where it came from, for the log.
 
     Returns:
         A line for the log.
@@ -94,7 +95,7 @@ def recover_from_nonfinite(error: NonFiniteLossError, policy: str, state: Recove
         repeated = f", after {MAX_RECOVERIES} recoveries" if state.skipped else ""
         advice = "The checkpoints written before are good; a lower `learning_rate` may help"
         raise NonFiniteLossError(error.iteration, f"{error}{repeated}. {advice}") from error
-    skipped = state.skipped  # the restored state may date from before some of these
+    skipped = state.skipped  # kept, because the restored state may be older than some of these recoveries
     origin = restore()
     first = state.iteration + 1 if policy == "rollback" else error.iteration
     state.skipped = [*skipped, (first, error.iteration)]
@@ -102,9 +103,9 @@ def recover_from_nonfinite(error: NonFiniteLossError, policy: str, state: Recove
 
 
 def next_gap(skipped: list[tuple[int, int]], iteration: int, total_iters: int) -> tuple[int, int]:
-    """Return the next range of iterations to skip, as (first, last).
+    """Return (first, last) of the next range of iterations to skip after `iteration`.
 
     Returns:
-        (total_iters + 1, total_iters), an empty range, if no iteration after `iteration` is to be skipped.
+        (total_iters + 1, total_iters), an empty range, if there is none.
     """
     return min(((first, last) for first, last in skipped if last > iteration), default=(total_iters + 1, total_iters))
