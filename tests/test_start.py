@@ -76,6 +76,16 @@ def test_classes_are_named_in_the_order_of_their_labels_with_the_smallest_and_th
     assert not any("no validation images" in line for line in describe(mapped, mapped))
 
 
+def test_very_unequal_classes_get_a_suggestion_unless_the_run_follows_it(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "D", {"ant": 2, "bee": 19, "cat": 20})
+    dataset = FolderDataset(folder, ["unicorn", "cat", "bee", "ant"])
+    (suggestion,) = describe(dataset, None)[1:]
+    assert suggestion.startswith("the largest class, cat, has 10 times as many images as the smallest, ant; ")
+    assert describe(dataset, None, is_balanced=True) == describe(dataset, None)[:1]
+    (folder / "cat/0000.jpg").unlink()
+    assert len(describe(FolderDataset(folder), None)) == 1
+
+
 def test_a_thousand_classes_are_described_in_one_short_line(tmp_path: Path) -> None:
     fill(tmp_path / "D", {f"class-{number:04}-{'x' * 50}": 1 for number in range(1000)})
     dataset = FolderDataset(tmp_path / "D")

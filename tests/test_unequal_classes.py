@@ -19,14 +19,14 @@ from shufflenetv2.errors import UserError
 from shufflenetv2.recipe import LossFunction, Mixing, build_class_weights, build_loss
 from tests.support import Train, same_tensors
 
-COUNTS = {"cat": 12, "dog": 5, "owl": 2}
+COUNTS = {"cat": 20, "dog": 5, "owl": 2}
 CLASSES = len(COUNTS)
 TARGETS = np.repeat(np.arange(CLASSES), list(COUNTS.values()))
 
 
 @pytest.fixture(scope="module")
 def unequal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make class folders with 12, 5 and 2 small images, each class in another colour."""
+    """Make class folders with 20, 5 and 2 small images, each class in another colour."""
     folder = tmp_path_factory.mktemp("unequal")
     rng = np.random.default_rng(0)
     for label, (name, count) in enumerate(COUNTS.items()):
@@ -181,7 +181,8 @@ def test_a_run_logs_its_class_weights_and_refuses_those_without_effect(
 ) -> None:
     weighted = train_here(*arguments_for(unequal, "--class-weights", "balanced"))
     assert weighted.returncode == 0, weighted.stderr
-    assert "class weights from 0.528 (cat) to 3.17 (owl), with mean 1 over the samples of an epoch" in weighted.stdout
+    assert "class weights from 0.45 (cat) to 4.5 (owl), with mean 1 over the samples of an epoch" in weighted.stdout
+    assert "--balanced-sampling" not in weighted.stdout
     (tmp_path / "w.txt").write_text("cat 1\n")
     for arguments, message in (
         (("--class-weights", "w.txt", "--save", "other"), "--class-weights w.txt has no weight for the class 'dog' and 1 more"),
@@ -255,7 +256,9 @@ def test_an_interrupted_run_with_balanced_classes_continues_to_the_same_bits_and
     stopped = train_here(*balanced, "--save", "stopped", "--hook", "tests.support:Stop")
     assert stopped.returncode == 143
     assert train_here(*balanced, "--save", "stopped", "--workers", "3").returncode == 0
-    assert train_here(*arguments_for(unequal), "--save", "changed").returncode == 0
+    plain = train_here(*arguments_for(unequal), "--save", "changed")
+    assert plain.returncode == 0
+    assert "--class-weights balanced or --balanced-sampling gives all classes the same weight" in plain.stdout
     continued = train_here(*balanced, "--change-recipe", "--save", "changed")
     assert continued.returncode == 0, continued.stderr
     assert "balanced-sampling False -> True" in continued.stdout

@@ -24,6 +24,7 @@ from ..engine.results import RESULT
 from ..errors import UserError
 from ..report import RunLog
 from . import build
+from .parser import spell_options
 
 OPTIONS_FILE = "options.yaml"
 
@@ -132,5 +133,6 @@ def log_description(log: RunLog, config: Config, trainer: Trainer) -> None:
     reason = "no --val-dir" if config.run.validate else "--no-validate"
     validation = f"validated on {len(val_set):,}" if val_set else f"without validation ({reason})"
     log.info(f"{len(train_set):,} images in {len(train_set.class_names)} classes, {validation}; training on {trainer.devices}")
-    for line in (*data.describe(train_set, val_set), *config.notes):
-        log.info(line)
+    is_balanced = bool(config.data.balanced_sampling or config.optimization.class_weights)
+    for line in (*data.describe(train_set, val_set, is_balanced=is_balanced), *config.notes):
+        log.info(spell_options(line, {}))

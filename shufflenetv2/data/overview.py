@@ -9,15 +9,19 @@ from .duplicates import LIMIT_AT_START, file_paths, shared_files
 
 SHOWN_CLASSES = 6
 SHOWN_CHARACTERS = 24  # in a class name
+UNEQUAL_RATIO = 10  # of the largest class to the smallest, from which on balancing is suggested
 
 
-def describe(train_set: Dataset, val_set: Dataset | None) -> list[str]:
+def describe(train_set: Dataset, val_set: Dataset | None, *, is_balanced: bool = False) -> list[str]:
     """Return lines for the log: the classes with their numbers of images, and warnings about the validation set.
 
     Args:
         val_set: validation set with the same classes; None if the run does not validate.
+        is_balanced: the run already gives small classes more weight.
     """
     lines = [_describe_classes(train_set)]
+    if not is_balanced:
+        lines += _suggest_balancing(train_set)
     if val_set is not None:
         lines += _warn_of_missing_classes(train_set, val_set)
         lines += _warn_of_shared_files(train_set, val_set)
@@ -34,6 +38,19 @@ def _describe_classes(dataset: Dataset) -> str:
     if counts[smallest] == counts[largest]:
         images = f"{counts[smallest]:,} image{'s' * bool(counts[smallest] != 1)} each"
     return f"classes in the order of their labels: {_enumerate(names, last=True)}; {images}"
+
+
+def _suggest_balancing(dataset: Dataset) -> list[str]:
+    counts = np.bincount(dataset.targets, minlength=len(dataset.class_names))
+    largest, smallest = int(counts.argmax()), int(np.where(counts, counts, len(dataset)).argmin())  # of those with images
+    ratio = counts[largest] / counts[smallest]
+    if ratio < UNEQUAL_RATIO:
+        return []
+    return [
+        f"the largest class, {_shorten(dataset.class_names[largest])}, has {ratio:.0f} times as many images as the smallest, "
+        f"{_shorten(dataset.class_names[smallest])}; `class_weights=balanced` or `balanced_sampling=True` gives all classes "
+        "the same weight"
+    ]
 
 
 def _warn_of_missing_classes(train_set: Dataset, val_set: Dataset) -> list[str]:
