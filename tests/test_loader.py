@@ -22,7 +22,7 @@ from shufflenetv2.data import (
     TrainTransform,
     evaluation_batches,
 )
-from shufflenetv2.data.loader import BalancedOrder, SampleOrder
+from shufflenetv2.data.order import BalancedOrder, SampleOrder
 from shufflenetv2.rng import RandomStreams, generator
 
 TRANSFORM = TrainTransform(size=32)
