@@ -192,6 +192,28 @@ def start_up(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def shared_cores(report: dict[str, Any]) -> str:
+    """Render the time of an iteration alone and beside busy processes, by how long threads spin."""
+    alone, beside = report["cores lost to other processes"]
+    lines = [f"| seconds per iteration | {alone} | {beside} | ratio |", "|---|---:|---:|---:|"]
+    for case, result in report["results"].items():
+        medians = (f"{result[condition]['median']:.3f}" for condition in (alone, beside))
+        lines.append(f"| {case} | {' | '.join(medians)} | {result['ratio to alone']:.1f} |")
+    lines += [
+        "",
+        f"Medians; `configs/digits.yaml`, batches of 64 images of 64 x 64 pixels;",
+        f"{cores_and_load_of_alone(report, alone)};",
+        f"{report['date']}; torch {report['versions']['torch']}.",
+    ]
+    return "\n".join(lines)
+
+
+def cores_and_load_of_alone(report: dict[str, Any], alone: str) -> str:
+    lost = report["cores lost to other processes"][alone]
+    machine = report["machine"]
+    return f"{machine['cpu']}, {machine['cores']} cores, {lost:.1f} of them used by other programs while the run was alone"
+
+
 TABLES = {
     "data_path": data_path,
     "data_path_large": data_path,
@@ -199,6 +221,7 @@ TABLES = {
     "kill_test_processes": kills,
     "recipes": recipes,
     "save_time": save_time,
+    "shared_cores": shared_cores,
     "start_up": start_up,
     "train_step": train_step,
     "prepared": prepared,

@@ -23,6 +23,7 @@ from ..report import RunLog, TrainMetrics
 from ..weights import Weights, model_record
 from . import distributed
 from .checkpoint import Checkpointer, checkpoint_name
+from .contention import CoreContention
 from .devices import Devices
 from .evaluation import EvaluationResult, Evaluator
 from .hooks import load_hooks
@@ -83,6 +84,7 @@ class Trainer(Callbacks):
         self.hooks = load_hooks(config.run, log.folder, self.class_names)
         self._train_transform = build_train_transform(config.data, config.augmentation)
         self._workers = worker_count(config.common.workers, distributed.local_world_size())
+        self._contention = CoreContention(distributed.local_world_size())
         self._evaluator = None
         if self.val_set is not None:
             self._evaluator = Evaluator(
@@ -187,6 +189,8 @@ class Trainer(Callbacks):
 
     def on_metrics(self, metrics: TrainMetrics) -> None:
         self.log.training(metrics)
+        if warning := self._contention.check():
+            self.log.info(warning)
 
     def between_iterations(self, iteration: int) -> None:
         self.shutdown.check()
