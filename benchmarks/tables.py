@@ -201,7 +201,7 @@ def shared_cores(report: dict[str, Any]) -> str:
         lines.append(f"| {case} | {' | '.join(medians)} | {result['ratio to alone']:.1f} |")
     lines += [
         "",
-        f"Medians; `configs/digits.yaml`, batches of 64 images of 64 x 64 pixels;",
+        "Medians; `configs/digits.yaml`, batches of 64 images of 64 x 64 pixels;",
         f"{cores_and_load_of_alone(report, alone)};",
         f"{report['date']}; torch {report['versions']['torch']}.",
     ]
