@@ -82,6 +82,24 @@ def recipes(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def unequal_classes(report: dict[str, Any]) -> str:
+    """Render balanced accuracy, macro F1 and the recall of classes of each size, by the options for unequal classes."""
+    sizes = report["training images per class"]
+    columns = ["balanced accuracy", "macro F1", *(f"recall of classes with {size} images" for size in sizes)]
+    lines = ["| loss and sampling | options | " + " | ".join(columns) + " |", "|---|---|" + "---:|" * len(columns)]
+    for name, result in report["results"].items():
+        metrics = (result["metrics"][column] for column in columns)
+        cells = (f"{metric['mean']:.1%} ({100 * metric['standard deviation']:.1f})" for metric in metrics)
+        options = f"`{result['options']}`" if result["options"] else ""
+        lines.append(f"| {name} | {options} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"Means over {len(report['seeds'])} seeds, with the standard deviation in brackets (percentage points);",
+        f"{report['iterations']} iterations of 64 images; {report['date']}; torch {report['versions']['torch']}.",
+    ]
+    return "\n".join(lines)
+
+
 def save_time(report: dict[str, Any]) -> str:
     """Render the time of iterations with and without saving a checkpoint."""
     return (
@@ -224,6 +242,7 @@ TABLES = {
     "shared_cores": shared_cores,
     "start_up": start_up,
     "train_step": train_step,
+    "unequal_classes": unequal_classes,
     "prepared": prepared,
     "inference": inference,
     "end_to_end": end_to_end,

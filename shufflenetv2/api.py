@@ -21,7 +21,8 @@ class TrainingResult:
         model: weight file of the last iteration, `model.pkl`.
         best: weight file of the best validated weights, `best.pkl`; None without validation.
         iteration: number of iterations of `model`.
-        accuracy: 'top1', 'top5' (fractions) and 'loss' of `model` on validation; None without validation.
+        accuracy: 'top1', 'top5', 'balanced_accuracy', 'macro_f1' (fractions) and 'loss' of `model` on validation; None without
+            validation.
         log: folder of the log, metrics and figures.
     """
 

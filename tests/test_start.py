@@ -84,6 +84,8 @@ def test_very_unequal_classes_get_a_suggestion_unless_the_run_follows_it(tmp_pat
     assert describe(dataset, None, is_balanced=True) == describe(dataset, None)[:1]
     (folder / "cat/0000.jpg").unlink()
     assert len(describe(FolderDataset(folder), None)) == 1
+    alone = FolderDataset(fill(tmp_path / "E", {"cat": 20}), ["ant", "cat"])
+    assert len(describe(alone, None)) == 1  # a class without images is none of the two
 
 
 def test_a_thousand_classes_are_described_in_one_short_line(tmp_path: Path) -> None:

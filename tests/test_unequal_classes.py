@@ -258,7 +258,7 @@ def test_an_interrupted_run_with_balanced_classes_continues_to_the_same_bits_and
     assert train_here(*balanced, "--save", "stopped", "--workers", "3").returncode == 0
     plain = train_here(*arguments_for(unequal), "--save", "changed")
     assert plain.returncode == 0
-    assert "--class-weights balanced or --balanced-sampling gives all classes the same weight" in plain.stdout
+    assert "--class-weights balanced or --balanced-sampling gives small classes more weight" in plain.stdout
     continued = train_here(*balanced, "--change-recipe", "--save", "changed")
     assert continued.returncode == 0, continued.stderr
     assert "balanced-sampling False -> True" in continued.stdout

@@ -42,14 +42,14 @@ def _describe_classes(dataset: Dataset) -> str:
 
 def _suggest_balancing(dataset: Dataset) -> list[str]:
     counts = np.bincount(dataset.targets, minlength=len(dataset.class_names))
-    largest, smallest = int(counts.argmax()), int(np.where(counts, counts, len(dataset)).argmin())  # of those with images
+    largest, smallest = int(counts.argmax()), int(np.where(counts, counts, len(dataset) + 1).argmin())  # of those with images
     ratio = counts[largest] / counts[smallest]
     if ratio < UNEQUAL_RATIO:
         return []
     return [
         f"the largest class, {_shorten(dataset.class_names[largest])}, has {ratio:.0f} times as many images as the smallest, "
-        f"{_shorten(dataset.class_names[smallest])}; `class_weights=balanced` or `balanced_sampling=True` gives all classes "
-        "the same weight"
+        f"{_shorten(dataset.class_names[smallest])}; `class_weights=balanced` or `balanced_sampling=True` gives small classes "
+        "more weight"
     ]
 
 
