@@ -19,14 +19,15 @@ def shufflenet_v2(
         model_size: '0.5x', '1.0x', '1.5x' or '2.0x'. By default the size of the checkpoint; without a checkpoint 1.0x.
         pretrained: load torchvision's published weights for the 1,000 classes of ImageNet, which are downloaded once.
         checkpoint: load a weight file of this trainer, the original, torchvision or mmpretrain.
-        architecture: further arguments of `shufflenetv2.ShuffleNetV2`, such as n_class=10, for a network with new weights.
+        architecture: further arguments of `shufflenetv2.ShuffleNetV2`, such as n_class=10 or in_chans=1, for a network with new
+            weights.
 
     Returns:
         With loaded weights, the network in eval mode; it normalizes its input if the weights need that. Otherwise a network in
         train mode with new weights from torch's global generator.
 
     Shape:
-        images (N, 3, H, W), BGR, 0..255 -> logits (N, n_class)
+        images (N, C, H, W), BGR or grey, 0..255 -> logits (N, n_class)
 
     Raises:
         shufflenetv2.UserError: if arguments contradict each other or the checkpoint, or if the checkpoint cannot be read.

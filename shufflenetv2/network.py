@@ -23,7 +23,8 @@ POOLINGS = ("avg", "max", "avgmax", "catavgmax")
 DROP_BLOCKS = (None, (5, 0.25), (3, 1.0))
 STEM_CHANNELS = 24
 STRIDE = 32  # the network halves its input five times
-SMALLEST_INPUT = 32  # pixels of the shorter side
+SMALLEST_INPUT = 16  # pixels of the shorter side: stages 3 and 4 then see a single pixel
+INPUT_CHANNELS = (1, 3)  # grey, or blue, green and red
 
 
 def published_name(name: str) -> str:
@@ -37,11 +38,13 @@ class ShuffleNetV2(nn.Module):
 
     Args:
         input_size: side of the images in pixels, or (height, width). Recorded only: the network accepts any image of at least
-            32 x 32 pixels.
+            16 x 16 pixels.
         n_class: number of classes.
         model_size: '0.5x', '1.0x', '1.5x' or '2.0x'.
         dropout: probability of dropout before the classifier; None is the published value, 0.2 for 2.0x and 0 otherwise.
-        mean, std: mean and standard deviation by which the network normalizes its input, in BGR order, on the scale 0..255.
+        in_chans: number of input channels: 3 (BGR) or 1 (grey).
+        mean, std: mean and standard deviation by which the network normalizes its input, in BGR order, on the scale 0..255; one
+            number per channel. Default: 0 and 1.
             They are not part of the state dict, so that its names stay those of the published weights.
         pooling: 'avg' as published, 'max', 'avgmax' (the mean of both) or 'catavgmax' (both, concatenated).
         layout: 'original', or 'torchvision' (also mmpretrain's), in which each branch of the first unit has half of the unit's
@@ -52,7 +55,7 @@ class ShuffleNetV2(nn.Module):
         bn_eps, bn_momentum: epsilon and momentum of batch norm, in torch's definition.
 
     Shape:
-        (N, 3, H, W), BGR, 0..255, uint8 or floating point -> logits (N, n_class)
+        (N, in_chans, H, W), BGR or grey, 0..255, uint8 or floating point -> logits (N, n_class)
     """
 
     def __init__(
@@ -62,8 +65,9 @@ class ShuffleNetV2(nn.Module):
         model_size: str = "1.5x",
         *,
         dropout: float | None = None,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
+        in_chans: int = 3,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         pooling: str = "avg",
         layout: str = "original",
         head_bias: bool = False,
@@ -79,20 +83,28 @@ class ShuffleNetV2(nn.Module):
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
         if min(height_width(input_size)) < SMALLEST_INPUT:
             raise ValueError(f"input_size must be at least {SMALLEST_INPUT} pixels, not {input_size}")
+        if in_chans not in INPUT_CHANNELS:
+            raise ValueError(f"in_chans must be 1 or 3, not {in_chans}")
+        no_mean, no_std = (0.0,) * in_chans, (1.0,) * in_chans
+        mean, std = no_mean if mean is None else tuple(mean), no_std if std is None else tuple(std)
+        if not len(mean) == len(std) == in_chans:
+            raise ValueError(f"mean and std must have in_chans = {in_chans} numbers, not {len(mean)} and {len(std)}")
         if n_class < 1:
             raise ValueError(f"n_class must be at least 1, not {n_class}")
         self.input_size, self.n_class, self.model_size = input_size, n_class, model_size
-        self.mean, self.std, self.pooling = tuple(mean), tuple(std), pooling
+        self.in_chans, self.mean, self.std, self.pooling = in_chans, mean, std, pooling
         # The arguments that a loaded model needs for inference; they are written to model files.
-        self.architecture = {"pooling": pooling, "layout": layout, "head_bias": head_bias, "bn_eps": bn_eps}
+        self.architecture = {
+            "in_chans": in_chans, "pooling": pooling, "layout": layout, "head_bias": head_bias, "bn_eps": bn_eps
+        }  # fmt: skip
         self.input_mean: Tensor
         self.input_std: Tensor
-        self.normalizes = self.mean != (0.0, 0.0, 0.0) or self.std != (1.0, 1.0, 1.0)
-        self.register_buffer("input_mean", torch.tensor(self.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("input_std", torch.tensor(self.std).view(1, 3, 1, 1), persistent=False)
+        self.normalizes = (mean, std) != (no_mean, no_std)
+        self.register_buffer("input_mean", torch.tensor(mean).view(1, in_chans, 1, 1), persistent=False)
+        self.register_buffer("input_std", torch.tensor(std).view(1, in_chans, 1, 1), persistent=False)
 
         stage_channels, last_channels = SIZES[model_size]
-        self.first_conv = nn.Sequential(*conv_norm(3, STEM_CHANNELS, 3, stride=2))
+        self.first_conv = nn.Sequential(*conv_norm(in_chans, STEM_CHANNELS, 3, stride=2))
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         units: list[nn.Module] = []
         inp = STEM_CHANNELS
@@ -129,7 +141,7 @@ class ShuffleNetV2(nn.Module):
         """Return the feature maps of every stage, for detection, segmentation or retrieval.
 
         Shape:
-            (N, 3, H, W) -> "stem" (N, 24, H/4, W/4), "stage2" (N, C2, H/8, W/8), "stage3" (N, C3, H/16, W/16), "stage4"
+            (N, in_chans, H, W) -> "stem" (N, 24, H/4, W/4), "stage2" (N, C2, H/8, W/8), "stage3" (N, C3, H/16, W/16), "stage4"
             (N, C4, H/32, W/32), "conv_last" (N, C5, H/32, W/32), rounded up; C2 to C5 as in SIZES
         """
         x = self.maxpool(self.first_conv(self.to_input(images)))

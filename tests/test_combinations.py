@@ -44,6 +44,8 @@ RECIPES = {
     "no augmentation": ["--no-aug", "--crop-pct", "1", "--interpolation", "area", "--sched", "step", "--decay-iters", "4",
                         "--decay-rate", "0.5"],
     "squash and kept ratios": ["--crop-mode", "squash", "--train-crop-mode", "rkrr", "--aa", "ta_wide", "--vflip", "0.3"],
+    "grey": ["--in-chans", "1", "--mean", "100", "--std", "60", "--aa", "rand-m9-mstd0.5", "--reprob", "0.3", "--mixup", "0.2",
+             "--train-crop-size", "20", "--channels-last"],
     "a rectangle": ["--input-size", "32", "48", "--resize-size", "40", "64", "--train-crop-size", "48", "32", "--cutmix", "1"],
     "torchscript": ["--torchscript", "--drop-path", "0.2"],
     "compiled": ["--torchcompile", "aot_eager", "--deterministic", "--weight-decay", "1e-3"],

@@ -126,6 +126,7 @@ def test_an_onnx_file_describes_its_classes_preprocessing_and_input_but_no_folde
     values = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert values["class_names"] == [f"Käfer {label}" for label in range(7)]
     assert values["preprocessing"] == {
+        "crop_mode": "center",
         "resize_short_side": SIZE + 8,
         "interpolation": "bilinear",
         "antialias": False,

@@ -84,8 +84,8 @@ def test_initial_weights_are_a_function_of_the_generator() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (33, 47), (224, 224), (64, 300)])
-def test_every_image_size_from_32_pixels_is_accepted(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(16, 16), (17, 31), (32, 32), (33, 47), (224, 224), (64, 300)])
+def test_every_image_size_from_16_pixels_is_accepted(shape: tuple[int, int]) -> None:
     assert ShuffleNetV2(n_class=5, model_size="0.5x").eval()(torch.zeros(2, 3, *shape)).shape == (2, 5)
 
 
@@ -110,7 +110,9 @@ def test_only_the_largest_size_has_dropout() -> None:
     assert [ShuffleNetV2(model_size=size).dropout.p for size in PUBLISHED] == [0, 0, 0, 0.2]
 
 
-@pytest.mark.parametrize("wrong", [{"model_size": "3.0x"}, {"input_size": 31}, {"n_class": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"model_size": "3.0x"}, {"input_size": 15}, {"n_class": 0}, {"in_chans": 2}, {"mean": (1.0,)}]
+)
 def test_invalid_arguments_raise_errors_that_name_them(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(wrong)))):
         ShuffleNetV2(**wrong)  # type: ignore[arg-type]

@@ -47,7 +47,7 @@ def read_initial_weights(config: Config) -> tuple[Config, Weights | None]:
     with distributed.local_rank0_first() if config.fine_tuning.pretrained else nullcontext():
         weights = recipe.read_initial_weights(config.fine_tuning, config.model)
     preprocessing = (weights and weights.preprocessing) or Preprocessing()
-    return config.with_normalization(preprocessing.mean, preprocessing.std), weights
+    return config.with_normalization(*preprocessing.normalization(config.model.in_chans)), weights
 
 
 def choose_batch_size(

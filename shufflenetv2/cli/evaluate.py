@@ -1,6 +1,7 @@
 """Evaluation of a weight file: `train.py --eval`."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 from ..config import Config, contains, describe_size, in_words
@@ -55,17 +56,30 @@ def evaluation_preprocessing(config: Config, weights: Weights) -> Preprocessing:
 
     If the file records no preprocessing, all values come from the options, with their defaults.
     """
-    from_options = build_preprocessing(config.data)
-    if weights.preprocessing is None:
-        preprocessing = from_options
-    else:
-        given = config.explicit & {"input_size", "resize_size", "mean", "std", "interpolation", "crop_mode"}
+    in_chans = config.model.in_chans
+    if "in_chans" in config.explicit and in_chans != weights.channels:
+        raise UserError(f"{weights.path} takes images with `in_chans` {weights.channels}, not {in_chans}; leave it out")
+    names = {field.name for field in fields(Preprocessing)}
+    if weights.preprocessing is not None:
+        names &= config.explicit
         if config.explicit & {"input_size", "crop_pct"}:
-            given |= {"resize_size"}  # its default follows from these options
-        preprocessing = replace(weights.preprocessing, **{name: getattr(from_options, name) for name in given})
+            names.add("resize_size")  # its default follows from these options
+    values = {name: getattr(build_preprocessing(config.data), name) for name in names}
+    for name in names & {"mean", "std"}:
+        values[name] = _for_each_channel(name, values[name], weights.channels)
+    preprocessing = replace(weights.preprocessing_or_default(), **values)
     if not contains(preprocessing.resize_size, preprocessing.input_size):
         raise UserError(
             f"`resize_size` {in_words(preprocessing.resize_size)} is smaller than the model's input of "
             f"{describe_size(preprocessing.input_size)}"
         )
     return preprocessing
+
+
+def _for_each_channel(name: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Return the values of an option for a model, which may have another number of channels than the options."""
+    if len(values) == channels:
+        return tuple(values)
+    if len(set(values)) > 1:
+        raise UserError(f"`{name}` {in_words(values)}: the model takes grey images, which need a single number")
+    return (values[0],) * channels

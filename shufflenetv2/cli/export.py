@@ -9,9 +9,9 @@ from .parser import OptionParser
 DESCRIPTION = """\
 Write weights as ONNX, TorchScript (.pt), torch's exported program (.pt2) or ExecuTorch (.pte).
 
-The exported file takes images of the model's input size, BGR, float32, 0..255, (N, 3, H, W), and returns logits. It normalizes
-images itself if the weights need that. With --uint8-input it takes uint8 images in the given order of channels and layout.
-Class names and preprocessing are in the metadata of the file, from which `shufflenetv2 predict` reads them.
+The exported file takes images of the model's input size, BGR or grey, float32, 0..255, (N, C, H, W), and returns logits. It
+normalizes images itself if the weights need that. With --uint8-input it takes uint8 images in the given order of channels and
+layout. Class names and preprocessing are in the metadata of the file, from which `shufflenetv2 predict` reads them.
 
 Before the file is written, its logits are compared with those of the weights on real images. If they differ by more than
 0.0001 of the largest logit, the command fails and writes nothing.

@@ -70,7 +70,8 @@ def _format_preprocessing(preprocessing: Mapping[str, Any] | None) -> str:
 
     mean, std = (", ".join(f"{value:g}" for value in preprocessing[name]) for name in ("mean", "std"))
     geometry = Preprocessing(**preprocessing).describe_geometry()
-    return f"{geometry}; {preprocessing['interpolation']}, BGR, 0..255, mean {mean}, std {std}"
+    channels = "BGR" if len(preprocessing["mean"]) == 3 else "grey"
+    return f"{geometry}; {preprocessing['interpolation']}, {channels}, 0..255, mean {mean}, std {std}"
 
 
 def _format_weights(averaged: bool | None, recalibrated: bool | None) -> str:

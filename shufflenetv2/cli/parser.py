@@ -115,7 +115,7 @@ class OptionParser:
             option = by_name.get(word)
             if option and option.is_switch and rest and self.is_argument(rest[0]):
                 word += "=true"
-            numbers = list(takewhile(str.isdecimal, rest[: option.accepts.numbers if option else 0]))
+            numbers = list(takewhile(_is_number, rest[: option.accepts.numbers if option else 0]))
             if numbers:
                 word += "=" + " ".join(numbers)
                 del rest[: len(numbers)]
@@ -203,6 +203,14 @@ def spell_options(text: str, spellings: Mapping[str, str]) -> str:
 
 def _metavar(option: Option) -> str:
     return option.accepts.metavar if option.accepts.metavar not in ("FILE", "DIR", "NAME") else option.name.upper()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 class _ArgumentParser(argparse.ArgumentParser):

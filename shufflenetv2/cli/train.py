@@ -124,7 +124,8 @@ def log_description(log: RunLog, config: Config, trainer: Trainer) -> None:
     """Log the network, the data and the values that were derived from other options."""
     size = config.data.input_size
     summary = torchinfo.summary(
-        trainer.state.network, (1, 3, *height_width(size)), depth=2, mode="eval", device=trainer.devices.first, verbose=0,
+        trainer.state.network, (1, config.model.in_chans, *height_width(size)), depth=2, mode="eval",
+        device=trainer.devices.first, verbose=0,
         col_names=("output_size", "num_params", "mult_adds"),
     )  # fmt: skip
     table = str(summary).replace("(Units.MEGABYTES)", "(M)")  # torchinfo prints the name of an enum since Python 3.11

@@ -10,7 +10,7 @@ from .types import Count, File, Folder, Natural, Pixels, Quality, Text
 
 WeightFormat = Literal["original", "torchvision", "mmpretrain", "shufflenetv2", "safetensors"]
 ExportFormat = Literal["onnx", "torchscript", "exported", "executorch"]
-Uint8Input = Literal["bgr-nchw", "bgr-nhwc", "rgb-nchw", "rgb-nhwc"]
+Uint8Input = Literal["bgr-nchw", "bgr-nhwc", "rgb-nchw", "rgb-nhwc", "grey-nchw", "grey-nhwc"]
 
 EXPORT_SUFFIXES: dict[str, str] = {
     "onnx": ".onnx",
@@ -99,7 +99,7 @@ class ExportConfig:
     format: ExportFormat | None = option(None, "format of the file; default: by the suffix of the file to write, or else onnx")
     fold_bn: bool = option(True, "keep batch norms separate from the convolutions before them (not possible in ONNX)")
     uint8_input: Uint8Input | None = option(
-        None, "take uint8 images with this order of channels and layout; default: float32, bgr-nchw"
+        None, "take uint8 images with this order of channels and layout; default: float32, bgr-nchw or grey-nchw"
     )
     dynamic_batch: bool = option(False, "accept any batch size instead of 1; TorchScript always does")
     images: Folder = option(

@@ -13,6 +13,7 @@ from .augmentation import AugmentationConfig
 from .data import DataConfig
 from .fields import Option, in_words, is_group, options_of, validate
 from .model import DistillationConfig, FineTuningConfig, ModelConfig
+from .pixels import normalization_constraints, read_channels, resolve_pixels
 from .run import REFERENCE_VAL_INTERVAL, CommonConfig, EvaluationConfig, ExecutionConfig, RunConfig
 from .training import (
     REFERENCE_BATCH_SIZE,
@@ -21,7 +22,7 @@ from .training import (
     OptimizationConfig,
     ScheduleConfig,
 )
-from .types import Size, contains, split_interval
+from .types import split_interval
 
 REFERENCE_JITTER = 0.4
 REFERENCE_CROP = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
@@ -94,11 +95,14 @@ class Config:
             if name not in GROUP_OF:
                 near = nearest(name, GROUP_OF)
                 raise UserError(f"unknown option {name!r}" + (f"; did you mean {near!r}?" if near else ""))
+        names = frozenset(values if explicit is None else explicit)
+        given, values = values, read_channels(values)
+        if "input_size" in names:
+            names |= values.keys() - given.keys()
         groups: dict[str, Any] = {
             attribute: validate(group, {name: value for name, value in values.items() if GROUP_OF[name] == attribute})
             for attribute, group in GROUPS.items()
         }
-        names = frozenset(values if explicit is None else explicit)
         config = cls(**groups, explicit=names, given_rates=tuple(given_rates))
         check(config)
         return _resolved(config)
@@ -328,10 +332,10 @@ def constraints(config: Config) -> list[tuple[bool, str]]:
             "`recovery_interval` needs a `save_interval` in iterations, by which the two kinds of checkpoints differ",
         ),
         (evaluation.eval and run.throughput, "`eval` cannot be combined with `throughput`; leave one out"),
+        *normalization_constraints(config.data, model.in_chans, evaluates=evaluation.eval),
         (
-            bool(config.data.mean and 0 < max(config.data.mean) <= 1),
-            f"`mean` {in_words(config.data.mean)} is for pixels of 0..1 in RGB; here pixels are 0..255 in BGR, "
-            "so reverse `mean` and `std`, and multiply them by 255",
+            model.in_chans == 1 and bool(augmentation.grayscale_prob),
+            "`grayscale_prob` has no effect on grey images (`in_chans=1`); leave it out",
         ),
     ]
 
@@ -340,36 +344,25 @@ def _resolved(config: Config) -> Config:
     """Fill in the defaults that depend on other options."""
     config = replace(config, data=_resolved_data(config))
     data, optimization, evaluates = config.data, config.optimization, config.evaluation.eval
-    resize_size = data.resize_size or _default_resize_size(data.input_size, data.crop_pct)
-    if not contains(resize_size, data.input_size) and not evaluates:  # the weight file may have another input size
-        raise UserError(f"`resize_size` {in_words(resize_size)} is smaller than `input_size` {in_words(data.input_size)}")
+    starts_from_weights = bool(config.fine_tuning.initial_checkpoint or config.fine_tuning.pretrained) and not evaluates
+    pixels = resolve_pixels(data, config.model.in_chans, evaluates=evaluates, starts_from_weights=starts_from_weights)
     if optimization.learning_rate is None and optimization.opt not in SGD_OPTIMIZERS and not evaluates:
         raise UserError(f"`opt` {optimization.opt} needs a `learning_rate`: the default is for sgd")
-    starts_from_weights = bool(config.fine_tuning.initial_checkpoint or config.fine_tuning.pretrained) and not evaluates
     crop = REFERENCE_CROP if config.augmentation.train_crop_mode == "rrc" else KEPT_RATIO_CROP
     jitter = 0.0 if config.augmentation.aa else REFERENCE_JITTER
     common = config.common
     if optimization.batch_size is not None:  # else auto
         config = config.with_batch_size(optimization.batch_size)
     return config.replace(
-        resize_size=resize_size,
+        **pixels,
         total_iters=optimization.total_iters or (0 if optimization.epochs else REFERENCE_ITERS),
         scale=config.augmentation.scale or crop["scale"],
         ratio=config.augmentation.ratio or crop["ratio"],
         color_jitter=config.augmentation.color_jitter or (jitter,) * 3,
-        mean=data.mean or (None if starts_from_weights else (0.0, 0.0, 0.0)),
-        std=data.std or (None if starts_from_weights else (1.0, 1.0, 1.0)),
         eval_resume=config.evaluation.eval_resume or (config.run.resume if evaluates else ""),
         save=os.path.join(common.save, common.experiment) if common.experiment else common.save,
         experiment="",  # now part of `save`
     )
-
-
-def _default_resize_size(input_size: Size, crop_pct: float) -> Size:
-    if isinstance(input_size, int):
-        return int(input_size / crop_pct + 0.5)
-    height, width = (int(side / crop_pct + 0.5) for side in input_size)
-    return height, width
 
 
 def _resolved_data(config: Config) -> DataConfig:

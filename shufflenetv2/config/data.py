@@ -11,6 +11,7 @@ from .types import (
     FractionAbove0,
     FractionBelow1,
     ImageSize,
+    InputSize,
     PositiveColour,
     Text,
 )
@@ -58,9 +59,9 @@ class DataConfig:
         short="-vb",
         aliases=("--validation-batch-size",),
     )
-    input_size: ImageSize = option(
+    input_size: InputSize = option(
         224,
-        "side of the square image that the network sees, or its height and width",
+        "side of the square image that the network sees, or its height and width, which may follow the number of channels",
         aliases=("--img-size", "--val-crop-size"),
         recipe=True,
     )
@@ -87,11 +88,12 @@ class DataConfig:
     )
     mean: Colour = option(
         None,
-        "mean subtracted from the pixels (BGR, 0..255); default: 0, or that of the initial weights",
+        "mean subtracted from the pixels (BGR or grey, 0..255); default: 0, or that of the initial weights",
         recipe=True,
     )
     std: PositiveColour = option(
         None,
-        "standard deviation by which the pixels are then divided (BGR, 0..255); default: 1, or that of the initial weights",
+        "standard deviation by which the pixels are then divided (BGR or grey, 0..255); default: 1, or that of the initial "
+        "weights",
         recipe=True,
     )

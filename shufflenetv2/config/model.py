@@ -10,6 +10,7 @@ from .types import (
     File,
     FractionAbove0,
     FractionBelow1,
+    IntegerChoice,
     Names,
     Positive,
     Probability,
@@ -38,6 +39,9 @@ class ModelConfig:
 
     model_size: Annotated[Size, BeforeValidator(_read_size, json_schema_input_type=Size | SizeName)] = option(
         "1.5x", "width of the network", aliases=("--model",), recipe=True
+    )
+    in_chans: Annotated[Literal[1, 3], IntegerChoice] = option(
+        3, "number of channels of the images: 3 for colour, 1 for grey", recipe=True
     )
     gp: Annotated[Pooling, BeforeValidator(_read_pooling, json_schema_input_type=Pooling | Literal["fast"])] = option(
         "avg", "global pooling before the classifier", recipe=True

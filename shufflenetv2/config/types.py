@@ -17,7 +17,7 @@ class Accepts:
         nargs: how many values follow the option on the command line, as in argparse: None for a single one, a number,
             or "+" for at least one.
         implied: value of an option that is given without one, where that is possible.
-        numbers: up to this many whole numbers may stand in place of a single value; they are read as one text.
+        numbers: up to this many numbers may stand in place of a single value; they are read as one text.
     """
 
     text: str
@@ -51,15 +51,15 @@ def _to_int(value: Any) -> Any:
     return int(value) if isinstance(value, str) else value
 
 
+def _read_numbers(value: Any) -> Any:
+    """Return the numbers of a text."""
+    return value.split() if isinstance(value, str) else value
+
+
 def _read_size(value: Any) -> Any:
-    """Return the numbers of a size that is given as one text, or as `3 H W`, timm's form: H, or H and W."""
-    numbers = value.split() if isinstance(value, str) else value
-    match numbers:
-        case ["3", height, width]:
-            return height, width
-        case [height]:
-            return height
-    return numbers
+    """Return the numbers of a size, or a single number by itself."""
+    numbers = _read_numbers(value)
+    return numbers[0] if isinstance(numbers, list | tuple) and len(numbers) == 1 else numbers
 
 
 def _auto_as_none(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -86,17 +86,21 @@ CountOrAuto = Annotated[  # the value of auto is None until the number is chosen
 ]
 Natural = Annotated[int, Field(ge=0, lt=2**63), Accepts("a whole number from 0 to below 2**63", "N")]
 Quality = Annotated[int, Field(ge=1, le=100), Accepts("a whole number from 1 to 100", "Q")]
-Pixels = Annotated[int, Field(ge=32), Accepts("a whole number of pixels, at least 32", "PIXELS")]
-_Side = Annotated[int, Field(ge=32)]
+Pixels = Annotated[int, Field(ge=16), Accepts("a whole number of pixels, at least 16", "PIXELS")]
+_Side = Annotated[int, Field(ge=16)]
+_SIZES = "one or two whole numbers of pixels, height and width, each at least 16"
 ImageSize = Annotated[
     _Side | tuple[_Side, _Side],
-    BeforeValidator(_read_size, json_schema_input_type=_Side | tuple[_Side, _Side] | tuple[Literal[3], _Side, _Side]),
+    BeforeValidator(_read_size, json_schema_input_type=_Side | tuple[_Side, _Side]),
     AfterValidator(as_size),
-    Accepts(
-        "one or two whole numbers of pixels, height and width, each at least 32, or 3 H W",
-        "PIXELS",
-        numbers=3,
-    ),
+    Accepts(_SIZES, "PIXELS", numbers=2),
+]
+# Config.from_values reads the number of channels that may stand before the size, which is timm's form.
+InputSize = Annotated[
+    _Side | tuple[_Side, _Side],
+    BeforeValidator(_read_size, json_schema_input_type=_Side | tuple[_Side, _Side] | tuple[Literal[1, 3], _Side, _Side]),
+    AfterValidator(as_size),
+    Accepts(f"{_SIZES}, after 1 or 3 channels or without them", "PIXELS", numbers=3),
 ]
 Number = Annotated[float, Accepts("a number", "X")]
 Positive = Annotated[float, Field(gt=0), Accepts("a number above 0", "X")]
@@ -118,8 +122,16 @@ Fractions = Annotated[
     AfterValidator(_ascending),
     Accepts("two numbers above 0 and at most 1, the smaller first", "X", 2),
 ]
-Colour = Annotated[tuple[Number, Number, Number], Accepts("three numbers", "X", 3)]
-PositiveColour = Annotated[tuple[Positive, Positive, Positive], Accepts("three numbers above 0", "X", 3)]
+Colour = Annotated[
+    tuple[Number] | tuple[Number, Number, Number],
+    BeforeValidator(_read_numbers, json_schema_input_type=Number | tuple[Number] | tuple[Number, Number, Number]),
+    Accepts("one number or three", "X", numbers=3),
+]
+PositiveColour = Annotated[
+    tuple[Positive] | tuple[Positive, Positive, Positive],
+    BeforeValidator(_read_numbers, json_schema_input_type=Positive | tuple[Positive] | tuple[Positive, Positive, Positive]),
+    Accepts("one number above 0 or three", "X", numbers=3),
+]
 _OneOrThree = NonNegative | tuple[NonNegative] | tuple[NonNegative, NonNegative, NonNegative]
 Jitter = Annotated[
     tuple[NonNegative, NonNegative, NonNegative],

@@ -1,4 +1,4 @@
-"""Parts of images: crops that may exceed the image, and timm's training crops that keep the aspect ratio."""
+"""Parts of images: the random crops of training, and crops that may exceed the image."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,36 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+CROP_ATTEMPTS = 10
 # Probability that the scale of an image is drawn, and that its aspect ratio is drawn, in timm's `rkrc` and `rkrr`
 KEPT_RATIO_PROBABILITY = 0.5
+
+
+def draw_resized_crop(
+    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draw (top, left, height, width) of a crop as torchvision's RandomResizedCrop does: ten attempts, then the centre.
+
+    Args:
+        height, width: of the image.
+        scale: smallest and largest fraction of the image area, drawn uniformly.
+        ratio: smallest and largest width / height, drawn log-uniformly.
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(CROP_ATTEMPTS):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * rng.random())
+        aspect = math.exp(low + (high - low) * rng.random())
+        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(rng.random() * (height - crop_height + 1))
+            left = int(rng.random() * (width - crop_width + 1))
+            return top, left, crop_height, crop_width
+    crop_width, crop_height = width, height
+    if width / height < ratio[0]:
+        crop_height = max(1, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        crop_width = max(1, round(height * ratio[1]))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
 def crop_or_pad(

@@ -23,8 +23,8 @@ class RandomErasing:
         mode: 'const' paints with the mean colour, 'rand' with one normally distributed colour per rectangle, 'pixel' with
             one such colour per pixel.
         count: largest number of rectangles; the number is drawn uniformly from 1..count.
-        mean, std: mean and standard deviation of the colours, BGR, 0..255; ImageNet's by default. Colours are clipped to
-            0..255; timm, which erases after normalization, does not clip.
+        mean, std: mean and standard deviation of the colours, BGR, 0..255, or a single number for grey images; ImageNet's by
+            default. Colours are clipped to 0..255; timm, which erases after normalization, does not clip.
 
     Raises:
         UserError: if the mode is unknown, the probability is outside 0..1 or the count is below 1.
@@ -33,8 +33,8 @@ class RandomErasing:
     probability: float
     mode: str = "const"
     count: int = 1
-    mean: tuple[float, float, float] = (103.53, 116.28, 123.675)
-    std: tuple[float, float, float] = (57.375, 57.12, 58.395)
+    mean: tuple[float, ...] = (103.53, 116.28, 123.675)
+    std: tuple[float, ...] = (57.375, 57.12, 58.395)
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
@@ -48,7 +48,7 @@ class RandomErasing:
         """Erase rectangles of an image in place.
 
         Args:
-            pixels: uint8 (H, W, 3), BGR.
+            pixels: uint8 (H, W, C), BGR or grey.
             rng: source of all random draws.
         """
         if rng.random() >= self.probability:
@@ -73,10 +73,11 @@ class RandomErasing:
         return None
 
     def _draw_colours(self, rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
-        """Return the colours to paint with: uint8 (3,), or (rows, columns, 3) in mode 'pixel'."""
+        """Return the colours to paint with: uint8 (C,), or (rows, columns, C) in mode 'pixel'."""
+        channels = len(self.mean)
         if self.mode == "const":
-            deviations = np.zeros(3, np.float32)
+            deviations = np.zeros(channels, np.float32)
         else:
-            deviations = rng.standard_normal((rows, columns, 3) if self.mode == "pixel" else 3, np.float32)
+            deviations = rng.standard_normal((rows, columns, channels) if self.mode == "pixel" else channels, np.float32)
         colours: np.ndarray = np.array(self.mean, np.float32) + np.array(self.std, np.float32) * deviations
         return colours.round().clip(0, 255).astype(np.uint8)

@@ -71,7 +71,7 @@ class DataIterator:
         rank, world_size: number of this process (from 0), and number of processes; each process gets its slice of every batch.
 
     Yields:
-        images: uint8 (views * N, 3, H, W), BGR, in channels-last memory format. N is the batch size, or with
+        images: uint8 (views * N, C, H, W), BGR or grey, in channels-last memory format. N is the batch size, or with
             several processes the length of this process's slice. With more than one view, the first views of all
             samples come first, then the second views, and so on.
         targets: int64 (N,).
@@ -170,7 +170,7 @@ class _Batch:
     def __init__(self, length: int, transform: Transform, pin_memory: bool) -> None:
         # Each batch gets new memory, so that callers may keep batches. That costs little: torch's allocators reuse freed
         # memory, and pinned memory only after the GPU has read it.
-        shape = (transform.views, length, *height_width(transform.size), 3)
+        shape = (transform.views, length, *height_width(transform.size), transform.channels)
         self.images = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
         self.targets = torch.empty(length, dtype=torch.int64, pin_memory=pin_memory)
         self.images_array, self.targets_array = self.images.numpy(), self.targets.numpy()  # the same memory
@@ -226,7 +226,7 @@ class _BatchThreads:
             self._may_start_batch.notify_all()
         if batch.error is not None:
             raise batch.error
-        # (views, N, H, W, 3) -> (views * N, 3, H, W), without moving a pixel
+        # (views, N, H, W, C) -> (views * N, C, H, W), without moving a pixel
         return batch.images.flatten(0, 1).permute(0, 3, 1, 2), batch.targets
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ The loader calls `TrainTransform` and `EvaluationTransform`, which write uint8 p
 `EvaluationTransform` applies `OpencvResize` and `CenterCrop`.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,15 +16,14 @@ import torch
 
 from ..config import AugmentationConfig, DataConfig, Size, describe_size, height_width
 from ..weights import Preprocessing
-from .crops import centre, crop_or_pad, draw_kept_ratio, draw_position, fitted_size
+from .crops import centre, crop_or_pad, draw_kept_ratio, draw_position, draw_resized_crop, fitted_size
 from .erasing import RandomErasing
 from .images import CropResize, Image
 from .jitter import UNCHANGED, draw_jitter
 from .operations import GREY
-from .policies import Policy, parse_policy
+from .policies import IMAGENET_MEAN, Policy, parse_policy
 from .resize import resize
 
-CROP_ATTEMPTS = 10
 CROP_NAMES = {"rrc": "RandomResizedCrop", "rkrc": "ResizeKeepRatioCenterCrop", "rkrr": "ResizeKeepRatioRandomCrop"}
 BLUR_SIGMA = (0.1, 2.0)  # range of the standard deviation in pixels, as in torchvision's references and timm
 BLUR_KERNEL = 23  # width and height in pixels
@@ -36,6 +35,7 @@ class Transform(Protocol):
     Attributes:
         size: of a view in pixels: its side, or (height, width).
         views: number of views of each image.
+        channels: 3 for BGR, 1 for grey.
     """
 
     @property
@@ -44,13 +44,25 @@ class Transform(Protocol):
     @property
     def views(self) -> int: ...
 
+    @property
+    def channels(self) -> int: ...
+
     def __call__(self, image: Image, out: np.ndarray, rng: np.random.Generator | None) -> None:
         """Write the views of an image into `out`.
 
         Args:
-            out: uint8 (views, H, W, 3), BGR; or (H, W, 3) for a single view.
+            out: uint8 (views, H, W, channels); or (H, W, channels) for a single view.
             rng: source of all random draws; None for a transform without random draws.
         """
+
+
+def to_grey(pixels: np.ndarray) -> np.ndarray:
+    """Convert a BGR image (H, W, 3) to grey (H, W, 1), with OpenCV's weights: 0.114 blue + 0.587 green + 0.299 red.
+
+    The pixels of a grey image keep their values.
+    """
+    grey: np.ndarray = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    return grey[:, :, None]
 
 
 def as_bgr(image: PIL.Image.Image | np.ndarray) -> np.ndarray:
@@ -130,6 +142,7 @@ class EvaluationTransform:
             resizes to the largest image of the same aspect ratio that fits into `resize_size`, and pads it where it is smaller
             than the crop. The names are timm's.
         fill: colour of the padding, BGR, 0..255.
+        channels: 3 for BGR; 1 for grey, to which the resized image is converted.
     """
 
     size: Size = 224
@@ -138,6 +151,7 @@ class EvaluationTransform:
     views: int = 1
     crop_mode: str = "center"
     fill: tuple[float, ...] = (0.0, 0.0, 0.0)
+    channels: int = 3
 
     def __call__(self, image: Image, out: np.ndarray, rng: np.random.Generator | None = None) -> None:
         resized = self._resize(image.crop(0, 0, image.height, image.width))
@@ -149,7 +163,7 @@ class EvaluationTransform:
         if self.views in (2, 10):
             crops += [crop[:, ::-1] for crop in crops]
         for view, crop in zip(_list_of_views(out), crops, strict=True):
-            view[...] = crop
+            view[...] = to_grey(crop) if self.channels == 1 else crop
 
     def _resize(self, pixels: np.ndarray) -> np.ndarray:
         """Return the resized image, with padding if it is smaller than the crop."""
@@ -186,6 +200,8 @@ class TrainTransform:
         crop_mode: 'rrc' resizes a random crop; 'rkrc' resizes the image such that it covers the result, with small random
             changes (see `draw_kept_ratio`), and takes the central part; 'rkrr' takes a part at a random position. The names are
             timm's.
+        channels: 3 for BGR; 1 for grey, to which an image is converted after crop and resizing, before the policy and the
+            jitter: the jitter then changes brightness and contrast, and the saturation of a grey image does not change.
     """
 
     size: Size = 224
@@ -202,6 +218,7 @@ class TrainTransform:
     views: int = 1
     erases_first: bool = True
     crop_mode: str = "rrc"
+    channels: int = 3
 
     def __repr__(self) -> str:
         scale, ratio = (f"({low:.3g}, {high:.3g})" for low, high in (self.scale, self.ratio))
@@ -210,6 +227,7 @@ class TrainTransform:
         crop = f"{CROP_NAMES[self.crop_mode]}({self.size}, scale={scale}, ratio={ratio}, interpolation={self.interpolation})"
         steps = [
             crop,
+            self.channels == 1 and "Grayscale()",
             self.hflip and f"RandomHorizontalFlip(p={self.hflip})",
             self.vflip and f"RandomVerticalFlip(p={self.vflip})",
             self.views > 1 and f"Views({self.views}), of which the first skips the steps up to erasing",
@@ -225,17 +243,23 @@ class TrainTransform:
         assert rng is not None
         views = _list_of_views(out)
         # Without a policy between the flips and the jitter, `crop_resize` does all steps from the crop to the jitter.
-        crop_includes_jitter = self.policy is None and self.views == 1 and self.crop_mode == "rrc"
-        first = views[0] if crop_includes_jitter or self.views > 1 else None
+        is_grey = self.channels == 1
+        crop_includes_jitter = self.policy is None and self.views == 1 and self.crop_mode == "rrc" and not is_grey
+        first = views[0] if crop_includes_jitter or (self.views > 1 and not is_grey) else None
         if self.crop_mode == "rrc":
             pixels = image.crop_resize(self._draw_crop_resize(image, rng, with_jitter=crop_includes_jitter), first)
         else:
             pixels = self._resize_and_crop(image, rng, first)
+        if is_grey:
+            pixels = cv2.cvtColor(to_grey(pixels), cv2.COLOR_GRAY2BGR)  # policies and jitter take three channels
+            if self.views > 1:
+                views[0][...] = pixels[:, :, :1]
         for view in views[1:] if self.views > 1 else views:
-            result = pixels if crop_includes_jitter else self._apply_policy_and_jitter(pixels, view, rng)
+            target = None if is_grey else view
+            result = pixels if crop_includes_jitter else self._apply_policy_and_jitter(pixels, target, rng)
             result = self._apply_grayscale_and_blur(result, rng)
             if result is not view:
-                view[...] = result
+                view[...] = to_grey(result) if is_grey else result
         if self.erasing:
             for view in views if self.erases_first else views[1:]:
                 self.erasing(view, rng)
@@ -274,7 +298,7 @@ class TrainTransform:
         out[...] = part
         return out
 
-    def _apply_policy_and_jitter(self, pixels: np.ndarray, out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _apply_policy_and_jitter(self, pixels: np.ndarray, out: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
         """Return the augmented pixels: `out`, a new array, or `pixels` itself if nothing is applied."""
         if self.policy:
             pixels = self.policy(pixels, rng)
@@ -289,22 +313,8 @@ class TrainTransform:
         return pixels
 
     def draw_crop(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """Draw (top, left, height, width) of a crop as torchvision's RandomResizedCrop does: ten attempts, then the centre."""
-        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
-        for _ in range(CROP_ATTEMPTS):
-            area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * rng.random())
-            aspect = math.exp(low + (high - low) * rng.random())
-            crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if 0 < crop_width <= width and 0 < crop_height <= height:
-                top = int(rng.random() * (height - crop_height + 1))
-                left = int(rng.random() * (width - crop_width + 1))
-                return top, left, crop_height, crop_width
-        crop_width, crop_height = width, height
-        if width / height < self.ratio[0]:
-            crop_height = max(1, round(width / self.ratio[0]))
-        elif width / height > self.ratio[1]:
-            crop_width = max(1, round(height * self.ratio[1]))
-        return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+        """Draw (top, left, height, width) of a crop; see `draw_resized_crop`."""
+        return draw_resized_crop(height, width, self.scale, self.ratio, rng)
 
 
 def _list_of_views(out: np.ndarray) -> list[np.ndarray]:
@@ -324,7 +334,8 @@ def build_evaluation_transform(preprocessing: Preprocessing, views: int = 1) -> 
         preprocessing.interpolation,
         views,
         preprocessing.crop_mode,
-        preprocessing.border_color,
+        preprocessing.border_color * (3 // preprocessing.channels),
+        preprocessing.channels,
     )
 
 
@@ -338,12 +349,17 @@ def build_train_transform(data: DataConfig, augmentation: AugmentationConfig) ->
         return build_evaluation_transform(build_preprocessing(data))
     policy, erasing = None, None
     # Policies and erasing fill pixels with the mean by which the network normalizes; without normalization, with ImageNet's.
-    is_normalized = data.std != (1.0, 1.0, 1.0)
+    is_normalized = any(value != 1 for value in data.std)
+    channels = len(data.mean)
     if augmentation.aa:
-        policy = parse_policy(augmentation.aa, fill=data.mean) if is_normalized else parse_policy(augmentation.aa)
+        fill = data.mean if is_normalized else IMAGENET_MEAN
+        blue, green, red = [_grey_value(fill)] * 3 if channels == 1 else [*fill]
+        policy = parse_policy(augmentation.aa, fill=(blue, green, red))
     if augmentation.reprob:
-        colours = {"mean": data.mean, "std": data.std} if is_normalized else {}
-        erasing = RandomErasing(augmentation.reprob, augmentation.remode, augmentation.recount, **colours)
+        mean, std = (data.mean, data.std) if is_normalized else (RandomErasing.mean, RandomErasing.std)
+        if channels == 1:
+            mean, std = (_grey_value(mean),), (_grey_value(std),)
+        erasing = RandomErasing(augmentation.reprob, augmentation.remode, augmentation.recount, mean, std)
     return TrainTransform(
         size=data.train_crop_size or data.input_size,
         scale=augmentation.scale,
@@ -359,4 +375,10 @@ def build_train_transform(data: DataConfig, augmentation: AugmentationConfig) ->
         views=augmentation.aug_splits or 1,
         erases_first=not augmentation.resplit,
         crop_mode=augmentation.train_crop_mode,
+        channels=channels,
     )
+
+
+def _grey_value(colour: Sequence[float]) -> float:
+    """Return the grey value of a BGR colour, or of a colour that is grey already."""
+    return colour[0] if len(colour) == 1 else sum(weight * value for weight, value in zip(GREY, colour, strict=True))

@@ -10,7 +10,17 @@ from ..recipe import PlateauSchedule, fast_forward
 from .state import TrainingState
 
 # Options that decide what a checkpoint holds, or how its run began.
-FIXED = ("model_size", "split_bn", "opt", "opt_kwargs", "freeze", "backbone_lr_scale", "initial_checkpoint", "pretrained")
+FIXED = (
+    "model_size",
+    "in_chans",
+    "split_bn",
+    "opt",
+    "opt_kwargs",
+    "freeze",
+    "backbone_lr_scale",
+    "initial_checkpoint",
+    "pretrained",
+)
 
 
 @dataclass(frozen=True)

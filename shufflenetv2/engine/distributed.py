@@ -184,7 +184,8 @@ def wrap_ddp(model: nn.Module, device: torch.device) -> nn.Module:
     # the gradients of three or more processes are added. Force the rebuild now: otherwise the first iteration after a
     # resume would be rounded differently from the same iteration of an uninterrupted run.
     model.eval()
-    wrapped(torch.zeros(1, 3, 32, 32, device=device)).sum().backward()
+    channels = next(model.parameters()).shape[1]  # of the first convolution
+    wrapped(torch.zeros(1, channels, 32, 32, device=device)).sum().backward()
     model.train().zero_grad()
     return wrapped
 

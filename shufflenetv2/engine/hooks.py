@@ -33,7 +33,8 @@ class Hook:
         """Receive a batch on the device, after mixup and cutmix, before the update.
 
         Shape:
-            images (N, 3, H, W), BGR, 0..255; targets (N,), class indices, or with mixup or cutmix (N, n_class), probabilities.
+            images (N, C, H, W), BGR or grey, 0..255; targets (N,), class indices, or with mixup or cutmix (N, n_class),
+            probabilities.
         """
 
     def after_iteration(self, iteration: int, loss: Tensor, logits: Tensor) -> None:

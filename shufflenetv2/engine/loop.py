@@ -96,7 +96,7 @@ def train_step(
 
     Args:
         model: in train mode.
-        images: (N, 3, H, W), BGR, 0..255, uint8 or floating point, on the model's device.
+        images: (N, C, H, W), BGR or grey, 0..255, uint8 or floating point, on the model's device.
         targets: (N,) int64 class indices, or any tensor or nested tuple of tensors that the loss function takes.
         loss_function: (logits, targets) -> scalar, a mean over the images.
         optimizer: over the parameters of the model.
@@ -211,7 +211,7 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Args:
         model: network, or a wrapper around it.
-        batches: batches of images (N, 3, H, W), augmented as for training, on any device.
+        batches: batches of images (N, C, H, W), augmented as for training, on any device.
 
     Raises:
         ValueError: there are no batches.

@@ -213,7 +213,8 @@ def _demand_of_iterations(config: Config, iteration: IterationMemory) -> Demand:
 def _demand_of_files(config: Config, iteration: IterationMemory) -> Demand:
     """Return the demand of the loader and of the writer of checkpoints in main memory."""
     size, views = image_shape(config)
-    image, val_image = 3 * views * math.prod(size), 3 * math.prod(height_width(config.data.input_size))
+    image, val_image = views * math.prod(size), math.prod(height_width(config.data.input_size))
+    image, val_image = config.model.in_chans * image, config.model.in_chans * val_image
     # Besides the batch in use the loader holds BATCHES_AHEAD batches, and more if it has more threads than a batch has images.
     batches, workers = BATCHES_AHEAD + 1, worker_count(config.common.workers, distributed.local_world_size())
     return Demand(

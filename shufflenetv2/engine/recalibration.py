@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,9 +163,7 @@ def recalibration_config(weights: Weights, options: dict[str, Any]) -> Config:
         raise UserError("`batch_size` auto is for training; give a number, or leave it out for that of the recipe")
     if config.data.val_dir:
         recorded.pop("val_fraction", None)
-    if preprocessing := weights.preprocessing:
-        names = ("input_size", "resize_size", "mean", "std", "interpolation", "crop_mode")
-        recorded |= {name: getattr(preprocessing, name) for name in names}
+    recorded |= {**asdict(weights.preprocessing_or_default()), "in_chans": weights.channels}
     return config.replace(**{name: value for name, value in recorded.items() if name not in config.explicit})
 
 

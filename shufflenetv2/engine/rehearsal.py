@@ -67,11 +67,12 @@ def rehearse(config: Config, devices: Devices, class_names: list[str], weights: 
     with torch.random.fork_rng([device] if device.type == "cuda" else []), _meter(device) as meter:
         state = build_training_state(config, single, class_names, weights)
         placed, model = single.place(state.network), single.place(state.network, training=True)
-        teacher = load_teacher(config.distillation, len(class_names), class_names)
+        teacher = load_teacher(config.distillation, len(class_names), class_names, config.model.in_chans)
         settings = StepSettings.from_config(config, state.network, teacher and single.place(teacher))
 
         def blank_images(count: int) -> Tensor:
-            return torch.zeros(count, height, width, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
+            shape = (count, height, width, config.model.in_chans)
+            return torch.zeros(shape, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
 
         def iterate(samples: int) -> tuple[int, int, int]:
             """Perform an iteration as `train` does; return the bytes held, and those at the peaks before and in the step."""

@@ -245,8 +245,9 @@ def _build_network(config: Config, n_class: int, weights: Weights | None) -> Shu
     momentum, eps = BN_TF if model.bn_tf else (model.bn_momentum or 0.1, model.bn_eps or 1e-5)
     architecture = weights.architecture if weights else {}
     network = ShuffleNetV2(
-        data.input_size, n_class, model.model_size, dropout=model.drop, mean=data.mean, std=data.std, pooling=model.gp,
-        drop_path=model.drop_path, drop_block=model.drop_block, bn_eps=eps, bn_momentum=momentum,
+        data.input_size, n_class, model.model_size, in_chans=model.in_chans, dropout=model.drop, mean=data.mean,
+        std=data.std, pooling=model.gp, drop_path=model.drop_path, drop_block=model.drop_block, bn_eps=eps,
+        bn_momentum=momentum,
         **{name: architecture[name] for name in ("layout", "head_bias") if name in architecture},
     )  # fmt: skip
     network.initialize_weights(torch.Generator().manual_seed(config.optimization.seed))

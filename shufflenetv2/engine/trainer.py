@@ -69,7 +69,7 @@ class Trainer(Callbacks):
         self.state = build_training_state(config, devices, self.class_names, initial_weights, log.info)
         self.placed = devices.place(self.state.network)  # for evaluation
         self.model = distributed.wrap_ddp(devices.place(self.state.network, training=True), devices.first)
-        teacher = load_teacher(config.distillation, len(self.class_names), self.class_names)
+        teacher = load_teacher(config.distillation, len(self.class_names), self.class_names, config.model.in_chans)
         class_weights = build_class_weights(
             config.optimization.class_weights,
             self.class_names,

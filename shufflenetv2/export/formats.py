@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import height_width
 from ..errors import UserError
-from ..weights import Preprocessing, Weights
+from ..weights import Weights
 from .deployment import DeployedNetwork, fold_batch_norms
 from .metadata import ExportMetadata
 from .packages import import_optional, silenced
@@ -38,8 +38,9 @@ def export(
         weights: from `read_weights`.
         format: 'onnx', 'torchscript', 'exported' (torch's exported program) or 'executorch'.
         fold_bn: make each batch norm part of the convolution before it. torch's ONNX exporter does so in any case.
-        uint8_input: 'bgr-nchw', 'bgr-nhwc', 'rgb-nchw' or 'rgb-nhwc': the file takes uint8 images with this order of channels
-            and layout. By default it takes float32, BGR, NCHW. Values are 0..255 in both cases.
+        uint8_input: 'bgr-nchw', 'bgr-nhwc', 'rgb-nchw' or 'rgb-nhwc', or for grey images 'grey-nchw' or 'grey-nhwc': the file
+            takes uint8 images with this order of channels and layout. By default it takes float32, BGR or grey, NCHW. Values
+            are 0..255 in both cases.
         dynamic_batch: the file accepts any batch size instead of 1. TorchScript always does.
 
     Raises:
@@ -52,13 +53,16 @@ def export(
     """
     if format not in WRITERS:
         raise UserError(f"`format` must be one of {', '.join(WRITERS)}, not {format!r}")
-    channels, layout = (uint8_input or "bgr-nchw").split("-")
+    channels, layout = (uint8_input or ("grey-nchw" if weights.channels == 1 else "bgr-nchw")).split("-")
+    if (channels == "grey") != (weights.channels == 1):
+        kind, example = ("grey", "grey") if weights.channels == 1 else ("colour", "bgr")
+        raise UserError(f"`uint8_input` {uint8_input}: {weights.path} takes {kind} images; use {example}-{layout}")
     if format == "executorch" and dynamic_batch:
         raise UserError("`dynamic_batch`: ExecuTorch plans its memory for one batch size; leave it out", status=1)
     metadata = ExportMetadata(
         weights.model_size,
         weights.class_names,
-        weights.preprocessing or Preprocessing(),
+        weights.preprocessing_or_default(),
         channels,
         layout,
         dtype="uint8" if uint8_input else "float32",
@@ -68,7 +72,7 @@ def export(
     deployed = DeployedNetwork(fold_batch_norms(network) if fold_bn else network, metadata)
     size = height_width(metadata.preprocessing.input_size)
     # Trace a variable batch size with 2 images: torch.export specializes a dimension of size 1.
-    images = torch.full((1 if metadata.batch_size else 2, 3, *size), 128, dtype=torch.uint8)
+    images = torch.full((1 if metadata.batch_size else 2, weights.channels, *size), 128, dtype=torch.uint8)
     with torch.no_grad(), silenced():
         return WRITERS[format](deployed, metadata.to_input(images), metadata)
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,14 +17,14 @@ DIGITS = "digits"  # given in place of a folder, this selects the built-in image
 
 
 class SkipUnreadable:
-    """A data set of transformed images, in which an unreadable image is replaced by a black one.
+    """A data set of resized and cropped images, in which an unreadable image is replaced by a black one.
 
     Attributes:
         unreadable: {index: error message} of the unreadable images among those requested so far.
     """
 
     def __init__(self, dataset: Dataset, transform: EvaluationTransform) -> None:
-        self.dataset, self.transform = dataset, transform
+        self.dataset, self.transform = dataset, replace(transform, channels=3)
         self.class_names, self.targets, self.name = dataset.class_names, dataset.targets, dataset.name
         self.unreadable: dict[int, str] = {}
 

@@ -25,7 +25,7 @@ class ExportMetadata:
         model_size: '0.5x', '1.0x', '1.5x' or '2.0x'.
         class_names: in the order of the logits; None if the weight file did not contain them.
         preprocessing: how an image is resized and cropped before it is passed to the file, which normalizes it itself.
-        channels: 'bgr' or 'rgb'.
+        channels: 'bgr', 'rgb' or 'grey'.
         layout: 'nchw' or 'nhwc'.
         dtype: 'float32' or 'uint8'; the values are on the scale 0..255 in both.
         batch_size: the only batch size that the file accepts, or None if it accepts any.
@@ -43,7 +43,8 @@ class ExportMetadata:
     def input_shape(self) -> list[int | None]:
         """Shape of a batch of images; None where it may be any."""
         size = height_width(self.preprocessing.input_size)
-        return [self.batch_size, 3, *size] if self.layout == "nchw" else [self.batch_size, *size, 3]
+        channels = self.preprocessing.channels
+        return [self.batch_size, channels, *size] if self.layout == "nchw" else [self.batch_size, *size, channels]
 
     def __str__(self) -> str:
         shape = " x ".join("N" if length is None else str(length) for length in self.input_shape)
@@ -98,11 +99,13 @@ class ExportMetadata:
         crop_mode = steps.get("crop_mode", "center")  # version 0.1.0 had no other
         resize_size = steps["resize_short_side"] if "resize_short_side" in steps else steps[RESIZE_KEYS[crop_mode]]
         # The file normalizes images itself: of the mean, only the colour of the padding is left.
-        mean = tuple(steps.get("border_color", Preprocessing.mean))
+        channels = 1 if images["channels"] == "grey" else 3
+        mean = tuple(steps.get("border_color", (0.0,) * channels))
         preprocessing = Preprocessing(
             as_size(steps["center_crop"]),
             as_size(resize_size),
             mean=mean[::-1] if images["channels"] == "rgb" else mean,
+            std=(1.0,) * channels,
             interpolation=steps["interpolation"],
             crop_mode=crop_mode,
         )
@@ -117,7 +120,7 @@ class ExportMetadata:
         )
 
     def to_input(self, images: Tensor) -> Tensor:
-        """Convert images from uint8 (N, 3, H, W), BGR, to the input format of the file."""
+        """Convert images from uint8 (N, C, H, W), BGR or grey, to the input format of the file."""
         if self.channels == "rgb":
             images = images.flip(1)
         if self.layout == "nhwc":

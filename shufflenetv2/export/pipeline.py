@@ -9,7 +9,7 @@ from .. import files
 from ..config import CALIBRATION_IMAGES, ExportConfig
 from ..data import Dataset, FolderDataset, build_evaluation_transform, evaluation_batches
 from ..errors import UserError
-from ..weights import Preprocessing, Weights, read_weights
+from ..weights import Weights, read_weights
 from .formats import export, largest_difference
 from .images import DIGITS, open_images, select_evenly
 from .prediction import accuracy
@@ -33,7 +33,7 @@ def export_file(config: ExportConfig, log: Callable[[str], object] = print) -> N
     config.check()
     format, path = config.chosen_format, config.path
     weights = read_weights(config.model, use_ema=config.use_ema)
-    preprocessing = weights.preprocessing or Preprocessing()
+    preprocessing = weights.preprocessing_or_default()
     network = weights.network(preprocessing)
     transform = build_evaluation_transform(preprocessing)
     # Open all images first: a mistake should be reported before an export that takes minutes.

@@ -32,7 +32,7 @@ class Classifier:
     """A model from a weight file or an exported file; call it with images.
 
     Attributes:
-        logits: function from images, uint8 (N, 3, H, W), BGR, to logits (N, n_class), float32, on the CPU.
+        logits: function from images, uint8 (N, C, H, W), BGR or grey, to logits (N, n_class), float32, on the CPU.
         class_names: None if the file does not contain them.
         preprocessing: how images are resized and cropped.
         network: the network in eval mode; None for an exported file.
@@ -77,7 +77,7 @@ class Classifier:
         """Return the feature maps of every stage, and an embedding of each image.
 
         Args:
-            images: as for a call; or a tensor (N, 3, H, W), BGR, 0..255, which is used as it is.
+            images: as for a call; or a tensor (N, C, H, W), BGR or grey, 0..255, which is used as it is.
 
         Returns:
             The maps of `ShuffleNetV2.forward_features`, and 'embedding', float32 (N, 1024), or (N, 2048) for size 2.0x: the
@@ -182,7 +182,7 @@ def load(path: str | Path, device: str = "auto", *, use_ema: bool = False) -> Cl
 def _load_weights(path: Path, device: str, use_ema: bool) -> Classifier:
     torch_device = choose_devices(device).first
     weights = read_weights(path, use_ema=use_ema)
-    preprocessing = weights.preprocessing or Preprocessing()
+    preprocessing = weights.preprocessing_or_default()
     network = weights.network(preprocessing).to(torch_device)
 
     @torch.inference_mode()
@@ -219,7 +219,7 @@ def predict(
     preprocessing = classifier.preprocessing
     readable = SkipUnreadable(images, build_evaluation_transform(preprocessing))
     # The images of `readable` are already resized and cropped.
-    unchanged = EvaluationTransform(preprocessing.input_size, preprocessing.input_size)
+    unchanged = EvaluationTransform(preprocessing.input_size, preprocessing.input_size, channels=preprocessing.channels)
     start = 0
     for pixels, _ in evaluation_batches(readable, unchanged, batch_size, workers=workers):
         probabilities, labels = classifier.logits(pixels).softmax(dim=1).sort(dim=1, descending=True, stable=True)
@@ -237,7 +237,7 @@ def accuracy(logits: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor,
     """Return the top-1 and top-5 accuracy of a model.
 
     Args:
-        logits: function from images, uint8 (N, 3, H, W), BGR, to logits (N, n_class).
+        logits: function from images, uint8 (N, C, H, W), BGR or grey, to logits (N, n_class).
         batches: of images and targets.
     """
     correct, count = torch.zeros(2, dtype=torch.int64), 0

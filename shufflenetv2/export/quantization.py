@@ -23,7 +23,8 @@ def quantize(content: bytes, metadata: ExportMetadata, batches: Iterable[Tensor]
     Args:
         content: of the file in float32.
         metadata: of the same file.
-        batches: typical images, uint8 (N, 3, H, W), BGR. The smallest and largest value of each activation define its scale.
+        batches: typical images, uint8 (N, C, H, W), BGR or grey. The smallest and largest value of each activation define its
+            scale.
 
     Raises:
         UserError: if a package that quantization needs is not installed.

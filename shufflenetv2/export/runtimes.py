@@ -27,7 +27,7 @@ class Program:
         forward: takes images in the input format of the file.
 
     Shape:
-        images (N, 3, H, W), uint8, BGR -> logits (N, n_class), float32, on the CPU
+        images (N, C, H, W), uint8, BGR or grey -> logits (N, n_class), float32, on the CPU
     """
 
     metadata: ExportMetadata

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import accumulate
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import FineTuningConfig, ModelConfig
 from ..errors import UserError, nearest
@@ -11,6 +11,7 @@ from ..network import STAGE_UNITS, ShuffleNetV2, published_name
 from ..weights import Weights, describe_mismatch, pretrained_weights, read_weights
 
 CLASSIFIER = "classifier."
+STEM = "first_conv.0.weight"
 
 
 def read_initial_weights(fine_tuning: FineTuningConfig, model: ModelConfig) -> Weights | None:
@@ -48,6 +49,8 @@ def start_from(network: ShuffleNetV2, weights: Weights, class_names: list[str] |
         )
     expected, state_dict = network.state_dict(), dict(weights.state_dict)
     line = f"started from {weights.path} ({weights.model_size}, {weights.n_class} classes)"
+    state_dict[STEM], how = _adapt_stem(state_dict[STEM], network.in_chans)
+    line += how
     shapes, network_shapes = (
         {name: state[name].shape for name in state if name.startswith(CLASSIFIER)} for state in (state_dict, expected)
     )
@@ -69,9 +72,18 @@ def start_from(network: ShuffleNetV2, weights: Weights, class_names: list[str] |
     network.load_state_dict(state_dict, strict=False)
     if weights.preprocessing:
         mean, std = tuple(weights.preprocessing.mean), tuple(weights.preprocessing.std)
-        if (mean, std) != (network.mean, network.std):
+        if weights.preprocessing.normalization(network.in_chans) != (network.mean, network.std):
             line += f"; they were trained with mean {_in_words(mean)} and std {_in_words(std)}"
     return line
+
+
+def _adapt_stem(weight: Tensor, in_chans: int) -> tuple[Tensor, str]:
+    """Return the weights of the first convolution for another number of input channels, as in timm, and a text for the log."""
+    if weight.shape[1] == in_chans:
+        return weight, ""
+    if in_chans == 1:
+        return weight.sum(1, keepdim=True), "; the first convolution sums its weights for the three colours, for grey images"
+    return weight.repeat(1, 3, 1, 1) / 3, "; a third of the weights of the first convolution goes to each of the three colours"
 
 
 def freeze(network: ShuffleNetV2, names: Sequence[str]) -> str:

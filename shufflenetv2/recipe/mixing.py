@@ -36,13 +36,13 @@ class Mixing:
         """Mix a batch.
 
         Args:
-            images: (N, 3, H, W), any dtype.
+            images: (N, C, H, W), any dtype.
             targets: class indices, int64 (N,).
             iteration: number of the iteration, from 1.
             rank: number of this process, from 0.
 
         Returns:
-            Images, float32 (N, 3, H, W), and probabilities of the classes, float32 (N, n_class), on the device of `images`.
+            Images, float32 (N, C, H, W), and probabilities of the classes, float32 (N, n_class), on the device of `images`.
         """
         lams, boxes = self.draw(len(images), images.shape[2], images.shape[3], iteration, rank)
         lam = torch.from_numpy(lams).to(images.device, non_blocking=True)

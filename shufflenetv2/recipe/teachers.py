@@ -31,9 +31,10 @@ class Teacher(nn.Module):
         input_size: (height, width) to which images are resized; None to leave their size as it is.
         mean, std: for a network that takes normalized RGB images, in RGB order on the scale 0..1. None for a network that takes
             BGR images on 0..255, as the networks of this project do.
+        channels: number of input channels of the network. A network with three takes grey images as three equal channels.
 
     Shape:
-        images (N, 3, H, W), BGR, 0..255, uint8 or floating point -> logits (N, n_class), float32, without gradients
+        images (N, C, H, W), BGR or grey, 0..255, uint8 or floating point -> logits (N, n_class), float32, without gradients
     """
 
     def __init__(
@@ -42,10 +43,11 @@ class Teacher(nn.Module):
         input_size: tuple[int, int] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         self.network = network.requires_grad_(False)
-        self.input_size = input_size
+        self.input_size, self.channels = input_size, channels
         self.mean: Tensor | None
         self.std: Tensor | None
         for name, values in (("mean", mean), ("std", std)):
@@ -62,13 +64,17 @@ class Teacher(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.input_size and tuple(images.shape[-2:]) != self.input_size:
             images = functional.interpolate(images.float(), self.input_size, mode="bilinear", antialias=True)
+        if images.shape[1] < self.channels:
+            images = images.expand(-1, self.channels, -1, -1)
         if self.mean is not None and self.std is not None:
             images = (images.flip(1).float() - self.mean) / self.std
         logits: Tensor = self.network(images)
         return logits.float()
 
 
-def load_teacher(config: DistillationConfig, n_class: int, class_names: list[str] | None = None) -> Teacher | None:
+def load_teacher(
+    config: DistillationConfig, n_class: int, class_names: list[str] | None = None, in_chans: int = 3
+) -> Teacher | None:
     """Load the teacher that the options name, on the CPU; return None if they name none.
 
     Args:
@@ -78,6 +84,7 @@ def load_teacher(config: DistillationConfig, n_class: int, class_names: list[str
             weights. Images are still resized and normalized as for the published weights.
         n_class: number of classes of the training images.
         class_names: names of these classes, compared with the class names in the teacher's file, if there are any.
+        in_chans: number of channels of the training images.
 
     Raises:
         UserError: for an unknown teacher, for weights that are unavailable or do not fit, or if the teacher's classes are not
@@ -89,7 +96,10 @@ def load_teacher(config: DistillationConfig, n_class: int, class_names: list[str
     if Path(name).is_file() or name.endswith(FILE_ENDINGS):
         if checkpoint:
             raise UserError(f"`teacher` {name} is a file with weights; leave `teacher_checkpoint` {checkpoint} out")
-        return _teacher_from_file(name, n_class, class_names)
+        teacher = _teacher_from_file(name, n_class, class_names)
+        if teacher.channels < in_chans:
+            raise UserError(f"`teacher` {name} takes grey images, and the training images are in colour; use `in_chans=1`")
+        return teacher
     create, model_name = _find_model(name)
     try:
         teacher = create(model_name, n_class if checkpoint else None)
@@ -119,7 +129,7 @@ def _teacher_from_file(name: str, n_class: int, class_names: list[str] | None) -
         if teacher_class != train_class:
             raise UserError(f"`teacher` {name} has the class {teacher_class!r} where the training images have {train_class!r}")
     size = height_width(weights.preprocessing.input_size) if weights.preprocessing else None
-    return Teacher(network, size)
+    return Teacher(network, size, channels=weights.channels)
 
 
 def _require_classes(name: str, teacher_classes: int, n_class: int) -> None:
@@ -165,7 +175,7 @@ def _create_with_torchvision(name: str, n_class: int | None) -> Teacher:
         network = get_model(name, num_classes=n_class)
     preset = published.transforms()
     side = preset.crop_size[0]
-    return Teacher(network, (side, side), preset.mean, preset.std)
+    return Teacher(network, (side, side), mean=preset.mean, std=preset.std)
 
 
 def _create_with_timm(name: str, n_class: int | None) -> Teacher:
@@ -176,7 +186,7 @@ def _create_with_timm(name: str, n_class: int | None) -> Teacher:
     with _socket_timeout(), _cache_if_unreachable() if needs_hub else contextlib.nullcontext():
         network = timm.create_model(name, pretrained=n_class is None, num_classes=n_class)
     config: dict[str, Any] = timm.data.resolve_model_data_config(network)  # type: ignore[no-untyped-call, unused-ignore]
-    return Teacher(network, tuple(config["input_size"][1:]), config["mean"], config["std"])
+    return Teacher(network, tuple(config["input_size"][1:]), mean=config["mean"], std=config["std"])
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ def write_grid(path: Path, images: NDArray[np.uint8], captions: Sequence[str], c
 
     Args:
         path: destination; its folder is created if missing.
-        images: (N, 3, H, W) uint8, BGR, at least one; the first 64 are shown.
+        images: (N, C, H, W) uint8, BGR or grey, at least one; the first 64 are shown.
         captions: N texts, one below each image, shortened to two lines.
         columns: number of images in a row.
 
@@ -105,7 +105,9 @@ def write_grid(path: Path, images: NDArray[np.uint8], captions: Sequence[str], c
     """
     if not len(images) == len(captions) > 0:
         raise ValueError(f"{len(images)} images and {len(captions)} captions")
-    tiles = images[:MAX_IMAGES, ::-1].transpose(0, 2, 3, 1)  # RGB, (N, H, W, 3)
+    tiles = images[:MAX_IMAGES, ::-1].transpose(0, 2, 3, 1)  # RGB or grey
+    if tiles.shape[3] == 1:
+        tiles = tiles.repeat(3, 3)
     magnification = -(-MIN_TILE_WIDTH // tiles.shape[2])
     tiles = tiles.repeat(magnification, 1).repeat(magnification, 2)
     count, height, width = tiles.shape[:3]

@@ -138,6 +138,8 @@ def _refusal(project: str, weights: Weights) -> str:
     """Raise a UserError for properties that no other project's network has; else return the beginning of further messages."""
     weights.network()  # raises a UserError for incomplete weights
     refusal = f"{weights.path} cannot be converted to {project}, whose"
+    if weights.channels != 3:
+        raise UserError(f"{refusal} images have three channels; these weights take grey images")
     pooling, eps = weights.architecture.get("pooling", "avg"), weights.architecture.get("bn_eps", BN_EPS)
     if pooling != "avg":
         raise UserError(f"{refusal} pooling is 'avg', not {pooling!r}")

@@ -8,7 +8,7 @@ import torchinfo
 
 from ..config import height_width
 from ..network import SIZES, STEM_CHANNELS
-from .file import TRAINING_DETAILS, Preprocessing
+from .file import TRAINING_DETAILS
 from .reading import read_weights
 
 
@@ -26,7 +26,7 @@ def describe(path: str | Path, *, use_ema: bool = False) -> dict[str, Any]:
         - origin: the project that trained the weights, 'shufflenetv2', 'original', 'torchvision' or 'mmpretrain'.
         - model_size, n_class, class_names.
         - layout: 'original', 'torchvision', or 'both' for size 0.5x, whose layouts are equal.
-        - head_bias, pooling, bn_eps: further arguments of ShuffleNetV2.
+        - in_chans, head_bias, pooling, bn_eps: further arguments of ShuffleNetV2.
         - preprocessing: dict with the fields of Preprocessing.
         - iteration, accuracy, options (the recipe), version, host, time: information about the training.
         - averaged: these are averaged weights (EMA); recalibrated: batch norm was recalibrated after the training.
@@ -43,10 +43,10 @@ def describe(path: str | Path, *, use_ema: bool = False) -> dict[str, Any]:
     """
     weights = read_weights(path, use_ema=use_ema)
     network = weights.network()
-    preprocessing = weights.preprocessing or Preprocessing()
+    preprocessing = weights.preprocessing_or_default()
     summary = torchinfo.summary(
         network,
-        (1, 3, *height_width(preprocessing.input_size)),
+        (1, preprocessing.channels, *height_width(preprocessing.input_size)),
         depth=2,
         mode="eval",
         device="cpu",

@@ -32,7 +32,7 @@ class Preprocessing:
     Attributes:
         input_size: of the central crop, in pixels: its side, or (height, width).
         resize_size: rectangle that decides the size after resizing, in pixels: (height, width), or the side of a square.
-        mean: mean that the network subtracts, in BGR order on the scale 0..255.
+        mean: mean that the network subtracts, in BGR order on the scale 0..255. A single number is that of grey images.
         std: standard deviation by which the network then divides, in BGR order on the scale 0..255.
         interpolation: interpolation used to resize: 'bilinear', 'bicubic', ...
         crop_mode: 'center': the resized image covers `resize_size`; 'squash': it has exactly this size; 'border': it fits into
@@ -46,10 +46,27 @@ class Preprocessing:
     interpolation: str = "bilinear"
     crop_mode: str = "center"
 
+    @classmethod
+    def default(cls, channels: int) -> "Preprocessing":
+        """Return the original's preprocessing for images with this number of channels."""
+        return cls(mean=(0.0,) * channels, std=(1.0,) * channels)
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the network's input: 3, or 1 for grey images."""
+        return len(self.mean)
+
+    def normalization(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and standard deviation for a number of channels: for grey images, the average of the three colours."""
+        if channels == self.channels:
+            return self.mean, self.std
+        mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
+        return (mean,) * channels, (std,) * channels
+
     @property
     def border_color(self) -> tuple[float, ...]:
         """The colour of padding, BGR, 0..255: the mean, which becomes 0 when the network normalizes; black without padding."""
-        return tuple(float(round(value)) for value in self.mean) if self.crop_mode == "border" else (0.0, 0.0, 0.0)
+        return tuple(float(round(value)) for value in self.mean) if self.crop_mode == "border" else (0.0,) * self.channels
 
     def describe_geometry(self) -> str:
         """Describe resizing and cropping in one phrase about images."""
@@ -91,6 +108,16 @@ class Weights:
     architecture: dict[str, Any] = field(default_factory=dict)
     origin: str = "shufflenetv2"
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the network's input: 3, or 1 for grey images."""
+        channels: int = self.architecture.get("in_chans", 3)
+        return channels
+
+    def preprocessing_or_default(self) -> Preprocessing:
+        """Return the preprocessing in the file, or else the original's."""
+        return self.preprocessing or Preprocessing.default(self.channels)
 
     def metadata(self) -> dict[str, Any]:
         """Return everything but the tensors as plain values that JSON can represent."""
@@ -136,7 +163,7 @@ class Weights:
         Raises:
             UserError: if a tensor is missing, unknown or of another shape.
         """
-        preprocessing = preprocessing or self.preprocessing or Preprocessing()
+        preprocessing = preprocessing or self.preprocessing_or_default()
         network = ShuffleNetV2(
             preprocessing.input_size,
             self.n_class,

@@ -87,6 +87,7 @@ def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     last, pooled = state_dict["conv_last.0.weight"].shape[0], state_dict["classifier.0.weight"].shape[1]
     projected, main = first_unit_channels(state_dict)
     return {
+        "in_chans": state_dict["first_conv.0.weight"].shape[1] if "first_conv.0.weight" in state_dict else 3,
         "pooling": "catavgmax" if pooled == 2 * last else "avg",
         "layout": "torchvision" if projected == main != 0 else "original",
         "head_bias": "classifier.0.bias" in state_dict,
@@ -105,4 +106,6 @@ def first_unit_channels(state_dict: Mapping[str, Any]) -> tuple[int, int]:
 
 def is_original(state_dict: Mapping[str, Any]) -> bool:
     """Return whether the original's network, with its first unit and its head without biases, can have written the weights."""
-    return first_unit_channels(state_dict)[0] == STEM_CHANNELS and "classifier.0.bias" not in state_dict
+    architecture = infer_architecture(state_dict)
+    is_projected = first_unit_channels(state_dict)[0] == STEM_CHANNELS
+    return is_projected and architecture["in_chans"] == 3 and not architecture["head_bias"]

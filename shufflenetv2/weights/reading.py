@@ -82,7 +82,7 @@ def load_model(path: str | Path, *, use_ema: bool = False) -> ShuffleNetV2:
         UserError: if the file is missing, damaged, or contains another kind of model.
 
     Shape:
-        images (N, 3, H, W), BGR, 0..255, uint8 or floating point -> logits (N, n_class)
+        images (N, C, H, W), BGR or grey, 0..255, uint8 or floating point -> logits (N, n_class)
 
     Example:
         >>> model = load_model("models/model.pkl")

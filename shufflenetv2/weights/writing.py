@@ -52,7 +52,8 @@ def input_description(preprocessing: Preprocessing | None, to: str) -> str:
     preprocessing = preprocessing or Preprocessing()
     images = f"images {preprocessing.describe_geometry()}"
     if to in ("shufflenetv2", "safetensors"):
-        return f"{images}, BGR, 0..255; load_model normalizes them"
+        channels = "grey" if preprocessing.channels == 1 else "BGR"
+        return f"{images}, {channels}, 0..255; load_model normalizes them"
     if to == "original":
         normalized = ""
         if (preprocessing.mean, preprocessing.std) != (Preprocessing.mean, Preprocessing.std):
