@@ -1,5 +1,6 @@
 """Crop modes of evaluation (center, squash, border) and training (rrc, rkrc, rkrr): timm's geometry, and where they travel."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from timm.data.transforms import crop_or_pad as timms_crop_or_pad
 from shufflenetv2 import UserError, files, read_weights
 from shufflenetv2.cli.command import parse
 from shufflenetv2.data import DataIterator, EvaluationTransform, FolderDataset, TrainTransform
-from shufflenetv2.data.crops import centre, crop_or_pad, draw_kept_ratio, draw_position, fitted_size
+from shufflenetv2.data.crops import central_offset, crop_or_pad, draw_kept_ratio, draw_position, fitted_size
 from shufflenetv2.data.images import DecodedImage
 from shufflenetv2.export import ExportMetadata, load
 from shufflenetv2.rng import generator
@@ -84,7 +85,7 @@ def test_crops_beyond_the_edges_are_mirrored_as_timm_does() -> None:
         pixels = noise(height, width, trial)
         tensor = torch.from_numpy(np.pad(pixels, ((30, 30), (30, 30), (0, 0)), mode="reflect"))  # torch mirrors once only
         part = size[0], size[1]
-        top, left = centre(height, part[0]), centre(width, part[1])
+        top, left = central_offset(height, part[0]), central_offset(width, part[1])
         expected = center_crop_or_pad(torch.empty(3, height, width), size)
         result = crop_or_pad(pixels, top, left, part)
         assert result.shape[:2] == expected.shape[1:]
@@ -213,3 +214,11 @@ def test_the_crop_mode_travels_with_the_weights(command: Run, tmp_path: Path, ph
     again = read_weights("again.pkl").preprocessing
     assert again == weights.preprocessing
     assert "padded with the mean colour" in command("convert", "model.pkl", "other.pth", "--to", "original")[1]
+
+
+def test_a_file_that_was_exported_before_there_were_crop_modes_is_read() -> None:
+    strings = ExportMetadata("0.5x", None, Preprocessing(32, 40)).to_strings()
+    preprocessing = json.loads(strings["preprocessing"])
+    assert preprocessing.pop("crop_mode") == "center"
+    strings["preprocessing"] = json.dumps(preprocessing)
+    assert ExportMetadata.from_strings(strings).preprocessing == Preprocessing(32, 40)

@@ -38,6 +38,6 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 convert") -> int:
 
         weights = convert(config.source, config.destination, config.to, use_ema=config.use_ema)
         print(f"{config.destination}: ShuffleNetV2 {weights.model_size}, {weights.n_class} classes, from {weights.origin}")
-        print(f"its network expects {input_description(weights.preprocessing, config.to)}")
+        print(f"its network expects {input_description(weights.preprocessing_or_default(), config.to)}")
 
     return run_command(parser, run)

@@ -62,7 +62,7 @@ def crop_or_pad(
     return pixels[top : top + size[0], left : left + size[1]]
 
 
-def centre(length: int, part: int) -> int:
+def central_offset(length: int, part: int) -> int:
     """Return the start of the central part of a length; negative if the part is longer.
 
     The rounding is that of the original's central crop, and of timm's padding.

@@ -16,7 +16,7 @@ import torch
 
 from ..config import AugmentationConfig, DataConfig, Size, describe_size, height_width
 from ..weights import Preprocessing
-from .crops import centre, crop_or_pad, draw_kept_ratio, draw_position, draw_resized_crop, fitted_size
+from .crops import central_offset, crop_or_pad, draw_kept_ratio, draw_position, draw_resized_crop, fitted_size
 from .erasing import RandomErasing
 from .images import CropResize, Image
 from .jitter import UNCHANGED, draw_jitter
@@ -175,7 +175,7 @@ class EvaluationTransform:
         height, width = fitted_size(pixels.shape[0], pixels.shape[1], size)
         crop_height, crop_width = height_width(self.size)
         padded = max(height, crop_height), max(width, crop_width)
-        top, left = centre(height, padded[0]), centre(width, padded[1])
+        top, left = central_offset(height, padded[0]), central_offset(width, padded[1])
         return crop_or_pad(resize(pixels, height, width, self.interpolation), top, left, padded, self.fill)
 
 
@@ -287,7 +287,7 @@ class TrainTransform:
         size = height_width(self.size)
         height, width = draw_kept_ratio(image.height, image.width, size, self.scale, self.ratio, rng)
         if self.crop_mode == "rkrc":
-            top, left = centre(height, size[0]), centre(width, size[1])
+            top, left = central_offset(height, size[0]), central_offset(width, size[1])
         else:
             top, left = draw_position(height, size[0], rng), draw_position(width, size[1], rng)
         hflip, vflip, interpolation = self._draw_flips_and_interpolation(rng)
