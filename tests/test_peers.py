@@ -166,7 +166,7 @@ def test_a_distant_name_is_not_proposed(typed: str) -> None:
 
 
 def test_an_abbreviation_is_explained_and_not_taken_for_the_option() -> None:
-    assert refusal("--train-dir", "D", "--checkpoint", "3").endswith("did you mean --checkpoint-hist?")
+    assert refusal("--train-dir", "D", "--checkpoint-h", "3").endswith("did you mean --checkpoint-hist?")
 
 
 def test_the_nearest_choice_is_found_in_any_case_and_keeps_its_spelling() -> None:

@@ -22,7 +22,7 @@ def test_recalibrating_a_checkpoint_gives_the_model_file_of_its_run(train: Train
     recalibrate(tmp_path / "in.pth", tmp_path / "out.pkl", log=lines.append, device="cpu", workers=1)
     model, result = (torch.load(tmp_path / name, weights_only=True) for name in ("models/model.pkl", "out.pkl"))
     assert same_tensors(result["state_dict"], model["state_dict"])
-    for name in model.keys() - {"state_dict", "architecture", "accuracy", "time"}:
+    for name in model.keys() - {"state_dict", "architecture", "accuracy", "averaged", "time"}:
         assert result[name] == model[name], name
     assert result["accuracy"] == pytest.approx(model["accuracy"])
     before, progress, after, written = lines
