@@ -13,6 +13,7 @@ from torch.nn import functional
 from ..data import Dataset, Transform, evaluation_batches
 from ..report import ClassCounts, RunLog, ValidationMetrics, write_confusion, write_per_class
 from .distributed import all_reduce_max, all_reduce_sum, rank, world_size
+from .free_memory import release_freed_memory
 from .signals import GracefulShutdown
 
 MAX_CONFUSION_CLASSES = 2_000  # a confusion matrix of this many classes takes 32 MB
@@ -190,6 +191,7 @@ class Evaluator:
             ShutdownRequested: a signal arrived.
         """
         started = time.perf_counter()
+        release_freed_memory()
         batches = evaluation_batches(
             self._dataset, self._transform, self._batch_size * world_size(), workers=self._workers,
             pin_memory=self._pin_memory, rank=rank(), world_size=world_size(),
@@ -199,6 +201,7 @@ class Evaluator:
             confusion = final and not prefix and len(class_names) <= MAX_CONFUSION_CLASSES
             source = self._shutdown.interruptible(batches) if self._shutdown else batches
             result = evaluate(model, source, confusion=confusion)
+        release_freed_memory()
         metrics = ValidationMetrics(
             iteration, result.loss, result.top1_error, result.top5_error, time.perf_counter() - started,
             result.balanced_accuracy, result.macro_f1,

@@ -16,10 +16,12 @@ KIB = 1024
 UNKNOWN = 2**62  # bytes; more than any memory
 
 
-def release_freed_memory(device: torch.device) -> None:
-    """Return memory that torch has freed, and would use again, to the system."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+def release_freed_memory() -> None:
+    """Return main memory that was freed, and that the C library (glibc) keeps for later, to the system.
+
+    To be called between phases with batches of different sizes: the gaps that the tensors of one leave are of no use to
+    those of the other.
+    """
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if malloc_trim is not None:
         malloc_trim(0)

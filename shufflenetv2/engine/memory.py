@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, replace
 
+import torch
+
 from ..config import MAX_VAL_BATCH_SIZE, Config, height_width
 from ..data import BATCHES_AHEAD, worker_count
 from ..errors import UserError
@@ -17,12 +19,16 @@ from .devices import Devices
 from .free_memory import UNKNOWN, free_gpu_memory, free_host_memory, release_freed_memory
 from .rehearsal import IterationMemory, image_shape, rehearse
 
-# Ratio of the memory of a process to that of its tensors, which leave gaps between each other: a little more than the
-# highest that benchmarks/memory.py has measured.
-HEAP_OVERHEAD = 1.5  # glibc, which is made to keep freed memory; see devices.py
-CACHE_OVERHEAD = 1.1  # torch's allocator of GPU memory
-PINNED_OVERHEAD = 2  # torch's allocator of page-locked memory rounds sizes up to powers of 2
-OTHER_BYTES = 100_000_000  # libraries that are loaded later, stacks of threads, images that are being decoded
+# The memory of a process exceeds that of its tensors by gaps between them. On a CPU with glibc, which is made to keep freed
+# memory (devices.py), a gap can rarely be used by a tensor of the size that left it. Somewhat more than what
+# benchmarks/memory.py has measured: a fraction of all tensors, and a number of gaps as large as the largest tensor.
+HEAP_OVERHEAD = 1.3
+STEP_GAPS, STEP_GAPS_CHANNELS_LAST = 6.5, 3.5
+FORWARD_GAPS = 2.0  # in a forward pass without gradients
+OTHER_BYTES = 60_000_000  # libraries that are loaded later, stacks of threads, images that are being decoded
+# Not measured: torch's allocator of GPU memory; its allocator of page-locked memory, which rounds up to powers of 2.
+CACHE_OVERHEAD = 1.15
+PINNED_OVERHEAD = 2.0
 CHECKPOINT_COPIES = 3  # the tensors, the file as it is composed, and its bytes
 MULTIPLE = 8  # of which proposed batch sizes are multiples
 
@@ -143,7 +149,9 @@ class MemoryEstimate:
         """
         for place in self.places:
             if (size := place.bytes(batch_size, accum_steps)) > place.free:
-                remedy = " or ".join(self._remedies(batch_size, accum_steps)) + ", with `change_recipe`" * is_continued
+                remedy = " or ".join(self._remedies(batch_size, accum_steps))
+                if is_continued:
+                    remedy += ", with `change_recipe`"
                 raise UserError(
                     f"`batch_size` {batch_size} needs about {in_words(size)} of {place.name}, and {in_words(place.free)} are "
                     f"free; use {remedy} (`memory_check=False` leaves this check out)"
@@ -173,19 +181,23 @@ def estimate_memory(config: Config, devices: Devices, class_names: list[str], we
         weights: weights that the run starts from; None for random weights.
     """
     iteration = rehearse(config, devices, class_names, weights)
-    release_freed_memory(devices.first)
+    release_freed_memory()
+    if devices.first.type == "cuda":
+        torch.cuda.empty_cache()
     distributed.all_reduce_max(0)  # a barrier: the other processes of this machine have released their memory, too
     processes, on_machine = distributed.world_size(), distributed.local_world_size()
     on_device, on_host = _demand_of_iterations(config, iteration), _demand_of_files(config, iteration)
-    other, val_batch_size = Demand(fixed=OTHER_BYTES), config.data.val_batch_size
+    val_batch_size = config.data.val_batch_size
     if devices.first.type == "cuda":
         demand, gpus = on_device * CACHE_OVERHEAD, devices.count
         on_host *= PINNED_OVERHEAD
         places = [Place("GPU memory", free_gpu_memory(devices.first, gpus), demand, 1, processes * gpus, val_batch_size)]
+        gaps = Demand()
     else:
         on_host += on_device
+        gaps = _demand_of_gaps(config, iteration)
         places = []
-    demand = on_host * HEAP_OVERHEAD + other
+    demand = on_host * HEAP_OVERHEAD + gaps + Demand(fixed=OTHER_BYTES)
     places.append(Place("memory", free_host_memory(), demand, on_machine, processes, val_batch_size))
     return MemoryEstimate(tuple(map(_same_in_all_processes, places)), processes)
 
@@ -198,16 +210,28 @@ def _same_in_all_processes(place: Place) -> Place:
 
 def _demand_of_iterations(config: Config, iteration: IterationMemory) -> Demand:
     """Return the demand of the network and its batches on the device."""
-    size, views = image_shape(config)
-    enlargement = math.prod(height_width(config.data.input_size)) / math.prod(size)
+    views = image_shape(config)[1]
     buckets = iteration.gradients if distributed.world_size() > 1 else 0  # in which gradients are sent
     return Demand(
         fixed=iteration.state + iteration.step + buckets,
         per_sample=iteration.held,
         per_prepared=max(iteration.prepared - iteration.held, views * iteration.forward),
         per_stepped=iteration.stepped - iteration.held,
-        per_validated=math.ceil(iteration.forward * enlargement),
+        per_validated=math.ceil(iteration.forward * _enlargement(config)),
     )
+
+
+def _enlargement(config: Config) -> float:
+    """Return the number of pixels of a validation image as a multiple of that of a view of a training image."""
+    return math.prod(height_width(config.data.input_size)) / math.prod(image_shape(config)[0])
+
+
+def _demand_of_gaps(config: Config, iteration: IterationMemory) -> Demand:
+    """Return the demand of gaps as large as the largest tensor."""
+    step_gaps = STEP_GAPS_CHANNELS_LAST if config.execution.channels_last else STEP_GAPS
+    in_step, in_forward = step_gaps * iteration.largest, FORWARD_GAPS * iteration.largest
+    in_validation = in_forward / image_shape(config)[1] * _enlargement(config)
+    return Demand(0, 0, *map(math.ceil, (in_forward, in_step, in_validation)))
 
 
 def _demand_of_files(config: Config, iteration: IterationMemory) -> Demand:

@@ -24,9 +24,9 @@ from .devices import Devices
 from .loop import StepSettings, prepare_batch, train_step
 from .state import build_training_state
 
-# The smaller rehearsal has about as many pixels as this number of images of 224 pixels: few enough to take a fraction of a
-# second, and enough that activations, not gradients, determine the peak, as they do in a batch of usual size.
-REHEARSED_IMAGES = 2
+# Pixels of the smaller rehearsal: few enough to take a fraction of a second, and enough that activations, not gradients,
+# determine the peak, as they do in a batch of usual size.
+REHEARSED_PIXELS = 2 * 224**2
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class IterationMemory:
         prepared: of each sample, at the peak of mixing and of the teacher's forward pass; includes `held`.
         stepped: of each sample, at the peak of the training step; includes `held`.
         forward: of each training image, at the peak of a forward pass without gradients.
+        largest: of each sample, in the largest tensor; 0 on a GPU.
     """
 
     state: int
@@ -50,6 +51,7 @@ class IterationMemory:
     prepared: int
     stepped: int
     forward: int
+    largest: int
 
 
 def rehearse(config: Config, devices: Devices, class_names: list[str], weights: Weights | None) -> IterationMemory:
@@ -74,6 +76,8 @@ def rehearse(config: Config, devices: Devices, class_names: list[str], weights: 
             shape = (count, height, width, config.model.in_chans)
             return torch.zeros(shape, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
 
+        largest = []  # sizes of the largest tensors of each sample
+
         def iterate(samples: int) -> tuple[int, int, int]:
             """Perform an iteration as `train` does; return the bytes held, and those at the peaks before and in the step."""
             before = meter.live
@@ -82,6 +86,7 @@ def rehearse(config: Config, devices: Devices, class_names: list[str], weights: 
             images, targets, _ = prepare_batch(images, targets, settings.mixing, iteration=1)
             loss_targets = (targets, settings.teacher(images)) if settings.teacher else targets
             held, prepared = meter.live - before, meter.peak - before
+            largest.append(meter.largest // samples)
             meter.reset_peak()
             train_step(
                 model.train(), images, loss_targets, settings.loss_function, state.optimizer, state.scaler, clip=settings.clip
@@ -90,7 +95,7 @@ def rehearse(config: Config, devices: Devices, class_names: list[str], weights: 
             return held, prepared, meter.peak - before
 
         gradients = sum(each.nbytes for each in state.network.parameters() if each.requires_grad)
-        count = max(2, round(REHEARSED_IMAGES * 224**2 / (height * width) / views))
+        count = max(2, round(REHEARSED_PIXELS / (views * height * width)))
         chunk = samples_at_once(config, devices)
         if chunk <= 2 * count:
             held, prepared, stepped = iterate(chunk)
@@ -104,7 +109,10 @@ def rehearse(config: Config, devices: Devices, class_names: list[str], weights: 
         meter.reset_peak()
         with torch.no_grad():
             placed.eval()(blank_images(count))
-        return IterationMemory(state_bytes, gradients, step, held, prepared, stepped, (meter.peak - state_bytes) // count)
+        largest.append(views * meter.largest // count)
+        return IterationMemory(
+            state_bytes, gradients, step, held, prepared, stepped, (meter.peak - state_bytes) // count, max(largest)
+        )
 
 
 def image_shape(config: Config) -> tuple[tuple[int, int], int]:
@@ -124,15 +132,16 @@ class _TensorMeter(TorchDispatchMode):
     Attributes:
         live: bytes of the tensors that exist.
         peak: the largest value of `live` since `reset_peak`.
+        largest: size of the largest tensor created since `reset_peak`.
     """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.live = self.peak = 0
+        self.live = self.peak = self.largest = 0
         self._device, self._storages = device, dict[int, weakref.ref[torch.UntypedStorage]]()
 
     def reset_peak(self) -> None:
-        self.peak = self.live
+        self.peak, self.largest = self.live, 0
 
     def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
         output = operation(*arguments, **(named or {}))
@@ -152,11 +161,13 @@ class _TensorMeter(TorchDispatchMode):
 
         self._storages[key] = weakref.ref(storage, discount)
         self.live += size
-        self.peak = max(self.peak, self.live)
+        self.peak, self.largest = max(self.peak, self.live), max(self.largest, size)
 
 
 class _CudaMeter:
     """The same for a GPU, with what its libraries allocate, as torch's allocator counts it."""
+
+    largest = 0
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._before = device, torch.cuda.memory_allocated(device)

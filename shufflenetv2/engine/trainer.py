@@ -26,6 +26,7 @@ from .checkpoint import Checkpointer, checkpoint_name
 from .contention import CoreContention
 from .devices import Devices
 from .evaluation import EvaluationResult, Evaluator
+from .free_memory import release_freed_memory
 from .hooks import load_hooks
 from .loop import Callbacks, StepSettings, recalibrate_batch_norm, train
 from .nonfinite import NonFiniteLossError, next_gap, recover_from_nonfinite
@@ -323,6 +324,7 @@ class Trainer(Callbacks):
         count = max(1, min(len(self.train_set), RECALIBRATION_IMAGES) // self.config.optimization.batch_size)
         of_weights = f" of {name_weights(iteration, averaged)}" if prefix else ""
         self.log.info(f"recalibrating batch norm{of_weights} over {count} batches")
+        release_freed_memory()
         with closing(self._batches()) as batches:
             images = (next(batches)[0] for _ in range(count))
             recalibrate_batch_norm(model, self.shutdown.interruptible(images))
