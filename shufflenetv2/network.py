@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import ShuffleV2Block, conv_norm
-from .config import Size, height_width
 
 # size: output channels of stages 2, 3 and 4, and of the last convolution (table 5 of the paper)
 SIZES: dict[str, tuple[tuple[int, int, int], int]] = {
@@ -60,7 +59,7 @@ class ShuffleNetV2(nn.Module):
 
     def __init__(
         self,
-        input_size: Size = 224,
+        input_size: int | tuple[int, int] = 224,
         n_class: int = 1000,
         model_size: str = "1.5x",
         *,
@@ -77,14 +76,15 @@ class ShuffleNetV2(nn.Module):
         bn_momentum: float = 0.1,
     ) -> None:
         super().__init__()
-        choices = {"model_size": (model_size, SIZES), "pooling": (pooling, POOLINGS), "layout": (layout, LAYOUTS)}
+        choices = {
+            "model_size": (model_size, SIZES), "pooling": (pooling, POOLINGS), "layout": (layout, LAYOUTS),
+            "in_chans": (in_chans, INPUT_CHANNELS),
+        }  # fmt: skip
         for name, (value, allowed) in choices.items():
             if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
-        if min(height_width(input_size)) < SMALLEST_INPUT:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, not {value!r}")
+        if min((input_size,) if isinstance(input_size, int) else input_size) < SMALLEST_INPUT:
             raise ValueError(f"input_size must be at least {SMALLEST_INPUT} pixels, not {input_size}")
-        if in_chans not in INPUT_CHANNELS:
-            raise ValueError(f"in_chans must be 1 or 3, not {in_chans}")
         no_mean, no_std = (0.0,) * in_chans, (1.0,) * in_chans
         mean, std = no_mean if mean is None else tuple(mean), no_std if std is None else tuple(std)
         if not len(mean) == len(std) == in_chans:
