@@ -13,7 +13,7 @@ from ..errors import UserError
 from .config_files import Layer, merge, read_layers
 from .parser import OptionParser
 
-SPIN_COUNT = "5000"  # on quiet cores as fast as libgomp's own 300000; see benchmarks/shared_cores.py
+SPIN_COUNT = "100000"  # smaller values cost time on quiet cores; see benchmarks/shared_cores.py
 DESCRIPTION = "Train and evaluate ShuffleNetV2. Run the same command again after an interruption, and it continues."
 EXAMPLES = """examples:
   train on the built-in digits:     {prog} --config configs/digits.yaml
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
 
 
 def _limit_spinning() -> None:
-    """Let OpenMP's threads (libgomp) sleep soon when they wait for others, unless the user has chosen how they wait.
+    """Let OpenMP's threads (libgomp) sleep sooner when they wait for others, unless the user has chosen how they wait.
 
     By default they spin 300,000 times first, at each of the hundreds of barriers in an iteration: where other processes use
     the cores, for nothing. libgomp reads the variable when it is loaded, with torch.
