@@ -24,7 +24,7 @@ from .rehearsal import IterationMemory, image_shape, rehearse
 # benchmarks/memory.py has measured: a fraction of all tensors, and a number of gaps as large as the largest tensor.
 HEAP_OVERHEAD = 1.3
 STEP_GAPS, STEP_GAPS_CHANNELS_LAST = 6.5, 3.5
-FORWARD_GAPS = 2.0  # in a forward pass without gradients
+FORWARD_GAPS = 3.5  # in a forward pass without gradients
 OTHER_BYTES = 60_000_000  # libraries that are loaded later, stacks of threads, images that are being decoded
 # Not measured: torch's allocator of GPU memory; its allocator of page-locked memory, which rounds up to powers of 2.
 CACHE_OVERHEAD = 1.15
