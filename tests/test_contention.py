@@ -71,7 +71,7 @@ def test_a_system_without_these_figures_reports_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "environment", "expected"),
     [
-        (["train.py", "--train-dir", "absent"], {}, "GOMP_SPINCOUNT = '100000'"),
+        (["train.py", "--train-dir", "absent"], {}, "GOMP_SPINCOUNT = '5000'"),
         (["-m", "shufflenetv2", "info", "absent"], {"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'"),
         (["-m", "shufflenetv2", "info", "absent"], {"OMP_WAIT_POLICY": "active"}, "GOMP_SPINCOUNT = '30000000000'"),
     ],

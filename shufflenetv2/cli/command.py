@@ -13,7 +13,7 @@ from ..errors import UserError
 from .config_files import Layer, merge, read_layers
 from .parser import OptionParser
 
-SPIN_COUNT = "100000"  # smaller values cost time on quiet cores; see benchmarks/shared_cores.py
+SPIN_COUNT = "5000"  # beside busy processes larger values are at times far slower; see benchmarks/shared_cores.py
 DESCRIPTION = "Train and evaluate ShuffleNetV2. Run the same command again after an interruption, and it continues."
 EXAMPLES = """examples:
   train on the built-in digits:     {prog} --config configs/digits.yaml
