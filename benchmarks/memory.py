@@ -10,6 +10,7 @@ torch's allocator keeps until the process ends.
 import argparse
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -107,20 +108,24 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description="The memory of training, estimated and measured.")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    parser.add_argument("--cases", default="", help="regular expression; only the cases that match it")
+    parser.add_argument("--cases", default="", help="regular expression; the others keep their results in the output")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/memory.json, or memory_gpu.json")
     arguments = parser.parse_args()
     cases = CASES if arguments.device == "cpu" else CASES_GPU
-    results = {}
+    output = arguments.output or RESULTS / ("memory.json" if arguments.device == "cpu" else "memory_gpu.json")
+    results = json.loads(output.read_text())["results"] if arguments.cases and output.exists() else {}
     for case in cases:
         if re.search(arguments.cases, case):
             results[case] = measure(case, arguments.device)
             print(case, results[case], flush=True)
-    name = "memory.json" if arguments.device == "cpu" else "memory_gpu.json"
     write_report(
-        arguments.output or RESULTS / name,
+        output,
         ["python benchmarks/memory.py", "--device", arguments.device],
-        {"versions": installed_versions("torch"), "options of all": COMMON, "results": results},
+        {
+            "versions": installed_versions("torch") | {"C library": " ".join(platform.libc_ver())},
+            "options of all": COMMON,
+            "results": results,
+        },
     )
 
 

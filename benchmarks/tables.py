@@ -232,12 +232,29 @@ def cores_and_load_of_alone(report: dict[str, Any], alone: str) -> str:
     return f"{machine['cpu']}, {machine['cores']} cores, {lost:.1f} of them used by other programs while the run was alone"
 
 
+def memory(report: dict[str, Any]) -> str:
+    """Render the estimated and the measured memory of each case."""
+    lines = ["| options | estimated | measured peak | ratio |", "|---|---:|---:|---:|"]
+    lines += [
+        f"| `{options}` | {result['estimated MB']:,} MB | {result['measured MB']:,} MB | {result['ratio']:.2f} |"
+        for options, result in report["results"].items()
+    ]
+    lines += [
+        "",
+        f"All with `--config configs/digits.yaml {report['options of all']}`; beyond what the",
+        f"process held when it made the estimate; {report['machine']['cpu']}; {report['date']}; "
+        f"torch {report['versions']['torch']}, {report['versions']['C library']}.",
+    ]
+    return "\n".join(lines)
+
+
 TABLES = {
     "data_path": data_path,
     "data_path_large": data_path,
     "kill_test": kills,
     "kill_test_processes": kills,
     "recipes": recipes,
+    "memory": memory,
     "save_time": save_time,
     "shared_cores": shared_cores,
     "start_up": start_up,
