@@ -164,6 +164,7 @@ def test_an_ended_run_goes_on_when_it_is_prolonged(train_here: Train, tmp_path: 
         (("--model-size", "1.0x", "--change-recipe"), "--model-size cannot change within a run"),
         (("--opt", "adamw", "--learning-rate", "0.001", "--change-recipe"), "--opt cannot change within a run"),
         (("--opt-kwargs", "nesterov=True", "--change-recipe"), "--opt-kwargs cannot change within a run"),
+        (("--gp", "catavgmax", "--change-recipe"), "the recipe cannot change in this way within a run: "),
         (("--total-iters", "5", "--change-recipe"), "--total-iters 5 is less than the 12 iterations"),
         (("--total-iters", "5", "--prolong"), "--total-iters was 12 and is 5. Use --experiment NAME for a new run, "),
         (("--batch-size", "8", "--prolong"), "--change-recipe to go on with it"),

@@ -1,4 +1,4 @@
-"""The notebook runs, and data sets, augmentation, losses and hooks of one's own are added by following docs/extending.md."""
+"""The notebook runs, and so do the examples of docs/extending.md: a user's data set, augmentation, loss and hook."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def test_the_examples_of_the_documentation_run(
     sys.modules.pop(file.removesuffix(".py"))
 
 
-def test_a_loss_of_ones_own_takes_the_place_of_cross_entropy(
+def test_a_users_loss_takes_the_place_of_cross_entropy(
     train_here: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "constant_loss.py").write_text("def loss(logits, targets):\n    return (0 * logits).mean() + 42\n")
@@ -82,7 +82,7 @@ def halve(image, rng):
         (["--dataset", "digits", "--loss", "wrong:halve", "--bce-loss"], 2, "--loss replaces cross-entropy; leave --bce-loss"),
     ],
 )
-def test_mistakes_in_code_of_ones_own_get_one_line(
+def test_mistakes_in_a_users_code_get_one_line(
     train_here: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], status: int, message: str
 ) -> None:
     (tmp_path / "wrong.py").write_text(WRONG)

@@ -155,7 +155,7 @@ def test_mixup_prob_and_mixup_switch_prob_are_probabilities_of_mixing_and_of_cut
     for switch in (0.0, 0.2, 1.0):
         _, boxes = many_draws(mixup=1.0, cutmix_minmax=(0.3, 0.4), mixup_switch_prob=switch)
         assert np.mean(boxes.any(axis=0)) == pytest.approx(switch, abs=0.015)
-    # Without mixup every image gets cutmix, whatever mixup_switch_prob is.
+    # Without mixup every image gets cutmix; mixup_switch_prob has no effect.
     _, boxes = many_draws(cutmix_minmax=(0.3, 0.4), mixup_switch_prob=0.0)
     assert boxes.any(axis=0).all()
 

@@ -104,7 +104,7 @@ def test_a_thousand_classes_are_described_in_one_short_line(tmp_path: Path) -> N
     assert len(warning) < 250
 
 
-def test_images_on_both_sides_are_found_by_content_whatever_their_name(tmp_path: Path) -> None:
+def test_images_on_both_sides_are_found_by_content_under_any_name(tmp_path: Path) -> None:
     train, val = fill(tmp_path / "train", {"a": 30, "b": 30}), fill(tmp_path / "val", {"a": 20, "b": 20})
     assert pairs(train, val) == []
     shutil.copy(train / "a/0007.jpg", val / "a/0003.jpg")

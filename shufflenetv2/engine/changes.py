@@ -6,7 +6,9 @@ from typing import Any
 
 from ..config import DEFAULTS, RunConfig, describe_changes, in_words
 from ..errors import UserError
+from ..network import published_name
 from ..recipe import PlateauSchedule, fast_forward
+from ..weights import describe_mismatch
 from .state import TrainingState
 
 # Options that decide what a checkpoint holds, or how its run began.
@@ -83,8 +85,11 @@ def continue_changed(state: TrainingState, content: Mapping[str, Any], change: R
         A line for the log.
 
     Raises:
-        UserError: the new recipe groups the parameters in another way.
+        UserError: the new recipe has other parameters, or groups them in another way; nothing is changed then.
     """
+    state_dict = {published_name(name): tensor for name, tensor in content["state_dict"].items()}
+    if mismatch := describe_mismatch(state.network.state_dict(), state_dict):
+        raise UserError(f"the recipe cannot change in this way within a run: {mismatch} ({change})")
     before, now = content["optimizer"], state.optimizer.state_dict()
     if [len(group["params"]) for group in before["param_groups"]] != [len(group["params"]) for group in now["param_groups"]]:
         raise UserError(f"the recipe cannot change in this way within a run: it groups the parameters differently ({change})")
@@ -92,7 +97,7 @@ def continue_changed(state: TrainingState, content: Mapping[str, Any], change: R
     scheduler = state.scheduler.state_dict()
     state.load_state_dict(
         {
-            "state_dict_ema": content["state_dict"],  # the start of an average that the run did not have so far
+            "state_dict_ema": state_dict,  # the start of an average that the run did not have so far
             **content,
             "optimizer": {**before, "param_groups": groups},
             "scheduler": scheduler,

@@ -320,7 +320,10 @@ class Checkpointer:
         if name == self._config.resume and not self._config.resume_opt:
             state.load_weights(content)
         elif change := self.identity.change_since(content):
-            return Origin(name, continue_changed(state, content, change))
+            line = continue_changed(state, content, change)
+            if distributed.rank() == 0:
+                self._keep_results()  # not before it is certain that the run goes on
+            return Origin(name, line)
         else:
             state.load_state_dict(content)
         return Origin(name)
@@ -329,9 +332,7 @@ class Checkpointer:
         resume = self._config.resume
         if newest := read_newest(self.folder, interval):
             path, content = newest
-            change = self._accept(content, path, self.REMEDY)
-            if change:
-                self._keep_results()
+            self._accept(content, path, self.REMEDY)
         elif resume:
             path, content = Path(resume), read_checkpoint(Path(resume))
             if self._config.resume_opt:

@@ -29,7 +29,7 @@ class _Reading:
 
 
 class CoreContention:
-    """Report once when other processes keep the threads of this run waiting; silent on quiet cores, whatever the run does.
+    """Report once when other processes keep the threads of this run waiting; report nothing on quiet cores.
 
     Args:
         processes: number of processes of the run on this machine; the cores that this process uses are counted for each.

@@ -272,8 +272,8 @@ class Trainer(Callbacks):
         self.model.train()
         if state.complete_validation(results):
             self._write_best()
-        patience = self.config.run.early_stop_iters
-        if patience and state.iterations_without_improvement() >= patience:
+        patience, is_last = self.config.run.early_stop_iters, state.iteration == self.config.optimization.total_iters
+        if patience and not is_last and state.iterations_without_improvement() >= patience:
             state.stop_reason = f"no better {state.eval_metric} on validation for {patience} iterations"
 
     def _write_best(self) -> None:

@@ -56,7 +56,7 @@ class Teacher(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stay in eval mode, whatever the mode; called when a module that contains the teacher changes its mode."""
+        """Stay in eval mode; torch calls this method when a module that contains the teacher changes its mode."""
         super().train(False)
         return self
 

@@ -71,7 +71,7 @@ class Preprocessing:
     def describe_geometry(self) -> str:
         """Describe resizing and cropping in one phrase about images."""
         if self.crop_mode == "squash":
-            resized = f"resized to {describe_size(self.resize_size)} whatever their shape"
+            resized = f"resized to {describe_size(self.resize_size)} without keeping the aspect ratio"
         elif self.crop_mode == "border":
             resized = f"resized to fit into {describe_size(self.resize_size)}, padded with the mean colour"
         elif isinstance(self.resize_size, int):

@@ -69,7 +69,7 @@ def read_weights(path: str | Path, *, use_ema: bool = False) -> Weights:
 def load_model(path: str | Path, *, use_ema: bool = False) -> ShuffleNetV2:
     """Load the model in a weight file of any supported project (see `read_weights`), in eval mode on the CPU.
 
-    The model normalizes its input itself, whatever normalization the weights were trained with.
+    The model normalizes its input itself, as in the training of the weights.
 
     Args:
         path: a file of this trainer, the original, torchvision or mmpretrain.
