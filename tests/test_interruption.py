@@ -1,5 +1,6 @@
 """A run that is stopped or killed and then continued gives a bit-identical result, and never leaves a damaged file."""
 
+import itertools
 import os
 import random
 import re
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,26 @@ from torch import Tensor
 
 from shufflenetv2 import files
 from shufflenetv2.config import RunConfig
-from shufflenetv2.data import DataIterator, FolderDataset, TrainTransform
+from shufflenetv2.data import DataIterator, Digits, FolderDataset, TrainTransform
 from shufflenetv2.engine import Checkpointer, GracefulShutdown, Hook, RunIdentity, ShutdownRequested
-from shufflenetv2.engine.background import BackgroundWriter
+from shufflenetv2.engine.background import BackgroundWriter, time_limit
 from shufflenetv2.engine.checkpoint import checkpoint_name, every, list_checkpoints, read_newest
 from shufflenetv2.errors import UserError
 from tests.support import ONE_THREAD, ROOT, SHORT, Stop, Train, same_tensors
+
+FIFO = "stalled"  # reading this file blocks, as on a file system that does not answer
+
+
+class StallingDigits:
+    """Digits of which the training images are readable 80 times."""
+
+    def __init__(self, split: str, folder: str) -> None:
+        self._digits, self._is_training, self._readable = Digits(split), split == "train", itertools.count()
+        self.class_names, self.targets = self._digits.class_names, self._digits.targets
+
+    def image(self, index: int) -> np.ndarray | str:
+        return FIFO if self._is_training and next(self._readable) >= 80 else self._digits.images[index]
+
 
 LONGER = [
     *SHORT, "--total-iters", "40", "--display-interval", "1", "--val-interval", "10", "--save-interval", "15",
@@ -94,6 +110,31 @@ def test_a_run_stopped_by_a_signal_continues_to_a_bit_identical_result(tmp_path:
     assert "continuing from models/checkpoint-" in again.communicate(timeout=300)[0]
     assert again.returncode == 0
     assert same_tensors(read_results(tmp_path / "models"), read_results(uninterrupted))
+
+
+def test_a_run_whose_files_do_not_answer_stops_after_a_signal_with_its_last_complete_iteration_saved(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FIFO)
+    process = start(tmp_path, *LONGER, "--dataset", "tests.test_interruption:StallingDigits", "--workers", "2")
+    wait_for(process, "TRAIN Iter 5:")
+    with open(tmp_path / FIFO, "wb"):  # waits until a thread of the run reads the file
+        process.send_signal(signal.SIGTERM)
+        rest, errors = process.communicate(timeout=300)
+    assert (process.returncode, errors) == (143, "")
+    assert "stopped by SIGTERM after iteration 5;" in rest
+    assert torch.load(tmp_path / "models" / checkpoint_name(5), weights_only=True)["iteration"] == 5
+
+
+def test_a_batch_that_memory_cannot_hold_ends_the_run_with_one_line(tmp_path: Path) -> None:
+    def limit_memory() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (32 * 2**30, 32 * 2**30))
+
+    arguments = [*SHORT, "--batch-size", "100000000", "--no-memory-check"]
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments], cwd=tmp_path, env=os.environ | ONE_THREAD,
+        capture_output=True, text=True, timeout=300, preexec_fn=limit_memory,
+    )  # fmt: skip
+    assert (run.returncode, run.stderr.count("\n")) == (1, 1), run.stderr
+    assert "out of memory; use a smaller --batch-size" in run.stderr
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
@@ -226,6 +267,23 @@ def test_the_error_of_a_failed_write_is_raised_by_wait(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"file\.pth cannot be written: No such file"):
         writer.wait()
     writer.wait()  # the error is not raised a second time
+
+
+def test_a_wait_for_a_disk_that_does_not_answer_can_be_ended(tmp_path: Path) -> None:
+    release, writer = threading.Event(), BackgroundWriter()
+    writer.write(tmp_path / "file.pth", {}, on_written=release.wait)
+    try:
+        with GracefulShutdown() as shutdown:
+            os.kill(os.getpid(), signal.SIGTERM)
+            writer.while_waiting = shutdown.check_while_waiting
+            with pytest.raises(ShutdownRequested, match="SIGTERM"):
+                writer.write(tmp_path / "next.pth", {})
+        writer.while_waiting = time_limit(0)
+        with pytest.raises(UserError, match="could not be written within 0 seconds; the files written before are intact"):
+            writer.wait()
+    finally:
+        release.set()
+    writer.wait()
 
 
 def test_an_interval_is_in_iterations_or_in_time_or_in_both(monkeypatch: pytest.MonkeyPatch) -> None:

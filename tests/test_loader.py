@@ -22,6 +22,7 @@ from shufflenetv2.data import (
     TrainTransform,
     evaluation_batches,
 )
+from shufflenetv2.data.images import Image
 from shufflenetv2.data.order import BalancedOrder, SampleOrder
 from shufflenetv2.rng import RandomStreams, generator
 
@@ -174,6 +175,50 @@ def test_next_raises_an_error_that_names_the_unreadable_image(photographs: Path,
     (tmp_path / "cat" / "bad.jpg").write_bytes(b"not a picture")
     with pytest.raises(ImageError, match=r"bad\.jpg"):
         DataIterator(FolderDataset(tmp_path), TRANSFORM, 2).next()
+
+
+class MemoryErrorImages(Digits):
+    def image(self, index: int) -> Image:
+        raise MemoryError("no memory for this image")
+
+
+def test_whatever_ends_a_thread_is_raised_by_next_and_no_other_call_hangs() -> None:
+    too_large = DataIterator(Digits("train"), TRANSFORM, 10**12, workers=3)  # no computer can address such a batch
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="memory"):
+            too_large.next()
+    too_large.close()
+    failing = DataIterator(MemoryErrorImages("train"), TRANSFORM, 4, workers=3)
+    for _ in range(2):
+        with pytest.raises(MemoryError, match="no memory for this image"):
+            failing.next()
+    failing.close()
+
+
+def test_a_wait_for_a_file_that_does_not_answer_can_be_ended_and_its_thread_does_not_hold_up_the_close(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shufflenetv2.data.loader.CLOSE_SECONDS", 0.1)
+    release = threading.Event()
+
+    class Stalled(Digits):
+        def image(self, index: int) -> Image:
+            release.wait()
+            return super().image(index)
+
+    def stop() -> None:
+        raise InterruptedError
+
+    training = DataIterator(Stalled("train"), TRANSFORM, 4, workers=1, while_waiting=stop)
+    evaluation = evaluation_batches(Stalled("val"), EvaluationTransform(32, 36), 4, workers=1, while_waiting=stop)
+    try:
+        for batches in (training, evaluation):
+            with pytest.raises(InterruptedError):
+                next(batches)
+        training.close()
+        assert loader_threads()  # they were left behind
+    finally:
+        release.set()
 
 
 def loader_threads() -> list[threading.Thread]:

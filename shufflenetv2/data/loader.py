@@ -15,6 +15,7 @@ the number of threads and processes.
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from itertools import count
@@ -24,12 +25,16 @@ import torch
 from torch import Tensor
 
 from ..config import height_width
+from ..errors import UserError
 from ..rng import SAMPLE, RandomStreams
 from .datasets import Dataset
 from .order import BalancedOrder, SampleOrder
 from .transforms import Transform
 
 BATCHES_AHEAD = 2  # number of batches that are loaded while the training step uses an earlier batch
+
+POLL_SECONDS = 0.1  # between two calls of `while_waiting`
+CLOSE_SECONDS = 3.0  # how long to wait for threads that may never end, because a file system does not answer
 
 LoadSample = Callable[[int, np.ndarray], int]  # (position, memory to write the image into) -> target
 
@@ -69,6 +74,8 @@ class DataIterator:
         repeats: how many times in a row each sample appears, with different augmentation (repeated augmentation).
         balanced: draw every class equally often, see `BalancedOrder`.
         rank, world_size: number of this process (from 0), and number of processes; each process gets its slice of every batch.
+        while_waiting: called several times per second while `next` waits for a batch; an exception that it raises ends the
+            wait, for instance after a signal.
 
     Yields:
         images: uint8 (views * N, C, H, W), BGR or grey, in channels-last memory format. N is the batch size, or with
@@ -78,6 +85,7 @@ class DataIterator:
 
     Raises:
         ImageError: from `next`, if the batch contains an unreadable image.
+        BaseException: from `next`, whatever a thread raised, for instance if there is no memory for a batch.
     """
 
     def __init__(
@@ -95,11 +103,12 @@ class DataIterator:
         balanced: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        while_waiting: Callable[[], object] = lambda: None,
     ) -> None:
         def positions(batch_number: int) -> range:
             return range(offset + batch_number * batch_size, offset + (batch_number + 1) * batch_size)
 
-        self._dataset, self._positions = dataset, positions
+        self._dataset, self._positions, self._while_waiting = dataset, positions, while_waiting
         self._samples = _TrainingSamples(dataset, transform, seed, repeats, balanced)
         slices = (slice_of(positions(number), rank, world_size) for number in count(start_iteration))
         self._batches = _BatchThreads(self._samples.load, slices, batch_size // world_size, transform, workers, pin_memory)
@@ -107,7 +116,7 @@ class DataIterator:
 
     def next(self) -> tuple[Tensor, Tensor]:
         """Return the images and targets of the next batch."""
-        return self._batches.next()
+        return self._batches.next(self._while_waiting)
 
     __next__ = next
 
@@ -128,6 +137,7 @@ def evaluation_batches(
     pin_memory: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    while_waiting: Callable[[], object] = lambda: None,
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
     """Yield every sample once, in dataset order; the last batch may be shorter.
 
@@ -144,7 +154,7 @@ def evaluation_batches(
     batches = _BatchThreads(load, slices, batch_size // world_size, transform, workers, pin_memory)
     try:
         for _ in starts:
-            yield batches.next()
+            yield batches.next(while_waiting)
     finally:
         batches.close()
 
@@ -207,18 +217,31 @@ class _BatchThreads:
         self._pending: dict[int, _Batch] = {}  # batch number -> batch
         self._started = 0  # number of batches whose loading has begun
         self._returned = 0  # number of batches that `next` has returned
+        self._newest: _Batch | None = None  # the batch whose loading began last
         self._unclaimed: Iterator[tuple[int, int]] = iter(())  # (place in the batch, position) of the newest batch
         self._closed = False
+        self._error: BaseException | None = None  # ended a thread, and ends the others
         lock = threading.RLock()  # reentrant: a garbage collection inside a thread may call close()
         self._may_start_batch, self._batch_ready = threading.Condition(lock), threading.Condition(lock)
-        self._threads = [threading.Thread(target=self._run, name=f"loader-{n}", daemon=True) for n in range(workers)]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        for number in range(workers):
+            thread = threading.Thread(target=self._run, name=f"loader-{number}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self.close()
+                raise UserError(f"`workers` {workers}: the system starts no more than {number} threads", status=1) from error
+            self._threads.append(thread)
 
-    def next(self) -> tuple[Tensor, Tensor]:
+    def next(self, while_waiting: Callable[[], object]) -> tuple[Tensor, Tensor]:
         with self._batch_ready:
-            while not (self._closed or self._next_is_ready()):
-                self._batch_ready.wait()
+            while not (self._closed or self._error or self._next_is_ready()):
+                if not any(thread.is_alive() for thread in self._threads):
+                    raise RuntimeError("the threads that load images have ended without an error")
+                self._batch_ready.wait(POLL_SECONDS)
+                while_waiting()
+            if self._error:
+                raise self._error
             if self._closed:
                 raise ValueError("this loader is closed")
             batch = self._pending.pop(self._returned)
@@ -236,40 +259,52 @@ class _BatchThreads:
             self._batch_ready.notify_all()
         if threading.current_thread() not in self._threads:
             # Wait for the threads, because the process would abort if the interpreter exited while a thread is inside OpenCV.
-            # Each thread ends after at most one image.
+            # Each thread ends after at most one image, unless it waits for a file system that does not answer: such a thread
+            # is left behind, and does not keep the process alive.
+            deadline = time.monotonic() + CLOSE_SECONDS
             for thread in self._threads:
-                thread.join()
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _next_is_ready(self) -> bool:
-        return self._returned in self._pending and self._pending[self._returned].missing == 0
+        batch = self._pending.get(self._returned)
+        return batch is not None and (batch.missing == 0 or batch.error is not None)
 
     def _run(self) -> None:
-        while (claim := self._claim_sample()) is not None:
-            position, place, batch = claim
-            try:
-                batch.targets_array[place] = self._load(position, batch.images_array[:, place])
-            except BaseException as error:  # raised again by `next` for this batch
-                batch.error = error
+        try:
+            while (claim := self._claim_sample()) is not None:
+                self._load_sample(*claim)
+        except BaseException as error:  # raised again by `next`
             with self._batch_ready:
-                batch.missing -= 1
-                if batch.missing == 0:
-                    self._batch_ready.notify()
+                self._error = error
+                self._may_start_batch.notify_all()
+                self._batch_ready.notify_all()
+
+    def _load_sample(self, position: int, place: int, batch: _Batch) -> None:
+        try:
+            batch.targets_array[place] = self._load(position, batch.images_array[:, place])
+        except BaseException as error:  # raised again by `next` for this batch
+            batch.error = error
+        with self._batch_ready:
+            batch.missing -= 1
+            if batch.missing == 0 or batch.error is not None:
+                self._batch_ready.notify()
 
     def _claim_sample(self) -> tuple[int, int, _Batch] | None:
         """Return (position, place in the batch, batch) of the next sample to load; wait until its batch may be started.
 
-        None after the last sample, or if the loader is closed.
+        None after the last sample, if the loader is closed, or if another thread has ended with an error.
         """
         with self._may_start_batch:
-            while not self._closed:
-                if claim := next(self._unclaimed, None):
+            while not (self._closed or self._error):
+                if self._newest and (claim := next(self._unclaimed, None)):
                     place, position = claim
-                    return position, place, self._pending[self._started - 1]
+                    return position, place, self._newest
                 if self._started < self._returned + self._batches_ahead:
                     if (positions := next(self._slices, None)) is None:
                         return None
+                    self._newest = _Batch(len(positions), self._transform, self._pin_memory)
                     self._unclaimed = enumerate(positions)
-                    self._pending[self._started] = _Batch(len(positions), self._transform, self._pin_memory)
+                    self._pending[self._started] = self._newest
                     self._started += 1
                     self._batch_ready.notify()  # a batch without samples is ready at once
                 else:

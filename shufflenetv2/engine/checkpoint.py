@@ -364,6 +364,10 @@ class Checkpointer:
         if (hist or interval) and (validations is not None or not by_metric):
             prune(self.folder, hist=hist, interval=interval, scores=validations if by_metric else None)
 
+    def while_waiting(self, callback: Callable[[], object]) -> None:
+        """Set what is called while `save` and `wait` wait for a file; an exception that it raises ends the wait."""
+        self._writer.while_waiting = callback
+
     def check(self) -> None:
         """Raise the error of a write that failed."""
         self._writer.check()

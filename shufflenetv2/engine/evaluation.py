@@ -177,6 +177,7 @@ class Evaluator:
     ) -> None:
         self._dataset, self._transform, self._log, self._shutdown = dataset, transform, log, shutdown
         self._batch_size, self._workers, self._pin_memory = batch_size, workers, pin_memory
+        self._while_waiting = shutdown.check_while_waiting if shutdown else lambda: None
 
     def __call__(self, model: nn.Module, iteration: int, *, prefix: str = "", final: bool = False) -> EvaluationResult:
         """Evaluate a model, write the TEST line, and return the result.
@@ -194,7 +195,7 @@ class Evaluator:
         release_freed_memory()
         batches = evaluation_batches(
             self._dataset, self._transform, self._batch_size * world_size(), workers=self._workers,
-            pin_memory=self._pin_memory, rank=rank(), world_size=world_size(),
+            pin_memory=self._pin_memory, rank=rank(), world_size=world_size(), while_waiting=self._while_waiting,
         )  # fmt: skip
         class_names = self._dataset.class_names
         with closing(batches):

@@ -22,6 +22,7 @@ from ..recipe import build_class_weights, describe_class_weights, load_teacher
 from ..report import RunLog, TrainMetrics
 from ..weights import Weights, model_record
 from . import distributed
+from .background import time_limit
 from .checkpoint import Checkpointer, checkpoint_name
 from .contention import CoreContention
 from .devices import Devices
@@ -64,6 +65,7 @@ class Trainer(Callbacks):
         initial_weights: Weights | None = None,
     ) -> None:
         self.config, self.devices, self.checkpointer, self.log, self.shutdown = config, devices, checkpointer, log, shutdown
+        checkpointer.while_waiting(shutdown.check_while_waiting)
         self.train_set, self.val_set = datasets
         self.initial_weights, self.class_names = initial_weights, self.train_set.class_names
         self.preprocessing = build_preprocessing(config.data)
@@ -137,6 +139,7 @@ class Trainer(Callbacks):
             except NonFiniteLossError as error:
                 self.log.info(recover_from_nonfinite(error, self.config.run.on_nonfinite, self.state, self._restore))
             except ShutdownRequested:
+                self.checkpointer.while_waiting(time_limit())
                 self._save_at_exit()
                 raise
             except ImageError:
@@ -176,7 +179,7 @@ class Trainer(Callbacks):
             self.train_set, self._train_transform, optimization.batch_size, seed=optimization.seed,
             start_iteration=self.state.iteration, offset=self.state.order_offset, workers=self._workers,
             pin_memory=self.devices.pin_memory, repeats=data.aug_repeats, balanced=data.balanced_sampling,
-            rank=distributed.rank(), world_size=distributed.world_size(),
+            rank=distributed.rank(), world_size=distributed.world_size(), while_waiting=self.shutdown.check_while_waiting,
         )  # fmt: skip
 
     # ---- callbacks of the loop
