@@ -16,6 +16,7 @@ COMMANDS = {
     "recalibrate": ("recalibrate", "recompute the batch-norm statistics of a weight file"),
     "export": ("export", "write weights as ONNX, TorchScript, an exported program or ExecuTorch"),
     "predict": ("predict", "print the most likely classes of images"),
+    "report": ("report", "write the page report.html about a run again, or one that compares several runs"),
     "schema": ("schema", "print a JSON schema for YAML files of options, for editors"),
 }
 

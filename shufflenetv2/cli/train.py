@@ -66,6 +66,8 @@ def run_training(config: Config) -> int:
                 iteration = trainer.state.iteration
                 log.info(f"stopped by {signal} after iteration {iteration}; run the same command{hint} to continue")
                 return signal.status
+            finally:
+                trainer.write_report()
     return 0
 
 

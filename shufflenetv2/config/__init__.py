@@ -10,6 +10,7 @@ from .commands import InfoConfig as InfoConfig
 from .commands import PredictConfig as PredictConfig
 from .commands import PrepareConfig as PrepareConfig
 from .commands import RecalibrateConfig as RecalibrateConfig
+from .commands import ReportConfig as ReportConfig
 from .commands import Uint8Input as Uint8Input
 from .commands import WeightFormat as WeightFormat
 from .config import DEFAULTS as DEFAULTS

@@ -164,3 +164,13 @@ class PredictConfig:
     batch_size: Count = option(64, "images in a batch", short="-b")
     workers: Count | None = option(None, LOADER_THREADS, short="-j")
     device: Text = option("auto", "auto, cpu, cuda, cuda:N or mps; exported files run on the CPU only")
+
+
+@group("arguments of this command")
+class ReportConfig:
+    """Runs to report on."""
+
+    runs: Files = option(..., "log folder of a run, or its `save` folder; several runs are compared", positional=True)
+    out: File = option(
+        "", "file to write; default: report.html in the log folder, or comparison.html in this folder for several runs"
+    )

@@ -19,7 +19,7 @@ from ..data import (
 )
 from ..network import ShuffleNetV2
 from ..recipe import build_class_weights, describe_class_weights, load_teacher
-from ..report import RunLog, TrainMetrics
+from ..report import ReportPage, RunLog, TrainMetrics
 from ..weights import Weights, model_record
 from . import distributed
 from .background import time_limit
@@ -88,6 +88,7 @@ class Trainer(Callbacks):
         self._train_transform = build_train_transform(config.data, config.augmentation)
         self._workers = worker_count(config.common.workers, distributed.local_world_size())
         self._contention = CoreContention(distributed.local_world_size())
+        self._report = ReportPage(log.folder, *datasets) if log.folder else None
         self._evaluator = None
         if self.val_set is not None:
             self._evaluator = Evaluator(
@@ -262,6 +263,11 @@ class Trainer(Callbacks):
 
     # ---- evaluation and results
 
+    def write_report(self) -> None:
+        """Write report.html in the log folder, if there is one; a failure is a warning."""
+        if self._report:
+            self._report.update()
+
     def validate(self) -> None:
         """Evaluate the weights and their average, and write the better of them if they are the best; once per iteration."""
         state = self.state
@@ -278,6 +284,7 @@ class Trainer(Callbacks):
         patience, is_last = self.config.run.early_stop_iters, state.iteration == self.config.optimization.total_iters
         if patience and not is_last and state.iterations_without_improvement() >= patience:
             state.stop_reason = f"no better {state.eval_metric} on validation for {patience} iterations"
+        self.write_report()
 
     def _write_best(self) -> None:
         if best := self.state.best:

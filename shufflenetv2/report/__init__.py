@@ -7,4 +7,7 @@ from .figures import write_per_class as write_per_class
 from .log import RunLog as RunLog
 from .log import TrainMetrics as TrainMetrics
 from .log import ValidationMetrics as ValidationMetrics
+from .page import ReportPage as ReportPage
+from .page import write_page as write_page
 from .records import Records as Records
+from .runfiles import find_log_folder as find_log_folder

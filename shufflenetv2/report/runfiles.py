@@ -1,0 +1,176 @@
+"""Read the files in the log folder of a run; a file that is missing or damaged counts as empty."""
+
+import contextlib
+import csv
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError
+
+MAX_GUESSES = 5  # in a row of predictions.csv
+LOG_TIME = re.compile(r"^\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\] ", re.MULTILINE)
+LOG_ITERATION = re.compile(r"TRAIN Iter (\d+):")
+MODEL_TABLE = re.compile(r"^\[[\d :-]+\] (ShuffleNetV2 .* at .*\n(?:(?!\[\d{4}-).*\n)*)", re.MULTILINE)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A row of predictions.csv.
+
+    Attributes:
+        position: of the image in the validation set.
+        image: name of the image, usually its path in the validation set.
+        label, prediction: names of classes.
+        probability, label_probability: of the prediction, and of the label.
+    """
+
+    position: int
+    image: str
+    label: str
+    prediction: str
+    probability: float
+    label_probability: float
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line of train.log that has a time: seconds since the epoch, and the iteration if it is a TRAIN line."""
+
+    time: float
+    iteration: int | None
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Content of the log folder of a run.
+
+    Attributes:
+        folder: the log folder.
+        metrics: rows of metrics.jsonl, in the order of their iterations.
+        summary: content of summary.json.
+        predictions: rows of predictions.csv.
+        sessions: events of sessions.jsonl.
+        options: options.yaml, by name with dashes.
+        lines: lines of train.log with a time.
+        model: the table of layers in train.log.
+    """
+
+    folder: Path
+    metrics: list[Row]
+    summary: Row
+    predictions: list[Prediction]
+    sessions: list[Row]
+    options: Mapping[str, Any]
+    lines: list[LogLine]
+    model: str
+
+    @classmethod
+    def read(cls, folder: Path) -> "RunFiles":
+        """Read the files in a log folder."""
+        log = _read_text(folder / "train.log")
+        models: list[str] = MODEL_TABLE.findall(log)
+        return cls(
+            folder,
+            sorted(_read_json_lines(folder / "metrics.jsonl"), key=lambda row: row.get("iteration", 0)),
+            _read_json(folder / "summary.json"),
+            _read_predictions(folder / "predictions.csv"),
+            _read_json_lines(folder / "sessions.jsonl"),
+            _read_yaml(folder / "options.yaml"),
+            _read_log_lines(log),
+            models[-1].rstrip() if models else "",
+        )
+
+
+def find_log_folder(run: str | Path) -> Path:
+    """Return the log folder of a run, given this folder or the folder of its checkpoints.
+
+    Raises:
+        UserError: there is no log of a run.
+    """
+    folder = Path(run)
+    candidates = [folder, folder / "logs"]
+    parts = folder.parts
+    if "models" in parts:  # models/NAME has logs/NAME, and models has logs/models
+        at = len(parts) - 1 - parts[::-1].index("models")
+        candidates.append(Path(*parts[:at], "logs", *(parts[at + 1 :] or ("models",))))
+    for candidate in candidates:
+        if (candidate / "metrics.jsonl").exists() or (candidate / "options.yaml").exists():
+            return candidate
+    problem = "holds no log of a run (metrics.jsonl)" if folder.is_dir() else "does not exist"
+    raise UserError(f"{run} {problem}; give the log folder of a run, such as logs/NAME, or its `save` folder")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""
+
+
+def _read_json(path: Path) -> Row:
+    try:
+        content = json.loads(_read_text(path))
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _read_json_lines(path: Path) -> list[Row]:
+    rows = []
+    for line in _read_text(path).split("\n"):
+        with contextlib.suppress(ValueError):  # an incomplete line after a kill
+            row = json.loads(line)
+            if isinstance(row, dict):
+                rows.append(row)
+    return rows
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(_read_text(path))
+    except (yaml.YAMLError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _read_predictions(path: Path) -> list[Prediction]:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file)
+            columns = {name: column for column, name in enumerate(next(reader, []))}
+            image, label, prediction, probability, of_label = (
+                columns[name] for name in ("image", "label", "prediction", "probability", "label_probability")
+            )
+            return [
+                Prediction(
+                    position, unprotect(row[image]), unprotect(row[label]), unprotect(row[prediction]),
+                    float(row[probability]), float(row[of_label]),
+                )
+                for position, row in enumerate(reader)
+            ]  # fmt: skip
+    except (OSError, KeyError, IndexError, ValueError):
+        return []
+
+
+def _read_log_lines(log: str) -> list[LogLine]:
+    lines = []
+    for line in log.split("\n"):
+        if match := LOG_TIME.match(line):
+            iteration = LOG_ITERATION.search(line, match.end(), match.end() + 40)
+            time = datetime.fromisoformat(match[1]).timestamp()  # local time, as the log writes it
+            lines.append(LogLine(time, int(iteration[1]) if iteration else None))
+    return lines
+
+
+def unprotect(text: str) -> str:
+    """Remove the apostrophe that protects a field of predictions.csv against spreadsheet formulas."""
+    return text[1:] if text[:1] == "'" and text[1:2] in ("=", "+", "-", "@", "\t", "\r") else text

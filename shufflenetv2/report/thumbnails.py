@@ -1,0 +1,99 @@
+"""Choose the images that a report shows, and encode them as small JPEG files."""
+
+import base64
+from collections import defaultdict
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ..data import Dataset
+from ..errors import UserError
+from .runfiles import Prediction
+
+SHOWN = 24  # most confident mistakes, and least certain images
+FIRST_PER_CELL = 4  # images of a cell of the confusion matrix that come before those of any diagonal cell
+PER_CELL = 8  # images of a cell that are named
+MAX_NAMED = 2_000
+MAX_THUMBNAILS = 150
+SIDE = 112  # pixels of the longer side
+QUALITY = 75
+
+
+def select_mistakes(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Return the most confident mistakes, the most confident first."""
+    wrong = [row for row in predictions if row.prediction != row.label]
+    return sorted(wrong, key=lambda row: -row.probability)[:SHOWN]
+
+
+def select_uncertain(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Return the images with the least probable predictions, right or wrong, the least probable first."""
+    return sorted(predictions, key=lambda row: row.probability)[:SHOWN]
+
+
+def select_by_cell(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Return images for the cells of the confusion matrix: confident mistakes, and the least certain correct images.
+
+    The first image of every cell comes before the second of any. Cells with mistakes come before the diagonal, with their
+    first four images.
+    """
+    cells: dict[tuple[str, str], list[Prediction]] = defaultdict(list)
+    for row in predictions:
+        cells[row.label, row.prediction].append(row)
+    ranked = []
+    for (label, prediction), rows in cells.items():
+        is_mistake = label != prediction
+        rows.sort(key=lambda row: row.probability, reverse=is_mistake)
+        for rank, row in enumerate(rows[:PER_CELL]):
+            ranked.append(((rank >= FIRST_PER_CELL, not is_mistake, rank, -len(rows)), row))
+    ranked.sort(key=lambda entry: entry[0])
+    return [row for _, row in ranked[:MAX_NAMED]]
+
+
+def with_thumbnails(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Return the images to show as pictures, the most important first, each once."""
+    shown = (*select_mistakes(predictions), *select_uncertain(predictions), *select_by_cell(predictions))
+    return list({row.position: row for row in shown}.values())[:MAX_THUMBNAILS]
+
+
+def encode_thumbnails(
+    predictions: Sequence[Prediction], dataset: Dataset | None, cache: dict[str, str] | None = None
+) -> dict[str, str]:
+    """Return a data URI for each image that can be read, by its name.
+
+    Args:
+        predictions: of the data set, in its order.
+        dataset: the validation set; without it only the cache is used.
+        cache: data URIs of earlier calls by name, which is extended.
+    """
+    cache = {} if cache is None else cache
+    thumbnails = {}
+    for row in with_thumbnails(predictions):
+        if row.image not in cache and dataset is not None:
+            if row.position >= len(dataset) or as_written(dataset.name(row.position)) != row.image:
+                return {}  # the predictions are those of another data set
+            try:
+                cache[row.image] = _encode(dataset, row.position)
+            except (UserError, cv2.error):
+                continue
+        if row.image in cache:
+            thumbnails[row.image] = cache[row.image]
+    return thumbnails
+
+
+def as_written(name: str) -> str:
+    """Return a name as the files of a run have it: a name of a file need not be valid Unicode."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _encode(dataset: Dataset, index: int) -> str:
+    image = dataset.image(index)
+    pixels = image.crop(0, 0, image.height, image.width, min_size=(min(SIDE, image.height), min(SIDE, image.width)))
+    scale = SIDE / max(pixels.shape[:2])
+    if scale < 1:
+        height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    is_small = max(pixels.shape[:2]) < SIDE / 2  # a handful of pixels: lossless, and enlarged by the browser
+    suffix, kind = (".png", "png") if is_small else (".jpg", "jpeg")
+    _, encoded = cv2.imencode(suffix, np.ascontiguousarray(pixels), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
