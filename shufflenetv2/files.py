@@ -15,6 +15,7 @@ import os
 import pickle
 import secrets
 import socket
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 MARKER = b"sha256->"
+ALLOCATION = b"builtin__\nbytearray\n"  # in a pickle: a bytearray, of whatever size the pickle wants
 TRAILER_BYTES = len(MARKER) + hashlib.sha256().digest_size
 
 
@@ -69,6 +71,7 @@ def read(path: Path, *, require_checksum: bool = False) -> Any:
             raise DamagedFileError(f"{path} is damaged: its content does not match its checksum")
     elif require_checksum:
         raise DamagedFileError(f"{path} is truncated, or was not written by this program: its checksum is missing")
+    _require_uncompressed(path, data)
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -77,6 +80,34 @@ def read(path: Path, *, require_checksum: bool = False) -> Any:
         raise DamagedFileError(f"{path} is not a file of weights") from error
     except Exception as error:  # for files of other formats torch.load raises errors of many types
         raise DamagedFileError(f"{path} is not a file of weights") from error
+
+
+def zip_members(path: Path) -> list[str]:
+    """Return the names of the members of a zip archive; [] for anything else, or if the archive is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except Exception:  # for damaged archives zipfile raises errors of many types
+        return []
+
+
+def _require_uncompressed(path: Path, data: bytes) -> None:
+    """Refuse content that would take much more memory than it has bytes; `torch.save` compresses nothing."""
+    pickles = [data]
+    if data.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                members = archive.infolist()
+                size = sum(member.file_size for member in members)
+                if size > len(data) or any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                    raise DamagedFileError(f"{path} is not a file of weights: it is a compressed archive of {size:,} bytes")
+                pickles = [archive.read(member) for member in members if member.filename.endswith("data.pkl")]
+        except DamagedFileError:
+            raise
+        except Exception as error:  # for damaged archives zipfile raises errors of many types
+            raise DamagedFileError(f"{path} is not a file of weights") from error
+    if any(ALLOCATION in pickle for pickle in pickles):
+        raise DamagedFileError(f"{path} holds more than tensors and plain values, and is not loaded")
 
 
 # ---- any file

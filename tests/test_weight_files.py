@@ -329,7 +329,7 @@ def test_safetensors_files_can_be_exchanged_with_other_programs(tmp_path: Path) 
     # The format has neither channels_last tensors nor shared memory.
     for name, tensor in state_dict.items():
         state_dict[name] = tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-    state_dict["conv5.1.running_var"] = state_dict["conv5.1.running_mean"]
+    state_dict["conv5.1.running_mean"] = state_dict["conv5.1.running_var"]
     torch.save(state_dict, tmp_path / "strided")
     convert(tmp_path / "strided", tmp_path / "out", "safetensors")
     assert same_tensors(read_weights(tmp_path / "out").state_dict, read_weights(tmp_path / "strided").state_dict)

@@ -36,7 +36,9 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 convert") -> int:
         config = parser.parse_group(ConvertConfig, argv)
         from ..weights import convert, input_description  # here because torch takes seconds to import
 
-        weights = convert(config.source, config.destination, config.to, use_ema=config.use_ema)
+        weights = convert(
+            config.source, config.destination, config.to, use_ema=config.use_ema, check_weights=config.check_weights
+        )
         print(f"{config.destination}: ShuffleNetV2 {weights.model_size}, {weights.n_class} classes, from {weights.origin}")
         print(f"its network expects {input_description(weights.preprocessing_or_default(), config.to)}")
 

@@ -26,7 +26,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 info") -> int:
         config = parser.parse_group(InfoConfig, argv)
         from ..weights import describe  # here because torch takes seconds to import
 
-        info = describe(config.model, use_ema=config.use_ema)
+        info = describe(config.model, use_ema=config.use_ema, check_weights=config.check_weights)
         if config.json:
             print(json.dumps({name: value for name, value in info.items() if name != "table"}, indent=2), flush=True)
         else:
@@ -85,7 +85,7 @@ def _format_accuracy(accuracy: Mapping[str, float] | None) -> str:
     if accuracy is None:
         return ""
     text = f"top-1 {accuracy['top1']:.2%}, top-5 {accuracy['top5']:.2%}, loss {accuracy['loss']:.4f}"
-    if "balanced_accuracy" not in accuracy:  # a file of version 0.1.0
+    if not {"balanced_accuracy", "macro_f1"} <= accuracy.keys():  # a file of version 0.1.0
         return text
     return f"{text}, balanced accuracy {accuracy['balanced_accuracy']:.2%}, macro F1 {accuracy['macro_f1']:.4f}"
 

@@ -22,6 +22,7 @@ from .config import Config as Config
 from .config import GivenRate as GivenRate
 from .config import describe_changes as describe_changes
 from .data import DataConfig as DataConfig
+from .data import Interpolation as Interpolation
 from .fields import Option as Option
 from .fields import group as group
 from .fields import in_words as in_words
@@ -38,6 +39,9 @@ from .run import RunConfig as RunConfig
 from .training import REFERENCE_BATCH_SIZE as REFERENCE_BATCH_SIZE
 from .training import OptimizationConfig as OptimizationConfig
 from .training import ScheduleConfig as ScheduleConfig
+from .types import MAX_COUNT as MAX_COUNT
+from .types import MAX_SIDE as MAX_SIDE
+from .types import MIN_SIDE as MIN_SIDE
 from .types import Size as Size
 from .types import as_size as as_size
 from .types import contains as contains

@@ -21,6 +21,7 @@ EXPORT_SUFFIXES: dict[str, str] = {
 CALIBRATION_IMAGES = 256
 
 WEIGHT_FILE = "weight file of this trainer, the original, torchvision or mmpretrain"
+CHECK_WEIGHTS = "do not refuse weights that are NaN or infinite, and variances below 0"
 LOADER_THREADS = "number of threads that load images; default: the usable cores"
 
 
@@ -46,6 +47,7 @@ class InfoConfig:
 
     model: File = option(..., WEIGHT_FILE, positional=True)
     use_ema: bool = option(False, USE_EMA)
+    check_weights: bool = option(True, CHECK_WEIGHTS)
     json: bool = option(False, "print JSON")
 
 
@@ -57,6 +59,7 @@ class ConvertConfig:
     destination: File = option(..., "file to write; an existing file is replaced", positional=True)
     to: WeightFormat = option(..., "format of the file to write")
     use_ema: bool = option(False, USE_EMA)
+    check_weights: bool = option(True, CHECK_WEIGHTS)
 
 
 @group("arguments of this command")

@@ -72,6 +72,9 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+MAX_COUNT = 2**53 - 1  # the largest whole number up to which floating point is exact
+MIN_SIDE, MAX_SIDE = 16, 8192  # of an image, in pixels
+
 _COUNT = r"[0-9]*[1-9][0-9]*"
 _TIME = rf"({_COUNT}(\.[0-9]*)?|[0-9]*\.{_COUNT})[smh]"
 

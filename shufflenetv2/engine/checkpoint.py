@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from .. import __version__, files
 from ..config import DEFAULTS, RunConfig, split_interval
 from ..data import Dataset
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..network import published_name
+from ..weights import Iteration, Metadata, check_metadata
 from . import distributed
 from .background import BackgroundWriter
 from .changes import RecipeChange, continue_changed
@@ -26,6 +27,22 @@ from .state import TrainingState
 FILES_OF_A_RUN = ("*checkpoint-*.pth.tar", "model*.pkl", "best*.pkl", "best.pth.tar")  # version 0.1 wrote best.pth.tar
 _NAME = re.compile(r"checkpoint-(\d+)\.pth\.tar")
 logger = logging.getLogger(__name__)
+
+
+class RunRecord(Metadata, total=False):
+    """What a checkpoint or result of a run contains besides the metadata of weights; all but checkpoints lack some of it."""
+
+    state_dict: dict[str, Any]
+    state_dict_ema: dict[str, Any]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    scaler: dict[str, Any]
+    progress: dict[str, Any]
+    best_weights: dict[str, Any] | None
+    validated: Iteration
+    validations: dict[Iteration, float]
+    skipped: list[tuple[Iteration, Iteration]]
+    order_offset: int
 
 
 def checkpoint_name(iteration: int, tag: str = "") -> str:
@@ -76,9 +93,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         DamagedFileError: the file is damaged, or is not a checkpoint of this program.
         OSError: the file cannot be read.
     """
-    content: dict[str, Any] = files.read(path, require_checksum=True)
+    content = read_record(path)
     if "optimizer" not in content:
         raise files.DamagedFileError(f"{path} holds no optimizer state; `initial_checkpoint` starts from weights alone")
+    return content
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a file that a run has written.
+
+    Raises:
+        DamagedFileError: the file is damaged, or a run would not have written its content.
+        OSError: the file cannot be read.
+    """
+    content = files.read(path, require_checksum=True)
+    if not isinstance(content, dict):
+        raise files.DamagedFileError(f"{path} holds a {type(content).__name__}, and no record of a run")
+    try:
+        check_metadata(path, RunRecord, content)
+    except UserError as error:
+        raise files.DamagedFileError(str(error)) from error
     return content
 
 
@@ -108,7 +142,7 @@ def recorded_options(folder: Path, config: RunConfig) -> dict[str, Any]:
     paths += [Path(config.resume)] if config.resume and config.resume_opt else []
     for path in paths:
         with contextlib.suppress(files.DamagedFileError, OSError):
-            options: dict[str, Any] = files.read(path, require_checksum=True)["options"]
+            options: dict[str, Any] = read_record(path)["options"]
             return options
     return {}
 
@@ -258,7 +292,7 @@ class Checkpointer:
         if not path.exists():
             return False
         try:
-            content = files.read(path, require_checksum=True)
+            content = read_record(path)
         except files.DamagedFileError as error:
             logger.warning("%s; it will be written again", error)
             return False
@@ -294,7 +328,7 @@ class Checkpointer:
         result = self.folder / RESULT
         if not result.exists():
             return
-        iteration = files.read(result)["iteration"]
+        iteration = read_record(result)["iteration"]
         for path in (self.folder / BEST, self.folder / RESULT_EMA, result):
             if path.exists():
                 path.rename(path.with_name(f"{path.stem}-{iteration:06}{path.suffix}"))
@@ -317,6 +351,13 @@ class Checkpointer:
         if checkpoint is None:
             return None
         name, content = checkpoint
+        try:
+            return self._load(state, name, content)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            # Its checksum is right: another program wrote it, or a version that this one does not know.
+            raise UserError(f"{name} does not hold the state of a run: {one_line(error)}", status=1) from error
+
+    def _load(self, state: TrainingState, name: str, content: dict[str, Any]) -> Origin:
         if name == self._config.resume and not self._config.resume_opt:
             state.load_weights(content)
         elif change := self.identity.change_since(content):

@@ -3,18 +3,52 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import FiniteFloat, StrictStr
 from torch import Tensor
+from typing_extensions import Required, TypedDict
 
 from .. import __version__
-from ..config import as_size, height_width
-from ..weights import Preprocessing
+from ..config import Interpolation, as_size, height_width
+from ..errors import UserError
+from ..weights import ImageSize, Preprocessing, check_metadata
 
 # Crop mode: name of the height and width to which images are resized
 RESIZE_KEYS = {"center": "resize_to_cover", "squash": "resize_to", "border": "resize_to_fit"}
 KEYS = ("shufflenetv2", "model_size", "class_names", "preprocessing", "input")
+
+
+class StepsRecord(TypedDict, total=False):
+    """How an image is resized and cropped; the sizes stand under the names in RESIZE_KEYS."""
+
+    crop_mode: Literal["center", "squash", "border"]
+    resize_short_side: ImageSize
+    resize_to_cover: ImageSize
+    resize_to: ImageSize
+    resize_to_fit: ImageSize
+    border_color: tuple[FiniteFloat, ...]
+    interpolation: Required[Interpolation]
+    center_crop: Required[ImageSize]
+
+
+class InputRecord(TypedDict):
+    """Format of a batch of images."""
+
+    channels: Literal["bgr", "rgb", "grey"]
+    layout: Literal["nchw", "nhwc"]
+    dtype: Literal["float32", "uint8"]
+    shape: tuple[Literal[1] | None, int, int, int]
+
+
+class ExportRecord(TypedDict):
+    """What `ExportMetadata.to_strings` writes, apart from the version."""
+
+    model_size: Literal["0.5x", "1.0x", "1.5x", "2.0x"]
+    class_names: list[StrictStr] | None
+    preprocessing: StepsRecord
+    input: InputRecord
 
 
 @dataclass(frozen=True)
@@ -89,18 +123,31 @@ class ExportMetadata:
         return resizing
 
     @classmethod
-    def from_strings(cls, strings: Mapping[str, str]) -> "ExportMetadata":
+    def from_strings(cls, strings: Mapping[str, str], name: str = "the exported file") -> "ExportMetadata":
         """Restore what `to_strings` returned.
 
+        Args:
+            name: name of the file, for error messages.
+
         Raises:
-            KeyError, ValueError, TypeError, AttributeError: for anything else.
+            UserError: for anything else.
         """
-        model_size, class_names, steps, images = (json.loads(strings[key]) for key in KEYS[1:])
+        try:
+            values = {key: json.loads(strings[key]) for key in KEYS[1:]}
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{name} does not describe its input and classes; export it with `shufflenetv2 export`", status=1
+            ) from error
+        record = check_metadata(name, ExportRecord, values)
+        images, steps = record["input"], record["preprocessing"]
+        sizes: Mapping[str, Any] = steps
         crop_mode = steps.get("crop_mode", "center")  # version 0.1.0 had no other
-        resize_size = steps["resize_short_side"] if "resize_short_side" in steps else steps[RESIZE_KEYS[crop_mode]]
+        resize_size = sizes.get("resize_short_side") or sizes.get(RESIZE_KEYS[crop_mode])
         # The file normalizes images itself: of the mean, only the colour of the padding is left.
         channels = 1 if images["channels"] == "grey" else 3
-        mean = tuple(steps.get("border_color", (0.0,) * channels))
+        mean = steps.get("border_color", (0.0,) * channels)
+        if resize_size is None or len(mean) != channels:
+            raise UserError(f"{name} does not say how its input is resized and padded; export it again", status=1)
         preprocessing = Preprocessing(
             as_size(steps["center_crop"]),
             as_size(resize_size),
@@ -109,15 +156,20 @@ class ExportMetadata:
             interpolation=steps["interpolation"],
             crop_mode=crop_mode,
         )
-        return cls(
-            model_size,
-            class_names,
+        metadata = cls(
+            record["model_size"],
+            record["class_names"],
             preprocessing,
             channels=images["channels"],
             layout=images["layout"],
             dtype=images["dtype"],
             batch_size=images["shape"][0],
         )
+        if tuple(metadata.input_shape) != images["shape"]:
+            raise UserError(
+                f"{name} gives the shape of its input and the size of images differently; export it again", status=1
+            )
+        return metadata
 
     def to_input(self, images: Tensor) -> Tensor:
         """Convert images from uint8 (N, C, H, W), BGR or grey, to the input format of the file."""

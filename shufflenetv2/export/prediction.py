@@ -222,7 +222,11 @@ def predict(
     unchanged = EvaluationTransform(preprocessing.input_size, preprocessing.input_size, channels=preprocessing.channels)
     start = 0
     for pixels, _ in evaluation_batches(readable, unchanged, batch_size, workers=workers):
-        probabilities, labels = classifier.logits(pixels).softmax(dim=1).sort(dim=1, descending=True, stable=True)
+        logits = classifier.logits(pixels)
+        if not (is_finite := logits.isfinite().all(dim=1)).all():
+            name = images.name(start + int(is_finite.int().argmin()))
+            raise UserError(f"the model gives NaN or infinite logits for {name}; use another file of the model", status=1)
+        probabilities, labels = logits.softmax(dim=1).sort(dim=1, descending=True, stable=True)
         for number in range(len(pixels)):
             if (reason := readable.unreadable.pop(start + number, None)) is not None:
                 warn(reason)

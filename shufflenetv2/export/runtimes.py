@@ -1,7 +1,6 @@
 """Run exported files with the runtime of their format, on the CPU."""
 
 import io
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import files
 from ..config import EXPORT_SUFFIXES
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .metadata import KEYS, ExportMetadata
 from .packages import MissingPackageError, import_optional, silenced
 
@@ -25,6 +25,7 @@ class Program:
     Attributes:
         metadata: classes, preprocessing and input format of the file.
         forward: takes images in the input format of the file.
+        name: name of the file, for error messages.
 
     Shape:
         images (N, C, H, W), uint8, BGR or grey -> logits (N, n_class), float32, on the CPU
@@ -32,10 +33,20 @@ class Program:
 
     metadata: ExportMetadata
     forward: Forward
+    name: str
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        return torch.cat([self.forward(batch) for batch in self.metadata.input_batches(images)]).float()
+        try:
+            logits = torch.cat([self.forward(batch) for batch in self.metadata.input_batches(images)]).float()
+        except Exception as error:  # the errors of the four runtimes have no common class
+            raise UserError(f"{self.name} cannot be executed: {one_line(error)}", status=1) from error
+        names = self.metadata.class_names
+        if logits.ndim != 2 or len(logits) != len(images) or (names is not None and logits.shape[1] != len(names)):
+            classes = f"{len(names)} classes" if names is not None else "its classes"
+            shape = tuple(logits.shape)
+            raise UserError(f"{self.name} gives logits of shape {shape} for {len(images)} images and {classes}", status=1)
+        return logits
 
 
 def open_program(format: str, content: bytes, name: str) -> Program:
@@ -59,12 +70,7 @@ def open_program(format: str, content: bytes, name: str) -> Program:
     except Exception as error:  # the errors of the four runtimes have no common class
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{name} is damaged, or not a file of the format {format}: {reason}", status=1) from error
-    try:
-        return Program(ExportMetadata.from_strings(strings), forward)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{name} does not describe its input and classes; export it with `shufflenetv2 export`", status=1
-        ) from error
+    return Program(ExportMetadata.from_strings(strings, name), forward, name)
 
 
 def identify_format(path: Path) -> str | None:
@@ -76,10 +82,8 @@ def identify_format(path: Path) -> str | None:
     """
     if path.suffix in (EXPORT_SUFFIXES["onnx"], EXPORT_SUFFIXES["executorch"]):
         return "onnx" if path.suffix == EXPORT_SUFFIXES["onnx"] else "executorch"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {name.partition("/")[2] for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile):
+    members = {name.partition("/")[2] for name in files.zip_members(path)}
+    if not members:
         return "exported" if path.suffix == EXPORT_SUFFIXES["exported"] else None
     if "archive_format" in members:
         format, kind = "exported", "a program of torch.export"

@@ -16,5 +16,9 @@ from .permutations import permutations as permutations
 from .pretrained import pretrained_weights as pretrained_weights
 from .reading import load_model as load_model
 from .reading import read_weights as read_weights
+from .schema import ImageSize as ImageSize
+from .schema import Iteration as Iteration
+from .schema import Metadata as Metadata
+from .schema import check_metadata as check_metadata
 from .writing import convert as convert
 from .writing import input_description as input_description

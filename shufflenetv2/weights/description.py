@@ -12,12 +12,13 @@ from .file import TRAINING_DETAILS
 from .reading import read_weights
 
 
-def describe(path: str | Path, *, use_ema: bool = False) -> dict[str, Any]:
+def describe(path: str | Path, *, use_ema: bool = False, check_weights: bool = True) -> dict[str, Any]:
     """Describe a weight file of this trainer, the original, torchvision or mmpretrain.
 
     Args:
         path: the file.
         use_ema: describe the averaged weights (EMA) of a checkpoint.
+        check_weights: see `read_weights`.
 
     Returns:
         A dict of plain values with these keys. The value is None for information that the file does not contain.
@@ -41,15 +42,15 @@ def describe(path: str | Path, *, use_ema: bool = False) -> dict[str, Any]:
         >>> describe("models/model.pkl")["accuracy"]
         {'top1': 0.694, 'top5': 0.889, 'loss': 1.32, 'balanced_accuracy': 0.694, 'macro_f1': 0.691}
     """
-    weights = read_weights(path, use_ema=use_ema)
-    network = weights.network()
+    weights = read_weights(path, use_ema=use_ema, check_weights=check_weights)
+    network = weights.network().to("meta")  # shapes are enough, and an image of the model's input size may be large
     preprocessing = weights.preprocessing_or_default()
     summary = torchinfo.summary(
         network,
         (1, preprocessing.channels, *height_width(preprocessing.input_size)),
         depth=2,
         mode="eval",
-        device="cpu",
+        device="meta",
         verbose=0,
         col_names=("output_size", "num_params", "mult_adds"),
     )

@@ -16,6 +16,7 @@ from ..config import Size, describe_size
 from ..errors import UserError, one_line
 from ..network import ShuffleNetV2
 from .filetypes import identify, is_safetensors
+from .schema import Metadata, check_metadata
 
 # Names of the metadata that describe how the weights were trained
 TRAINING_DETAILS = (
@@ -140,19 +141,37 @@ class Weights:
         """Set the attributes to values that `metadata` returned, except for the model size and the architecture.
 
         Raises:
-            UserError: if the preprocessing or the options do not have the expected form.
+            UserError: if a value has another type than the schema, or does not fit the tensors.
         """
-        try:
-            if "preprocessing" in metadata:
-                self.preprocessing = Preprocessing(**_lists_to_tuples(metadata["preprocessing"]))
-            self.details = {name: metadata[name] for name in TRAINING_DETAILS if name in metadata}
-            if "options" in metadata:
-                self.details["options"] = _lists_to_tuples(metadata["options"])
-        except (TypeError, AttributeError) as error:
-            raise UserError(f"{self.path} describes its preprocessing in a form that this version does not support") from error
-        self.origin = metadata.get("origin", self.origin)
-        self.class_names = metadata.get("class_names")
-        self.iteration = metadata.get("iteration", 0)
+        record = check_metadata(self.path, Metadata, metadata)
+        if "preprocessing" in record:
+            self.preprocessing = Preprocessing(**record["preprocessing"])
+        self.details = {name: value for name, value in record.items() if name in TRAINING_DETAILS}
+        self.origin = record.get("origin", self.origin)
+        self.class_names = record.get("class_names")
+        self.iteration = record.get("iteration", 0)
+        self._check_agreement(record)
+
+    def _check_agreement(self, record: Metadata) -> None:
+        """Raise a UserError if metadata do not fit the tensors."""
+        normalization = self.preprocessing_or_default()
+        numbers = {len(normalization.mean), len(normalization.std)}
+        for disagrees, reason in (
+            (
+                record.get("model_size", self.model_size) != self.model_size,
+                f"its metadata are those of a {record.get('model_size')} model, its tensors those of a {self.model_size} model",
+            ),
+            (
+                self.class_names is not None and len(self.class_names) != self.n_class,
+                f"it has names for {len(self.class_names or ())} classes, and its classifier has {self.n_class}",
+            ),
+            (
+                numbers != {self.channels},
+                f"its mean and std are not {self.channels} number{'s' * (self.channels > 1)} each, one for each channel",
+            ),
+        ):
+            if disagrees:
+                raise UserError(f"{self.path} cannot be used: {reason}; save the file again, or its state dict alone")
 
     def network(self, preprocessing: Preprocessing | None = None) -> ShuffleNetV2:
         """Build the network with these weights, in eval mode on the CPU.
@@ -224,14 +243,14 @@ def read_content(path: Path) -> Mapping[str, Any]:
         if is_safetensors(path):
             return _read_safetensors(path)
         with warnings.catch_warnings():
-            # torch warns about TorchScript programs, for which `files.read` then raises an error.
-            warnings.filterwarnings("ignore", message="'torch.load' received a zip file")
+            # torch warns about TorchScript programs and other unusual files, for which an error is raised where it matters.
+            warnings.simplefilter("ignore")
             content = files.read(path)
     except files.DamagedFileError as error:
         raise UserError(f"{error}{_explain(path, error)}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not weights")
     return content
 
@@ -248,7 +267,7 @@ def to_safetensors(weights: Weights) -> bytes:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
@@ -256,7 +275,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             texts = file.metadata() or {}
         # Only files of this trainer have a model size. The metadata of other programs may not be JSON.
         metadata = {name: json.loads(texts[name]) for name in texts if name != "format"} if "model_size" in texts else {}
-    except (SafetensorError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # of safetensors, and of JSON that is no JSON, or nested too deeply
         raise UserError(f"{path} is damaged: {one_line(error)}") from error
     return {**metadata, "state_dict": tensors}
 
@@ -268,8 +289,3 @@ def _explain(path: Path, error: files.DamagedFileError) -> str:
         return f": loading it would call {function[1]}; save weights alone, with torch.save(model.state_dict(), ...)"
     kind = identify(path)
     return f"; it is {kind}" if kind else ""
-
-
-def _lists_to_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Restore tuples, which JSON turns into lists."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -2,8 +2,9 @@
 
 import codecs
 import re
-import zipfile
 from pathlib import Path
+
+from .. import files
 
 # (first bytes of a file, their offset, what the file is)
 SIGNATURES = (
@@ -37,12 +38,10 @@ def identify(path: Path) -> str | None:
             return kind
     if ONNX.match(head):
         return "an ONNX model"
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
+    if members := files.zip_members(path):
         return next((kind for ending, kind in ZIP_MEMBERS if any(name.endswith(ending) for name in members)), None)
     if head.startswith(b"PK"):
-        return "a zip archive whose end is missing"
+        return "a zip archive whose end is missing, or which is damaged"
     if _is_text(head):
         return "a web page" if head.lstrip().startswith(b"<") else "text"
     return None

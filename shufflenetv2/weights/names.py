@@ -75,19 +75,24 @@ def infer_model_size(state_dict: Mapping[str, Any], project: str = "original") -
     names = ["conv_last.0.weight", "classifier.0.weight"]
     if project != "original":
         names = [project_name(project, name) for name in names]
-    conv_last, classifier = (tuple(getattr(state_dict.get(name), "shape", ())) for name in names)
+    conv_last, classifier = (_shape(state_dict, name) for name in names)
     for size, (stages, last) in SIZES.items():
-        if conv_last == (last, stages[-1], 1, 1) and classifier[1:] in ((last,), (2 * last,)):
+        if conv_last == (last, stages[-1], 1, 1) and classifier[1:] in ((last,), (2 * last,)) and classifier[0]:
             return size
     return None
 
 
+def _shape(state_dict: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """Return the shape of a tensor; () if it is missing."""
+    return tuple(getattr(state_dict.get(name), "shape", ()))
+
+
 def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of `ShuffleNetV2.architecture` that the shapes of a state dict with the original's names determine."""
-    last, pooled = state_dict["conv_last.0.weight"].shape[0], state_dict["classifier.0.weight"].shape[1]
+    last, pooled = _shape(state_dict, "conv_last.0.weight")[0], _shape(state_dict, "classifier.0.weight")[1]
     projected, main = first_unit_channels(state_dict)
     return {
-        "in_chans": state_dict["first_conv.0.weight"].shape[1] if "first_conv.0.weight" in state_dict else 3,
+        "in_chans": 1 if _shape(state_dict, "first_conv.0.weight")[1:2] == (1,) else 3,
         "pooling": "catavgmax" if pooled == 2 * last else "avg",
         "layout": "torchvision" if projected == main != 0 else "original",
         "head_bias": "classifier.0.bias" in state_dict,
@@ -100,7 +105,8 @@ def first_unit_channels(state_dict: Mapping[str, Any]) -> tuple[int, int]:
     The projection keeps the 24 channels of the stem in the original, and produces half of the output in torchvision and
     mmpretrain. A missing tensor counts 0.
     """
-    projected, main = (len(state_dict.get(f"features.0.{name}.weight", ())) for name in ("branch_proj.2", "branch_main.5"))
+    shapes = (_shape(state_dict, f"features.0.{name}.weight") for name in ("branch_proj.2", "branch_main.5"))
+    projected, main = (shape[0] if shape else 0 for shape in shapes)
     return projected, main
 
 

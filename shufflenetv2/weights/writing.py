@@ -15,7 +15,9 @@ from .file import METADATA_KEY, Preprocessing, Weights, to_safetensors
 from .reading import read_weights
 
 
-def convert(source: str | Path, destination: str | Path, to: str, *, use_ema: bool = False) -> Weights:
+def convert(
+    source: str | Path, destination: str | Path, to: str, *, use_ema: bool = False, check_weights: bool = True
+) -> Weights:
     """Convert a weight file of one supported project to the format of another.
 
     Args:
@@ -24,6 +26,7 @@ def convert(source: str | Path, destination: str | Path, to: str, *, use_ema: bo
         to: 'original', 'torchvision', 'mmpretrain', 'shufflenetv2', or 'safetensors' for the weights and metadata of
             this trainer in a .safetensors file.
         use_ema: take the averaged weights (EMA) of a checkpoint.
+        check_weights: see `read_weights`.
 
     Returns:
         The weights, as `read_weights` reads them from `source`.
@@ -37,7 +40,7 @@ def convert(source: str | Path, destination: str | Path, to: str, *, use_ema: bo
     """
     if to not in WRITERS:
         raise UserError(f"`to` must be one of {', '.join(WRITERS)}, not {to!r}")
-    weights = read_weights(source, use_ema=use_ema)
+    weights = read_weights(source, use_ema=use_ema, check_weights=check_weights)
     WRITERS[to](weights, Path(destination))
     return weights
 
