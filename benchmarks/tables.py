@@ -1,4 +1,4 @@
-"""Render benchmarks/results/*.json as tables, and write the tables into README.md and benchmarks/README.md.
+"""Render benchmarks/results/*.json as tables, and write the tables into the documents.
 
 A table NAME stands between the markers <!-- NAME --> and <!-- /NAME -->.
 
@@ -13,7 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+DOCUMENTS = (*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md")
 
 
 def data_path(report: dict[str, Any]) -> str:
@@ -172,6 +172,31 @@ def inference(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# Top-1 error in percent on ImageNet, one central crop of 224 x 224 pixels, from the README of the original.
+PUBLISHED_ERRORS = {"0.5x": 38.9, "1.0x": 30.6, "1.5x": 27.4, "2.0x": 25.0}
+
+
+def sizes(report: dict[str, Any]) -> str:
+    """Render the size, the published accuracy and the speed of each network."""
+    lines = [
+        "| `--model-size` | parameters | mult-adds | published top-1 accuracy on ImageNet | images per second on one core |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for size, row in report["results"].items():
+        speed = row["images per second"]["ONNX Runtime"]["median"]
+        lines.append(
+            f"| {size} | {row['parameters'] / 1e6:.1f} M | {row['mult-adds'] / 1e6:.1f} M "
+            f"| {100 - PUBLISHED_ERRORS[size]:.1f} % | {speed:.0f} |"
+        )
+    lines += [
+        "",
+        "1,000 classes, 224 x 224 pixels. The accuracies are the original's and were not measured here. Images per second:",
+        f"ONNX Runtime {report['versions']['onnxruntime']}, float32, batches of one image, {threads(report)}, medians;",
+        f"{cores_and_load(report, report['cores lost to other processes'])}; {report['date']}.",
+    ]
+    return "\n".join(lines)
+
+
 def end_to_end(report: dict[str, Any]) -> str:
     """Render the time to start, the speed and the memory of the command."""
     lines = ["| `train.py` | median |", "|---|---:|"]
@@ -257,6 +282,7 @@ TABLES = {
     "memory": memory,
     "save_time": save_time,
     "shared_cores": shared_cores,
+    "sizes": sizes,
     "start_up": start_up,
     "train_step": train_step,
     "unequal_classes": unequal_classes,

@@ -1,9 +1,7 @@
-"""A newcomer with a folder of photographs in unequal classes follows the README, is interrupted, and changes their mind."""
+"""A newcomer with a folder of photographs in unequal classes is interrupted, and changes their mind."""
 
 import os
 import random
-import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -19,15 +17,13 @@ from shufflenetv2 import describe, open_model, predict
 from shufflenetv2.data import FolderDataset
 from tests.support import ONE_THREAD, ROOT, Run, Train, photograph
 
-# A README command of minutes or days becomes one of seconds.
+# Options that make a run of seconds.
 SHORT = [
     "--model-size", "0.5x", "--input-size", "64", "--resize-size", "64", "--batch-size", "8", "--total-iters", "12",
     "--warmup-iters", "2", "--device", "cpu",
 ]  # fmt: skip
 CLASSES = {"ant": 16, "bee": 9, "cat": 7, "dog": 5, "elk": 4, "fox": 3}  # training images of each class
 SHAPES = [(96, 96), (120, 80), (64, 150), (200, 90), (77, 131)]  # width, height in pixels
-# Commands that need a download, several machines, or minutes.
-NOT_RUN = ("--pretrained", "--teacher", "torchrun", "sbatch", "make test")
 
 
 @pytest.fixture(scope="module")
@@ -43,44 +39,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels += 127 * np.array([(label >> bit) & 1 for bit in range(3)], dtype=np.float32)
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.jpg", quality=92)
     return root
-
-
-def commands_of(document: Path) -> list[list[str]]:
-    """Return the commands in the code blocks of a document as words, `make train` as the command that it runs."""
-    lines = [line.strip() for line in document.read_text().splitlines() if line.startswith("    ")]
-    lines = [line.split("  #")[0] for line in lines if re.match(r"make |python |torchrun |sbatch ", line)]
-    commands = []
-    for line in lines:
-        words = shlex.split(line)
-        if words[:2] == ["make", "train"]:
-            arguments = words[2].removeprefix("ARGS=") if len(words) > 2 else "--config configs/digits.yaml"
-            words = ["python", "train.py", *shlex.split(arguments)]
-        if not any(text in line for text in NOT_RUN):
-            commands.append(words)
-    return commands
-
-
-def test_the_commands_of_the_readme_work_one_after_the_other(
-    folders: Path, tmp_path: Path, train_here: Train, command: Run
-) -> None:
-    for name, target in (("D", folders / "D"), ("V", folders / "V"), ("configs", ROOT / "configs")):
-        (tmp_path / name).symlink_to(target)
-    (tmp_path / "ILSVRC2012").mkdir()
-    for name, target in (("train", folders / "D"), ("val", folders / "V")):
-        (tmp_path / "ILSVRC2012" / name).symlink_to(target)
-    commands = commands_of(ROOT / "README.md")
-    assert len(commands) > 10
-    for words in commands:
-        if "W" in words:  # weights that the user has got from somewhere
-            newest = max((tmp_path / "models").rglob("model.pkl"), key=os.path.getmtime)
-            words = [str(newest) if word == "W" else word for word in words]
-        if words[1] == "train.py":
-            shorter = [] if "--eval" in words else SHORT
-            done = train_here(*words[2:], *shorter)
-            assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
-        else:
-            status, _, error = command(*words[3:])
-            assert status == 0, f"{shlex.join(words)}: {error}"
 
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
