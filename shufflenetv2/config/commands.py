@@ -1,12 +1,14 @@
 """Options of the commands other than `train`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from ..errors import UserError
 from .fields import group, option
 from .run import USE_EMA, Files
-from .types import Count, File, Folder, Natural, Pixels, Quality, Text
+from .types import Accepts, Count, File, Folder, Natural, Pixels, Quality, Text
 
 WeightFormat = Literal["original", "torchvision", "mmpretrain", "shufflenetv2", "safetensors"]
 ExportFormat = Literal["onnx", "torchscript", "exported", "executorch"]
@@ -19,6 +21,8 @@ EXPORT_SUFFIXES: dict[str, str] = {
     "executorch": ".pte",
 }
 CALIBRATION_IMAGES = 256
+OPSETS = (13, 22)  # oldest and newest version of the ONNX operator set that export writes
+Opset = Annotated[int, Field(ge=OPSETS[0], le=OPSETS[1]), Accepts(f"a whole number from {OPSETS[0]} to {OPSETS[1]}", "N")]
 
 WEIGHT_FILE = "weight file of this trainer, the original, torchvision or mmpretrain"
 CHECK_WEIGHTS = "do not refuse weights that are NaN or infinite, and variances below 0"
@@ -105,6 +109,7 @@ class ExportConfig:
         None, "take uint8 images with this order of channels and layout; default: float32, bgr-nchw or grey-nchw"
     )
     dynamic_batch: bool = option(False, "accept any batch size instead of 1; TorchScript always does")
+    opset: Opset | None = option(None, f"version of the ONNX operator set; default: {OPSETS[0]}, which most runtimes read")
     images: Folder = option(
         "",
         "folder of images, at any depth, to compare the logits on; default: those of `calibrate`, or else the built-in digits",
@@ -143,6 +148,8 @@ class ExportConfig:
         format, suffix = self.chosen_format, EXPORT_SUFFIXES[self.chosen_format]
         if self.int8 and format != "onnx":
             raise UserError(f"`int8` is only possible with `format=onnx`, not {format}")
+        if self.opset and format != "onnx":
+            raise UserError(f"`opset` has no effect with `format={format}`; leave it out")
         if format == "onnx" and not self.fold_bn:
             raise UserError("`fold_bn=False`: torch's ONNX exporter always folds batch norms; leave it out")
         if self.int8 and not self.calibrate:

@@ -5,7 +5,6 @@ from types import ModuleType
 from typing import Any
 
 from .deployment import fold_batch_norms as fold_batch_norms
-from .formats import ONNX_OPSET as ONNX_OPSET
 from .formats import export as export
 from .formats import largest_difference as largest_difference
 from .metadata import ExportMetadata as ExportMetadata

@@ -10,15 +10,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..config import height_width
+from ..config import OPSETS, height_width
 from ..errors import UserError
 from ..weights import Weights
 from .deployment import DeployedNetwork, fold_batch_norms
 from .metadata import ExportMetadata
+from .opset import restate_for_opset
 from .packages import import_optional, silenced
 
-# Version of the ONNX operator set. Runtimes support older versions more widely; torch's exporter needs at least 18.
-ONNX_OPSET = 20
+# Version of the ONNX operator set that torch's exporter writes, the oldest it has; `restate_for_opset` lowers it.
+EXPORTER_OPSET = 18
 
 
 def export(
@@ -28,6 +29,7 @@ def export(
     fold_bn: bool = True,
     uint8_input: str | None = None,
     dynamic_batch: bool = False,
+    opset: int = OPSETS[0],
 ) -> bytes:
     """Export weights to a format that other programs execute, and return the content of the file.
 
@@ -42,6 +44,7 @@ def export(
             takes uint8 images with this order of channels and layout. By default it takes float32, BGR or grey, NCHW. Values
             are 0..255 in both cases.
         dynamic_batch: the file accepts any batch size instead of 1. TorchScript always does.
+        opset: version of the ONNX operator set. Runtimes support older versions more widely.
 
     Raises:
         UserError: if the weights do not fit their network, a package that the format needs is not installed, or a dynamic
@@ -71,10 +74,13 @@ def export(
     network = weights.network(metadata.preprocessing)
     deployed = DeployedNetwork(fold_batch_norms(network) if fold_bn else network, metadata)
     size = height_width(metadata.preprocessing.input_size)
-    # Trace a variable batch size with 2 images: torch.export specializes a dimension of size 1.
-    images = torch.full((1 if metadata.batch_size else 2, weights.channels, *size), 128, dtype=torch.uint8)
+    # Trace a variable batch size with 2 images: torch.export specializes a dimension of size 1. torch.jit.trace does not, and
+    # ncnn's converter (pnnx) reads the batch size of the example from a TorchScript file and takes 1 only.
+    examples = 1 if metadata.batch_size or format == "torchscript" else 2
+    images = torch.full((examples, weights.channels, *size), 128, dtype=torch.uint8)
     with torch.no_grad(), silenced():
-        return WRITERS[format](deployed, metadata.to_input(images), metadata)
+        content = WRITERS[format](deployed, metadata.to_input(images), metadata)
+    return restate_for_opset(content, opset) if format == "onnx" else content
 
 
 def largest_difference(logits: Tensor, expected: Tensor) -> float:
@@ -93,7 +99,7 @@ def _write_onnx(network: DeployedNetwork, example: Tensor, metadata: ExportMetad
         (example,),
         input_names=["images"],
         output_names=["logits"],
-        opset_version=ONNX_OPSET,
+        opset_version=EXPORTER_OPSET,
         dynamic_shapes=_dynamic_shapes(metadata),
         dynamo=True,
         verbose=False,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from .. import files
-from ..config import CALIBRATION_IMAGES, ExportConfig
+from ..config import CALIBRATION_IMAGES, OPSETS, ExportConfig
 from ..data import Dataset, FolderDataset, build_evaluation_transform, evaluation_batches
 from ..errors import UserError
 from ..weights import Weights, read_weights
@@ -47,7 +47,12 @@ def export_file(config: ExportConfig, log: Callable[[str], object] = print) -> N
         expected = network(images)
 
     content = export(
-        weights, format, fold_bn=config.fold_bn, uint8_input=config.uint8_input, dynamic_batch=config.dynamic_batch
+        weights,
+        format,
+        fold_bn=config.fold_bn,
+        uint8_input=config.uint8_input,
+        dynamic_batch=config.dynamic_batch,
+        opset=config.opset or OPSETS[0],
     )
     program = open_program(format, content, str(path))
     difference = largest_difference(program(images), expected)

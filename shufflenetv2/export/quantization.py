@@ -39,7 +39,7 @@ def quantize(content: bytes, metadata: ExportMetadata, batches: Iterable[Tensor]
             CalibrationReader(metadata, batches),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
-            activation_type=quantization.QuantType.QInt8,
+            activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             reduce_range=True,
         )

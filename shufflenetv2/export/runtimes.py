@@ -128,7 +128,13 @@ def _read_executorch(content: bytes) -> tuple[Forward, Mapping[str, str]]:
     program = runtime.Runtime.get().load_program(content)
     method = program.load_method("forward")
     strings = {key: program.load_method(key).execute([])[0] for key in KEYS if key in program.method_names}
-    return lambda images: method.execute([images])[0].clone(), strings
+
+    def forward(images: Tensor, owners: object = (content, program)) -> Tensor:
+        # `owners`: the method reads the memory of both, but does not keep them alive.
+        logits: Tensor = method.execute([images])[0].clone()
+        return logits
+
+    return forward, strings
 
 
 READERS: dict[str, Callable[[bytes], tuple[Forward, Mapping[str, str]]]] = {
