@@ -239,7 +239,7 @@ def test_evaluation_averages_the_probabilities_of_the_views(views: int) -> None:
     assert result.loss == pytest.approx(-mean.gather(1, targets[:, None]).log().mean().item(), rel=1e-5)
     assert result.top1_error == pytest.approx((ranks > 0).double().mean().item())
     assert result.top5_error == pytest.approx((ranks > 4).double().mean().item())
-    assert result.confusion is None
+    assert result.predictions is None
 
 
 def test_confidently_wrong_views_have_a_finite_loss() -> None:
@@ -251,9 +251,9 @@ def test_confidently_wrong_views_have_a_finite_loss() -> None:
 def test_the_confusion_matrix_counts_predicted_classes() -> None:
     logits, targets = random_logits(200, 2, 6)
     batches = [(logits[:, part].reshape(-1, 6, 1, 1), targets[part]) for part in (slice(0, 77), slice(77, 200))]
-    result = evaluate(LogitsFromPixels(), batches, confusion=True)
+    result = evaluate(LogitsFromPixels(), batches, predictions=True)
     guesses = logits.softmax(dim=2).mean(dim=0).argmax(dim=1)
-    assert result.confusion is not None
-    assert result.confusion.dtype == torch.int64
-    assert result.confusion.tolist() == confusion_matrix(targets, guesses, labels=range(6)).tolist()
-    assert result.top1_error == pytest.approx(1 - result.confusion.diagonal().sum().item() / 200)
+    assert result.predictions is not None
+    matrix = result.predictions.confusion_matrix(6)
+    assert matrix.tolist() == confusion_matrix(targets, guesses, labels=range(6)).tolist()
+    assert result.top1_error == pytest.approx(1 - matrix.trace() / 200)

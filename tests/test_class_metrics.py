@@ -51,7 +51,7 @@ def batches_of(targets: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_the_metrics_are_those_of_scikit_learn(seed: int) -> None:
     logits, targets = random_results(seed)
-    result = evaluate(Lookup(logits), batches_of(targets, 7), confusion=True)
+    result = evaluate(Lookup(logits), batches_of(targets, 7), predictions=True)
     true, predicted = targets.numpy(), logits.argmax(1).numpy()
     assert result.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(true, predicted))
     assert result.macro_f1 == pytest.approx(metrics.f1_score(true, predicted, average="macro"))
@@ -60,18 +60,20 @@ def test_the_metrics_are_those_of_scikit_learn(seed: int) -> None:
     expected = metrics.precision_recall_fscore_support(true, predicted, labels=range(CLASSES), zero_division=math.nan)
     for mine, scores in zip(("precision", "recall", "f1", "support"), expected, strict=True):
         np.testing.assert_allclose(getattr(result.classes, mine), scores)
-    assert result.confusion is not None
-    assert np.array_equal(result.confusion.numpy(), metrics.confusion_matrix(true, predicted, labels=range(CLASSES)))
+    assert result.predictions is not None
+    matrix = metrics.confusion_matrix(true, predicted, labels=range(CLASSES))
+    assert np.array_equal(result.predictions.confusion_matrix(CLASSES), matrix)
+    assert result.predictions.confusion() == [(i, j, count) for (i, j), count in np.ndenumerate(matrix) if count]
 
 
 def test_equal_logits_count_as_the_same_guess_everywhere() -> None:
     """With 16-bit logits ties are frequent."""
     logits, targets = torch.zeros(40, CLASSES), torch.arange(40) % CLASSES
-    result = evaluate(Lookup(logits), batches_of(targets, 40), confusion=True)
+    result = evaluate(Lookup(logits), batches_of(targets, 40), predictions=True)
     assert result.classes is not None
-    assert result.confusion is not None
+    assert result.predictions is not None
     correct = round((1 - result.top1_error) * 40)
-    assert correct == result.classes.correct.sum() == result.confusion.trace()
+    assert correct == result.classes.correct.sum() == result.predictions.confusion_matrix(CLASSES).trace()
 
 
 def test_classes_are_counted_without_waiting_for_the_device() -> None:
@@ -85,7 +87,7 @@ def test_classes_are_counted_without_waiting_for_the_device() -> None:
                 yield batch
                 waits.append(len(operations.names))
 
-        evaluate(Lookup(logits), observed())
+        evaluate(Lookup(logits), observed(), predictions=True)
     assert waits == [0, 0]
 
 

@@ -1,6 +1,7 @@
 """A run with several processes, started by torchrun, gives the result of a run with one process."""
 
 import copy
+import csv
 import os
 import re
 import signal
@@ -92,6 +93,15 @@ def wait_until_finished(process: "subprocess.Popen[str]") -> tuple[str, str]:
     output = process.communicate(timeout=300)
     assert process.returncode == 0, output[1]
     return output
+
+
+def read_predictions(folder: Path) -> list[tuple[tuple[str, ...], list[float]]]:
+    """Return the image, label and prediction, and the probabilities, of each row of the predictions of an evaluation."""
+    (path,) = folder.glob("logs/eval/**/predictions.csv")
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = [name for name in rows[0] if name.startswith("p(")]
+    return [((row["image"], row["label"], row["prediction"]), [float(row[name]) for name in columns]) for row in rows]
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
@@ -194,6 +204,7 @@ def test_evaluation_gives_the_same_loss_and_accuracy_with_one_process_and_two(
 ) -> None:
     arguments = [*SHORT[:2], "--eval", "--eval-resume", str(two_processes / "models/model.pkl"), "--device", "cpu"]
     output_of_one = train_here(*arguments).stdout
+    predictions_of_one = read_predictions(tmp_path)
     output_of_two, _ = wait_until_finished(torchrun(tmp_path, 2, *arguments, "--val-batch-size", "50"))
     (loss, *errors), (loss_of_two, *errors_of_two) = (
         re.findall(r"TEST Iter 18: loss = ([\d.]+),\tTop-1 err = ([\d.]+),\tTop-5 err = ([\d.]+)", output)[0]
@@ -202,6 +213,11 @@ def test_evaluation_gives_the_same_loss_and_accuracy_with_one_process_and_two(
     assert output_of_one.count("TEST Iter") == output_of_two.count("TEST Iter") == 1
     assert errors == errors_of_two
     assert float(loss) == pytest.approx(float(loss_of_two), rel=1e-5)
+    texts, probabilities = zip(*predictions_of_one, strict=True)
+    texts_of_two, probabilities_of_two = zip(*read_predictions(tmp_path), strict=True)
+    assert len(texts) == 359
+    assert texts == texts_of_two
+    np.testing.assert_allclose(probabilities, probabilities_of_two, rtol=1e-4, atol=1e-6)
 
 
 def test_a_batch_size_that_cannot_be_divided_is_refused_by_one_process(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def run_evaluation(config: Config) -> int:
                 workers=worker_count(config.common.workers, distributed.local_world_size()),
                 pin_memory=devices.pin_memory,
             )
-            evaluator(model, weights.iteration, final=True)
+            result = evaluator(model, weights.iteration, final=True)
+            evaluator.write_files(result, weights.iteration, str(weights.path), final=True)
     return 0
 
 

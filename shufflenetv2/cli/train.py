@@ -1,8 +1,9 @@
 """Training: `train.py` without `--eval` or `--throughput`."""
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torchinfo
@@ -22,7 +23,7 @@ from ..engine import (
 )  # fmt: skip
 from ..engine.results import RESULT
 from ..errors import UserError
-from ..report import RunLog
+from ..report import RunLog, Session
 from . import build
 from .parser import spell_options
 
@@ -59,7 +60,7 @@ def run_training(config: Config) -> int:
                 files.write_bytes(log.folder / OPTIONS_FILE, config.to_yaml().encode(), durable=False)
                 log_description(log, config, trainer)
             try:
-                with shutdown:
+                with record_session(log, trainer), shutdown:
                     trainer.run()
             except ShutdownRequested as signal:
                 hint = "" if config.run.auto_continue else " without --no-auto-continue"
@@ -69,6 +70,25 @@ def run_training(config: Config) -> int:
             finally:
                 trainer.write_report()
     return 0
+
+
+@contextmanager
+def record_session(log: RunLog, trainer: Trainer) -> Iterator[None]:
+    """Record in sessions.jsonl when the block begins, and how it ends; see `Session`."""
+    session = Session(log.folder)
+    session.start(trainer.state.iteration, sys.orig_argv, str(trainer.devices), data.usable_cores())
+    reason = "finished"
+    try:
+        yield
+    except (ShutdownRequested, KeyboardInterrupt) as signal:
+        reason = f"stopped by {signal if isinstance(signal, ShutdownRequested) else 'SIGINT'}"
+        raise
+    except BaseException as error:
+        reason = f"error: {spell_options(str(error), {}) or type(error).__name__}"
+        raise
+    finally:
+        with nullcontext() if reason == "finished" else suppress(UserError):  # the error that ended the run counts
+            session.end(trainer.state.iteration, reason)
 
 
 @contextmanager

@@ -100,6 +100,24 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     return values
 
 
+def gather_rows(rows: Tensor, lengths: list[int]) -> Tensor:
+    """Return the rows of all processes: those of the first batch in the order of the processes, then those of the second, ...
+
+    Args:
+        rows: of this process, in host memory (N, ...), batch after batch.
+        lengths: number of rows in each batch of this process; all processes have the same number of batches.
+    """
+    if world_size() == 1:
+        return rows
+    counts = torch.zeros(len(lengths), world_size(), dtype=torch.int64)
+    counts[:, rank()] = torch.tensor(lengths)
+    ends = all_reduce_sum(counts).flatten().cumsum(0).view_as(counts)
+    gathered = torch.zeros(int(ends[-1, -1]), *rows.shape[1:], dtype=rows.dtype)
+    batches = [torch.arange(end - length, end) for end, length in zip(ends[:, rank()].tolist(), lengths, strict=True)]
+    gathered[torch.cat(batches)] = rows
+    return all_reduce_sum(gathered)  # each row is 0 in all processes but one
+
+
 def all_reduce_max(value: int) -> int:
     """Return the largest of the values of all processes."""
     if world_size() == 1:

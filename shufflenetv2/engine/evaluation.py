@@ -11,8 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..data import Dataset, Transform, evaluation_batches
-from ..report import ClassCounts, RunLog, ValidationMetrics, write_confusion, write_per_class
-from .distributed import all_reduce_max, all_reduce_sum, rank, world_size
+from ..report import (
+    MAX_PROBABILITIES,
+    TOP,
+    ClassCounts,
+    Predictions,
+    RunLog,
+    ValidationMetrics,
+    write_confusion,
+    write_per_class,
+    write_predictions,
+    write_summary,
+)
+from .distributed import all_reduce_max, all_reduce_sum, gather_rows, rank, world_size
 from .free_memory import release_freed_memory
 from .signals import GracefulShutdown
 
@@ -30,8 +41,7 @@ class EvaluationResult:
         balanced_accuracy: mean over the classes with images of the fraction of correct first guesses (the recall).
         macro_f1: mean F1 over the classes that have images or were guessed first.
         classes: numbers of images by class, from which these two follow; None if the result was read from a file.
-        confusion: int64 (n_class, n_class), number of images by true class (row) and predicted class (column); None unless
-            requested.
+        predictions: for every image; None unless requested.
     """
 
     loss: float
@@ -41,7 +51,7 @@ class EvaluationResult:
     balanced_accuracy: float = math.nan
     macro_f1: float = math.nan
     classes: ClassCounts | None = None
-    confusion: Tensor | None = None
+    predictions: Predictions | None = None
 
     def accuracy(self) -> dict[str, float]:
         """Return the metrics by the names that `eval_metric` and weight files have for them."""
@@ -73,7 +83,7 @@ def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _top_guesses(logits: Tensor) -> Tensor:
     """Return the classes of the five largest logits, best first: int64 (N, 5), or fewer columns with fewer classes."""
-    return logits.topk(min(5, logits.shape[1]), dim=1).indices
+    return logits.topk(min(TOP, logits.shape[1]), dim=1).indices
 
 
 def _count_hits(guesses: Tensor, targets: Tensor) -> Tensor:
@@ -82,7 +92,7 @@ def _count_hits(guesses: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, confusion: bool = False) -> EvaluationResult:
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, predictions: bool = False) -> EvaluationResult:
     """Evaluate a model in eval mode, and restore its mode.
 
     Every image counts once for any batch size, and the images of all processes are counted together.
@@ -91,7 +101,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, conf
         model: takes the images, gives logits (N, n_class).
         batches: pairs (images, targets) as in `train_step`, on any device. A batch with V times as many images as targets
             holds V views of each image, ordered by view; the probabilities are averaged over the views.
-        confusion: also count pairs of true and predicted class; takes 8 bytes per pair of classes.
+        predictions: also return the predictions for every image. All processes must get the same number of batches.
 
     Raises:
         ValueError: there are no images.
@@ -101,8 +111,10 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, conf
     model.eval()
     losses, correct, count = [torch.zeros((), device=device)], [torch.zeros(2, dtype=torch.int64, device=device)], 0
     by_class: Tensor | None = None  # (3, n_class): support, predicted, correct
-    matrix: Tensor | None = None  # (n_class, n_class)
+    recorder = _PredictionRecorder() if predictions else None
     for images, targets in batches:
+        if recorder:
+            recorder.lengths.append(len(targets))
         if not len(targets):  # the last batch, if it has fewer images than there are processes
             continue
         images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
@@ -120,9 +132,8 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, conf
         by_class[0].scatter_add_(0, targets, ones)
         by_class[1].scatter_add_(0, predicted, ones)
         by_class[2].scatter_add_(0, targets, (predicted == targets).long())
-        if confusion:
-            matrix = torch.zeros(n_class, n_class, dtype=torch.int64, device=device) if matrix is None else matrix
-            matrix.view(-1).scatter_add_(0, targets * n_class + predicted, ones)
+        if recorder:
+            recorder.record(logits, targets, guesses)
     model.train(was_training)
     top1, top5 = torch.stack(correct).sum(dim=0).tolist()  # the first operation that waits for the device
     loss = torch.stack(losses).cpu().double().sum().item()
@@ -131,11 +142,45 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, conf
         raise ValueError("there are no images to evaluate on")
     n_class = all_reduce_max(0 if by_class is None else by_class.shape[1])
     classes = ClassCounts(*_sum_over_processes(by_class, 3, n_class).numpy())
-    summed = _sum_over_processes(matrix, n_class, n_class) if confusion else None
     return EvaluationResult(
         loss / count, 1 - top1 / count, 1 - top5 / count, int(count),
-        classes.balanced_accuracy, classes.macro_f1, classes, summed,
+        classes.balanced_accuracy, classes.macro_f1, classes, recorder.gather(n_class) if recorder else None,
     )  # fmt: skip
+
+
+class _PredictionRecorder:
+    """Keeps the predictions of each batch, on the device, so that no batch waits for the device.
+
+    Attributes:
+        lengths: number of images in each batch of this process, which may be 0.
+    """
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+        self._labels: list[Tensor] = []  # int64 (N, 1 + K): target, guesses
+        self._probabilities: list[Tensor] = []  # float32 (N, 1 + K) or (N, 1 + K + n_class), in the same order
+
+    def record(self, logits: Tensor, targets: Tensor, guesses: Tensor) -> None:
+        """Keep the predictions of a batch with images."""
+        labels = torch.cat((targets[:, None], guesses), dim=1)
+        probabilities = logits.softmax(dim=1)
+        columns = [probabilities.gather(1, labels)]
+        if logits.shape[1] <= MAX_PROBABILITIES:
+            columns.append(probabilities)
+        self._labels.append(labels)
+        self._probabilities.append(torch.cat(columns, dim=1))
+
+    def gather(self, n_class: int) -> Predictions:
+        """Return the predictions of all processes, in the order of the data set."""
+        width, keeps_all = 1 + min(TOP, n_class), n_class <= MAX_PROBABILITIES
+        labels, probabilities = torch.zeros(0, width, dtype=torch.int64), torch.zeros(0, width + n_class * keeps_all)
+        if self._labels:
+            labels, probabilities = torch.cat(self._labels).cpu(), torch.cat(self._probabilities).cpu()
+        labels, probabilities = (gather_rows(rows, self.lengths) for rows in (labels, probabilities))
+        of_labels, of_all = probabilities.numpy()[:, :width], probabilities.numpy()[:, width:]
+        return Predictions(
+            labels.numpy()[:, 0], labels.numpy()[:, 1:], of_labels[:, 1:], of_labels[:, 0], of_all if keeps_all else None
+        )
 
 
 def _sum_of_probabilities(logits: Tensor, images: int) -> Tensor:
@@ -160,7 +205,7 @@ class Evaluator:
         batch_size: number of images in a batch, per process.
         workers: number of threads that load images.
         pin_memory: load the batches into pinned memory.
-        log: receives the TEST line, and the confusion matrix.
+        log: receives the TEST line; its folder receives the files.
         shutdown: checked before each batch, so that a signal ends the evaluation.
     """
 
@@ -185,8 +230,7 @@ class Evaluator:
         Args:
             iteration: number of the training iteration after which the model is evaluated.
             prefix: precedes TEST in the log, for instance 'EMA '.
-            final: also write a line about the classes, and without a prefix their accuracy and the confusion matrix, unless
-                there are too many classes for a matrix.
+            final: also write a line about the classes.
 
         Raises:
             ShutdownRequested: a signal arrived.
@@ -197,11 +241,9 @@ class Evaluator:
             self._dataset, self._transform, self._batch_size * world_size(), workers=self._workers,
             pin_memory=self._pin_memory, rank=rank(), world_size=world_size(), while_waiting=self._while_waiting,
         )  # fmt: skip
-        class_names = self._dataset.class_names
         with closing(batches):
-            confusion = final and not prefix and len(class_names) <= MAX_CONFUSION_CLASSES
             source = self._shutdown.interruptible(batches) if self._shutdown else batches
-            result = evaluate(model, source, confusion=confusion)
+            result = evaluate(model, source, predictions=True)
         release_freed_memory()
         metrics = ValidationMetrics(
             iteration, result.loss, result.top1_error, result.top5_error, time.perf_counter() - started,
@@ -209,12 +251,36 @@ class Evaluator:
         )  # fmt: skip
         self._log.test(metrics, prefix=prefix, final=final)
         if final and result.classes:
-            self._log.info(f"{prefix}{describe_classes(result.classes, class_names)}")
-            if self._log.folder and result.confusion is not None:
-                write_confusion(self._log.folder, result.confusion.numpy(), class_names)
-            elif self._log.folder and not prefix:
-                write_per_class(self._log.folder, result.classes, class_names)
+            self._log.info(f"{prefix}{describe_classes(result.classes, self._dataset.class_names)}")
         return result
+
+    def write_files(self, result: EvaluationResult, iteration: int, weights: str = "", *, final: bool = False) -> None:
+        """Write predictions.csv and summary.json to the folder of the log, in process 0.
+
+        Args:
+            result: from a call.
+            iteration: number of the training iteration after which the model had its weights.
+            weights: name of the file that holds the weights.
+            final: no validation follows: also write the figures and tables by class.
+        """
+        folder, class_names = self._log.folder, self._dataset.class_names
+        if folder is None or result.classes is None or result.predictions is None:
+            return
+        images = [self._dataset.name(index) for index in range(len(self._dataset))]
+        write_predictions(folder, result.predictions, images, class_names)
+        figures = {"iteration": iteration, "final": final, "weights": weights, "images": result.images} | {
+            "top1": 1 - result.top1_error,
+            "top5": 1 - result.top5_error,
+            "loss": result.loss,
+            "balanced_accuracy": result.balanced_accuracy,
+            "macro_f1": result.macro_f1,
+            "calibration_error": result.predictions.calibration_error(),
+        }
+        write_summary(folder, figures, result.classes, class_names, result.predictions.confusion())
+        if final and len(class_names) <= MAX_CONFUSION_CLASSES:
+            write_confusion(folder, result.predictions.confusion_matrix(len(class_names)), class_names)
+        elif final:
+            write_per_class(folder, result.classes, class_names)
 
 
 def describe_classes(classes: ClassCounts, class_names: Sequence[str]) -> str:

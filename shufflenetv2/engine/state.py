@@ -1,6 +1,7 @@
 """The state of a training run: everything the next iteration depends on, apart from the options."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -111,7 +112,9 @@ class TrainingState:
         if self.best and score <= self.best.score(self.eval_metric):
             return False
         network = self.averaged.network if averaged and self.averaged else self.network
-        self.best = ValidatedWeights(self.iteration, bool(averaged), copy_to_host(network.state_dict()), result)
+        self.best = ValidatedWeights(
+            self.iteration, bool(averaged), copy_to_host(network.state_dict()), replace(result, predictions=None)
+        )
         return True
 
     def iterations_without_improvement(self) -> int:

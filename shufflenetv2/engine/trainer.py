@@ -279,8 +279,11 @@ class Trainer(Callbacks):
             models["EMA "] = self.devices.place(state.averaged.on(self.devices.first))
         results = [result for prefix, model in models.items() if (result := self.evaluate(model, prefix))]
         self.model.train()
-        if state.complete_validation(results):
+        is_best = state.complete_validation(results)
+        if is_best:
             self._write_best()
+        better = max(results, key=lambda result: result.score(state.eval_metric))
+        self._evaluator.write_files(better, state.iteration, BEST if is_best else "")
         patience, is_last = self.config.run.early_stop_iters, state.iteration == self.config.optimization.total_iters
         if patience and not is_last and state.iterations_without_improvement() >= patience:
             state.stop_reason = f"no better {state.eval_metric} on validation for {patience} iterations"
@@ -310,7 +313,9 @@ class Trainer(Callbacks):
             averaged.network.load_state_dict(network.state_dict())  # for the checkpoint, if it is a copy
         self.save(checkpoint_name(state.iteration, "bnps-"))
         if self._evaluator:
-            results[BEST] = self._best_of([*results.values()])
+            best = results[BEST] = self._best_of([*results.values()])
+            if best.result:
+                self._evaluator.write_files(best.result, best.iteration, BEST, final=True)
         for name, weights in reversed(results.items()):  # model.pkl last: its presence means that the run is finished
             self._write(name, self._model_record(state.network) | weights.record())
         self.checkpointer.wait()

@@ -9,5 +9,11 @@ from .log import TrainMetrics as TrainMetrics
 from .log import ValidationMetrics as ValidationMetrics
 from .page import ReportPage as ReportPage
 from .page import write_page as write_page
+from .predictions import MAX_PROBABILITIES as MAX_PROBABILITIES
+from .predictions import TOP as TOP
+from .predictions import Predictions as Predictions
+from .predictions import write_predictions as write_predictions
+from .predictions import write_summary as write_summary
 from .records import Records as Records
 from .runfiles import find_log_folder as find_log_folder
+from .sessions import Session as Session

@@ -1,10 +1,9 @@
 """Figures and tables of a run: the confusion matrix, and the images that the network sees."""
 
-import csv
 import io
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .classes import ClassCounts
 from .records import write_file
+from .tables import write_csv
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -64,7 +64,7 @@ def write_per_class(
         recall, precision, f1 = ("" if math.isnan(value) else value for value in fractions[label])
         rows.append([name, images, classes.correct[label], recall, *confused_with, precision, recall, f1, images])
     header = ["class", "images", "correct", "accuracy", "most_confused_with", "times", "precision", "recall", "f1", "support"]
-    _write_csv(folder / "per_class.csv", [header, *rows])
+    write_csv(folder / "per_class.csv", [header, *rows])
 
 
 def write_confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequence[str]) -> None:
@@ -84,10 +84,10 @@ def write_confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequen
     write_per_class(folder, ClassCounts.from_confusion(counts), class_names, counts)
     if len(counts) <= MAX_COLUMNS:
         matrix = ([name, *row] for name, row in zip(class_names, counts.tolist(), strict=True))
-        _write_csv(folder / "confusion.csv", [["true class", *class_names], *matrix])
+        write_csv(folder / "confusion.csv", [["true class", *class_names], *matrix])
     else:
         pairs = ([class_names[true], class_names[guess], counts[true, guess]] for true, guess in np.argwhere(counts))
-        _write_csv(folder / "confusion.csv", [["true", "guess", "count"], *pairs])
+        write_csv(folder / "confusion.csv", [["true", "guess", "count"], *pairs])
     _write_png(folder / "confusion_matrix.png", _confusion_matrix(counts, class_names))
 
 
@@ -124,12 +124,6 @@ def write_grid(path: Path, images: NDArray[np.uint8], captions: Sequence[str], c
         for line, text in enumerate(lines):
             draw.text((x + width / 2, y + height + 10 + LINE_HEIGHT * line), text, INK, font, anchor="mm")
     _write_png(path, canvas)
-
-
-def _write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows(rows)
-    write_file(path, table.getvalue().encode(errors="backslashreplace"))  # folder names may not be valid UTF-8
 
 
 def _write_png(path: Path, image: Image.Image) -> None:

@@ -30,6 +30,8 @@ COLUMNS = (
     "macro_f1",
 )
 EVENT_FILES = "events.out.tfevents.*"
+# Files about a validation; those of another run would be mistaken for this one's.
+VALIDATION_FILES = ("summary.json", "predictions.csv", "per_class.csv", "confusion.csv", "confusion_matrix.png")
 
 logger = logging.getLogger("shufflenetv2")
 
@@ -59,8 +61,8 @@ class Records:
         self._csv, self._json_lines = folder / "metrics.csv", folder / "metrics.jsonl"
         self._events: SummaryWriter | None = None
         if not iteration:
-            for path in folder.glob(EVENT_FILES):
-                with _user_error(path, "replaced"):
+            for path in [*folder.glob(EVENT_FILES), *(folder / name for name in VALIDATION_FILES)]:
+                with user_error(path, "replaced"):
                     path.unlink(missing_ok=True)
         self._written = self._rewrite(lambda row: 0 < row["iteration"] <= iteration)
 
@@ -80,9 +82,9 @@ class Records:
             self._rewrite(lambda other: (other["iteration"], other["kind"]) != (iteration, kind))
         self._written.add((iteration, kind))
         for path, line in ((self._json_lines, _json_line(row)), (self._csv, _csv_line(row))):
-            with _user_error(path), open(path, "ab") as file:
+            with user_error(path), open(path, "ab") as file:
                 file.write(line)
-        with _user_error(self._folder / EVENT_FILES):
+        with user_error(self._folder / EVENT_FILES):
             self._write_events(iteration, kind, values)
 
     def close(self) -> None:
@@ -95,7 +97,7 @@ class Records:
     def _rewrite(self, keep: Callable[[dict[str, Any]], bool]) -> set[tuple[int, str]]:
         """Rewrite both files with the rows for which `keep` is true, and return (iteration, kind) of each of these rows."""
         rows = []
-        with _user_error(self._json_lines, "read"), contextlib.suppress(FileNotFoundError):
+        with user_error(self._json_lines, "read"), contextlib.suppress(FileNotFoundError):
             for line in self._json_lines.read_bytes().split(b"\n"):
                 with contextlib.suppress(ValueError):  # an incomplete line after a kill, or zeros after a power failure
                     rows.append(json.loads(line))
@@ -128,13 +130,13 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    with _user_error(path):
+    with user_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     files.write_bytes(path, content, durable=False)
 
 
 @contextlib.contextmanager
-def _user_error(path: Path, action: str = "written") -> Iterator[None]:
+def user_error(path: Path, action: str = "written") -> Iterator[None]:
     """Turn an OSError into a UserError that names the file."""
     try:
         yield
