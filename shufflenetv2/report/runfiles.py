@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
+from .tables import unprotect
 
 MAX_GUESSES = 5  # in a row of predictions.csv
 LOG_TIME = re.compile(r"^\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\] ", re.MULTILINE)
@@ -169,8 +170,3 @@ def _read_log_lines(log: str) -> list[LogLine]:
             time = datetime.fromisoformat(match[1]).timestamp()  # local time, as the log writes it
             lines.append(LogLine(time, int(iteration[1]) if iteration else None))
     return lines
-
-
-def unprotect(text: str) -> str:
-    """Remove the apostrophe that protects a field of predictions.csv against spreadsheet formulas."""
-    return text[1:] if text[:1] == "'" and text[1:2] in ("=", "+", "-", "@", "\t", "\r") else text
