@@ -8,7 +8,7 @@ import threading
 import numpy as np
 
 # Purposes of random streams. The purpose is part of a stream's key, so that streams of different purposes are independent.
-ORDER, SAMPLE, DEVICE, MIXING, HELD_OUT, CLASS_ROUND, CLASS_ORDER = 1, 2, 3, 4, 5, 6, 7
+ORDER, SAMPLE, DEVICE, MIXING, HELD_OUT, CLASS_ROUND, CLASS_ORDER, REPLACEMENT = 1, 2, 3, 4, 5, 6, 7, 8
 
 
 def generator(seed: int, purpose: int, index: int, part: int = 0) -> np.random.Generator:

@@ -37,8 +37,11 @@ class StallingDigits:
         self._digits, self._is_training, self._readable = Digits(split), split == "train", itertools.count()
         self.class_names, self.targets = self._digits.class_names, self._digits.targets
 
-    def image(self, index: int) -> np.ndarray | str:
-        return FIFO if self._is_training and next(self._readable) >= 80 else self._digits.images[index]
+    def image(self, index: int) -> np.ndarray:
+        if self._is_training and next(self._readable) >= 80:
+            Path(FIFO).read_bytes()
+        pixels: np.ndarray = self._digits.images[index]
+        return pixels
 
 
 LONGER = [

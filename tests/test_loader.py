@@ -198,7 +198,7 @@ def test_whatever_ends_a_thread_is_raised_by_next_and_no_other_call_hangs() -> N
 def test_a_wait_for_a_file_that_does_not_answer_can_be_ended_and_its_thread_does_not_hold_up_the_close(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("shufflenetv2.data.loader.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("shufflenetv2.data.threads.CLOSE_SECONDS", 0.1)
     release = threading.Event()
 
     class Stalled(Digits):

@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from ..config import Config, contains, describe_size, in_words
-from ..data import Dataset, build_evaluation_transform, build_preprocessing, worker_count
-from ..engine import Evaluator, choose_devices, distributed
+from ..data import BadImages, Dataset, build_evaluation_transform, build_preprocessing, worker_count
+from ..engine import BadImageReport, Evaluator, choose_devices, distributed
 from ..errors import UserError
 from ..report import RunLog
 from ..weights import Preprocessing, Weights, read_weights
@@ -30,6 +30,8 @@ def run_evaluation(config: Config) -> int:
     with distributed.init_process_group(devices.first):
         log_folder = Path(config.common.log_dir or "logs") / "eval"
         with RunLog(log_folder) if distributed.rank() == 0 else RunLog(silent=True) as log:
+            bad_images = BadImages.from_config(config.data, val_set, "validation")
+            report_bad_images = BadImageReport(log, {"validation": bad_images}, is_new=True)
             evaluator = Evaluator(
                 val_set,
                 build_evaluation_transform(preprocessing, config.evaluation.tta),
@@ -37,8 +39,10 @@ def run_evaluation(config: Config) -> int:
                 batch_size=config.val_batch_size,
                 workers=worker_count(config.common.workers, distributed.local_world_size()),
                 pin_memory=devices.pin_memory,
+                bad_images=bad_images,
             )
             result = evaluator(model, weights.iteration, final=True)
+            report_bad_images()
             evaluator.write_files(result, weights.iteration, str(weights.path), final=True)
     return 0
 

@@ -46,6 +46,14 @@ class DataConfig:
         0.0, "hold out this fraction of the training images of every class, and validate on it", recipe=True
     )
     class_map: File = option("", "file with the class names, one per line, in the order of their labels")
+    on_bad_image: Literal["skip", "stop"] = option(
+        "skip",
+        "reaction to an image that cannot be decoded: train on another image of its class in its place and leave it out of "
+        "validations (skip), or end the run (stop)",
+    )
+    max_bad_images: FractionBelow1 = option(
+        0.01, "with `on_bad_image` skip: largest accepted fraction of such images; with more the run ends and names them"
+    )
     num_classes: Count | None = option(None, "number of classes that is required; default: the number found")
     balanced_sampling: bool = option(
         False,

@@ -1,5 +1,7 @@
 """Data sets, transforms and the loader that makes batches of them."""
 
+from .bad_images import BadImage as BadImage
+from .bad_images import BadImages as BadImages
 from .custom import InMemoryImages as InMemoryImages
 from .datasets import Dataset as Dataset
 from .datasets import Digits as Digits
@@ -14,11 +16,8 @@ from .images import DecodedImage as DecodedImage
 from .images import ImageError as ImageError
 from .images import read_image as read_image
 from .index import find_images as find_images
-from .loader import BATCHES_AHEAD as BATCHES_AHEAD
 from .loader import DataIterator as DataIterator
 from .loader import evaluation_batches as evaluation_batches
-from .loader import usable_cores as usable_cores
-from .loader import worker_count as worker_count
 from .named import open_named as open_named
 from .overview import describe as describe
 from .policies import parse_policy as parse_policy
@@ -26,6 +25,9 @@ from .splits import hold_out as hold_out
 from .splits import open_datasets as open_datasets
 from .splits import open_validation_set as open_validation_set
 from .splits import read_class_map as read_class_map
+from .threads import BATCHES_AHEAD as BATCHES_AHEAD
+from .threads import usable_cores as usable_cores
+from .threads import worker_count as worker_count
 from .transforms import EvaluationTransform as EvaluationTransform
 from .transforms import TrainTransform as TrainTransform
 from .transforms import Transform as Transform

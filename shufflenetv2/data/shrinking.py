@@ -37,7 +37,7 @@ from ..errors import UserError
 from ..files import lock_folder, write_bytes
 from .images import Image, ImageError, open_encoded, read_file
 from .index import images_by_class
-from .loader import usable_cores
+from .threads import usable_cores
 from .transforms import OpencvResize
 
 Item = TypeVar("Item")

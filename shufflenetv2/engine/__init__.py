@@ -1,5 +1,6 @@
 """Training and evaluation of a network, with checkpoints that survive an interruption."""
 
+from .bad_images import BadImageReport as BadImageReport
 from .checkpoint import Checkpointer as Checkpointer
 from .checkpoint import RunIdentity as RunIdentity
 from .devices import Devices as Devices

@@ -127,6 +127,15 @@ def all_reduce_max(value: int) -> int:
     return int(values)
 
 
+def gather_lists(items: list[Any]) -> list[Any]:
+    """Return the items of all processes, those of process 0 first; they are pickled on the way."""
+    if world_size() == 1 or not all_reduce_max(len(items)):
+        return items
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, items)
+    return [item for of_process in gathered for item in of_process]
+
+
 @contextlib.contextmanager
 def local_rank0_first() -> Iterator[None]:
     """Run the block in one process of each machine first, then in the other processes."""

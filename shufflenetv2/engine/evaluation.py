@@ -4,13 +4,13 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data import Dataset, Transform, evaluation_batches
+from ..data import BadImages, Dataset, Transform, evaluation_batches
 from ..report import (
     MAX_PROBABILITIES,
     TOP,
@@ -23,7 +23,7 @@ from ..report import (
     write_predictions,
     write_summary,
 )
-from .distributed import all_reduce_max, all_reduce_sum, gather_rows, rank, world_size
+from .distributed import all_reduce_max, all_reduce_sum, gather_lists, gather_rows, rank, world_size
 from .free_memory import release_freed_memory
 from .signals import GracefulShutdown
 
@@ -42,6 +42,7 @@ class EvaluationResult:
         macro_f1: mean F1 over the classes that have images or were guessed first.
         classes: numbers of images by class, from which these two follow; None if the result was read from a file.
         predictions: for every image; None unless requested.
+        left_out: indices of the images that could not be decoded, which are not among `images`.
     """
 
     loss: float
@@ -52,6 +53,7 @@ class EvaluationResult:
     macro_f1: float = math.nan
     classes: ClassCounts | None = None
     predictions: Predictions | None = None
+    left_out: frozenset[int] = frozenset()
 
     def accuracy(self) -> dict[str, float]:
         """Return the metrics by the names that `eval_metric` and weight files have for them."""
@@ -207,6 +209,7 @@ class Evaluator:
         pin_memory: load the batches into pinned memory.
         log: receives the TEST line; its folder receives the files.
         shutdown: checked before each batch, so that a signal ends the evaluation.
+        bad_images: receives the images that cannot be decoded, which are left out; None raises their error.
     """
 
     def __init__(
@@ -219,7 +222,9 @@ class Evaluator:
         workers: int,
         pin_memory: bool = False,
         shutdown: GracefulShutdown | None = None,
+        bad_images: BadImages | None = None,
     ) -> None:
+        self._bad_images = bad_images
         self._dataset, self._transform, self._log, self._shutdown = dataset, transform, log, shutdown
         self._batch_size, self._workers, self._pin_memory = batch_size, workers, pin_memory
         self._while_waiting = shutdown.check_while_waiting if shutdown else lambda: None
@@ -239,17 +244,23 @@ class Evaluator:
         release_freed_memory()
         batches = evaluation_batches(
             self._dataset, self._transform, self._batch_size * world_size(), workers=self._workers,
-            pin_memory=self._pin_memory, rank=rank(), world_size=world_size(), while_waiting=self._while_waiting,
+            pin_memory=self._pin_memory, bad_images=self._bad_images, rank=rank(), world_size=world_size(),
+            while_waiting=self._while_waiting,
         )  # fmt: skip
         with closing(batches):
             source = self._shutdown.interruptible(batches) if self._shutdown else batches
             result = evaluate(model, source, predictions=True)
+        if self._bad_images is not None:
+            result = replace(result, left_out=frozenset(gather_lists(self._bad_images.take_left_out())))
         release_freed_memory()
         metrics = ValidationMetrics(
             iteration, result.loss, result.top1_error, result.top5_error, time.perf_counter() - started,
             result.balanced_accuracy, result.macro_f1,
         )  # fmt: skip
         self._log.test(metrics, prefix=prefix, final=final)
+        if result.left_out:
+            count, total = len(result.left_out), len(self._dataset)
+            self._log.info(f"{prefix}{count:,} of {total:,} validation images cannot be decoded and are left out")
         if final and result.classes:
             self._log.info(f"{prefix}{describe_classes(result.classes, self._dataset.class_names)}")
         return result
@@ -266,7 +277,7 @@ class Evaluator:
         folder, class_names = self._log.folder, self._dataset.class_names
         if folder is None or result.classes is None or result.predictions is None:
             return
-        images = [self._dataset.name(index) for index in range(len(self._dataset))]
+        images = [self._dataset.name(index) for index in range(len(self._dataset)) if index not in result.left_out]
         write_predictions(folder, result.predictions, images, class_names)
         figures = {"iteration": iteration, "final": final, "weights": weights, "images": result.images} | {
             "top1": 1 - result.top1_error,

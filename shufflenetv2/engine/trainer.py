@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..data import (
+    BadImages,
     DataIterator,
     Dataset,
     ImageError,
@@ -23,6 +24,7 @@ from ..report import ReportPage, RunLog, TrainMetrics
 from ..weights import Weights, model_record
 from . import distributed
 from .background import time_limit
+from .bad_images import BadImageReport
 from .checkpoint import Checkpointer, checkpoint_name
 from .contention import CoreContention
 from .devices import Devices
@@ -89,13 +91,18 @@ class Trainer(Callbacks):
         self._workers = worker_count(config.common.workers, distributed.local_world_size())
         self._contention = CoreContention(distributed.local_world_size())
         self._report = ReportPage(log.folder, *datasets) if log.folder else None
+        self._bad_images = BadImages.from_config(config.data, self.train_set, "training")
+        bad_val_images = BadImages.from_config(config.data, self.val_set, "validation") if self.val_set is not None else None
         self._evaluator = None
         if self.val_set is not None:
             self._evaluator = Evaluator(
                 self.val_set, build_evaluation_transform(self.preprocessing), log, batch_size=config.val_batch_size,
-                workers=self._workers, pin_memory=devices.pin_memory, shutdown=shutdown,
+                workers=self._workers, pin_memory=devices.pin_memory, shutdown=shutdown, bad_images=bad_val_images,
             )  # fmt: skip
-        if origin := checkpointer.restore(self.state):
+        origin = checkpointer.restore(self.state)
+        collections = {"training": self._bad_images, "validation": bad_val_images}
+        self._report_bad_images = BadImageReport(log, collections, is_new=origin is None)
+        if origin:
             log.info(f"continuing from {origin.name}")
             if origin.change:
                 log.info(origin.change)
@@ -106,7 +113,7 @@ class Trainer(Callbacks):
 
         Raises:
             ShutdownRequested: a signal arrived; nothing is lost.
-            ImageError: an image cannot be read; nothing is lost.
+            ImageError: an image cannot be decoded, and `on_bad_image` is 'stop'; or there are too many; nothing is lost.
             NonFiniteLossError: a loss is not finite, and `on_nonfinite` is 'stop', or does not help.
         """
         self.hooks.before_run(self)
@@ -144,6 +151,7 @@ class Trainer(Callbacks):
                 self._save_at_exit()
                 raise
             except ImageError:
+                self._report_bad_images.write(self._report_bad_images.take_new())
                 if distributed.world_size() == 1:  # saving needs all processes, and the others did not read this image
                     self._save_at_exit()
                 raise
@@ -180,7 +188,8 @@ class Trainer(Callbacks):
             self.train_set, self._train_transform, optimization.batch_size, seed=optimization.seed,
             start_iteration=self.state.iteration, offset=self.state.order_offset, workers=self._workers,
             pin_memory=self.devices.pin_memory, repeats=data.aug_repeats, balanced=data.balanced_sampling,
-            rank=distributed.rank(), world_size=distributed.world_size(), while_waiting=self.shutdown.check_while_waiting,
+            bad_images=self._bad_images, rank=distributed.rank(), world_size=distributed.world_size(),
+            while_waiting=self.shutdown.check_while_waiting,
         )  # fmt: skip
 
     # ---- callbacks of the loop
@@ -200,6 +209,9 @@ class Trainer(Callbacks):
     def between_iterations(self, iteration: int) -> None:
         self.shutdown.check()
         self.checkpointer.check()
+        # Several processes communicate for this report, at the TRAIN lines, where they wait for each other anyway.
+        if distributed.world_size() == 1 or iteration % self.config.run.display_interval == 0:
+            self._report_bad_images()
         if iteration % self.config.run.val_interval == 0:
             self.validate()
         if self.config.run.hook and self._any_stop_request(bool(self._stop_request)):
@@ -300,6 +312,7 @@ class Trainer(Callbacks):
             return None
         self.hooks.before_evaluation(self.state.iteration)
         result = self._evaluator(model, self.state.iteration, prefix=prefix, final=final)
+        self._report_bad_images()
         self.hooks.after_evaluation(self.state.iteration, result)
         return result
 
@@ -319,6 +332,9 @@ class Trainer(Callbacks):
         for name, weights in reversed(results.items()):  # model.pkl last: its presence means that the run is finished
             self._write(name, self._model_record(state.network) | weights.record())
         self.checkpointer.wait()
+        self._report_bad_images()
+        if summary := self._report_bad_images.summary():
+            self.log.info(summary)
         for line in finished_lines(self.checkpointer.folder, results, state.eval_metric):
             self.log.info(line)
 

@@ -17,3 +17,5 @@ from .predictions import write_summary as write_summary
 from .records import Records as Records
 from .runfiles import find_log_folder as find_log_folder
 from .sessions import Session as Session
+from .tables import protect as protect
+from .tables import unprotect as unprotect

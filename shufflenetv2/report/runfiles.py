@@ -28,7 +28,7 @@ class Prediction:
     """A row of predictions.csv.
 
     Attributes:
-        position: of the image in the validation set.
+        position: of the row, counted from 0; that of the image in the validation set if no image before it was left out.
         image: name of the image, usually its path in the validation set.
         label, prediction: names of classes.
         probability, label_probability: of the prediction, and of the label.

@@ -70,10 +70,13 @@ def encode_thumbnails(
     thumbnails = {}
     for row in with_thumbnails(predictions):
         if row.image not in cache and dataset is not None:
-            if row.position >= len(dataset) or as_written(dataset.name(row.position)) != row.image:
+            # The rows before it may lack images that could not be decoded.
+            candidates = range(row.position, len(dataset))
+            index = next((index for index in candidates if as_written(dataset.name(index)) == row.image), None)
+            if index is None:
                 return {}  # the predictions are those of another data set
             try:
-                cache[row.image] = _encode(dataset, row.position)
+                cache[row.image] = _encode(dataset, index)
             except (UserError, cv2.error):
                 continue
         if row.image in cache:
