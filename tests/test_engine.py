@@ -1,5 +1,6 @@
 """The training loop, evaluation and the recalibration of batch norm."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -139,6 +140,9 @@ class Recorder(Callbacks):
     def between_iterations(self, iteration: int) -> None:
         self.calls.append(("between", iteration, self.state.iteration))
 
+    def on_complete(self, iteration: int) -> None:
+        self.calls.append(("complete", iteration, self.state.iteration))
+
 
 def test_train_stops_at_the_given_iteration_and_calls_the_callbacks_in_order() -> None:
     state = new_state(7)
@@ -146,13 +150,52 @@ def test_train_stops_at_the_given_iteration_and_calls_the_callbacks_in_order() -
     source: Iterator[Batch] = iter(random_batches(4))
     train(state.network, state, source, StepSettings(nn.CrossEntropyLoss()), until=3, display_interval=2, callbacks=recorder)
     assert state.iteration == 3
-    order = [("before", -1), ("after", 0), ("between", 0)]
+    order = [("before", -1), ("after", 0), ("between", 0), ("complete", 0)]
     assert recorder.calls == [(name, k, k + offset) for k in (1, 2, 3) for name, offset in order]
-    (metrics,) = recorder.metrics
-    assert metrics.iteration == 2
-    assert metrics.learning_rate == pytest.approx(0.1 * (1 - 2 / 7))
-    assert state.state_dict()["progress"]["images"] == 8  # images of iteration 3, which no TRAIN line includes yet
+    assert [metrics.iteration for metrics in recorder.metrics] == [2, 3]  # the last one is shorter than the interval
+    assert recorder.metrics[0].learning_rate == pytest.approx(0.1 * (1 - 2 / 7))
     assert next(source, None) is not None  # the fourth batch was not taken
+
+
+def test_a_run_that_ends_early_has_the_metrics_of_its_last_iterations() -> None:
+    class Stop(Recorder):
+        def between_iterations(self, iteration: int) -> None:
+            self.state.stop_reason = "early" if iteration == 3 else ""
+
+        def on_complete(self, iteration: int) -> None:
+            self.calls.append(("saved", iteration, self.state.state_dict()["progress"]["images"]))
+
+    state = new_state(9)
+    recorder, settings = Stop(state), StepSettings(nn.CrossEntropyLoss())
+    train(state.network, state, iter(random_batches(9)), settings, until=9, display_interval=2, callbacks=recorder)
+    assert [metrics.iteration for metrics in recorder.metrics] == [2, 3]
+    # A checkpoint never holds images that are in the metrics already: the metrics would count them again after a resume.
+    assert [call for call in recorder.calls if call[0] == "saved"] == [("saved", 1, 8), ("saved", 2, 0), ("saved", 3, 0)]
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3])
+def test_the_norm_of_the_gradients_is_measured_before_clipping_and_changes_nothing(clip: float) -> None:
+    def run(display_interval: int) -> tuple[TrainingState, Recorder, list[float]]:
+        state, norms = new_state(4), list[float]()
+
+        def measure_and_clip() -> None:
+            norms.append(sum(float(p.grad.pow(2).sum()) for p in state.network.parameters() if p.grad is not None) ** 0.5)
+            if clip:
+                nn.utils.clip_grad_norm_(state.network.parameters(), clip)
+
+        recorder, settings = Recorder(state), StepSettings(nn.CrossEntropyLoss(), clip=measure_and_clip)
+        train(
+            state.network, state, iter(random_batches(4)), settings, until=4, display_interval=display_interval,
+            callbacks=recorder,
+        )  # fmt: skip
+        return state, recorder, norms
+
+    (always, recorder, norms), (once, other, _) = run(1), run(100)
+    assert [metrics.grad_norm for metrics in recorder.metrics] == pytest.approx(norms, rel=1e-4)
+    assert [metrics.iteration for metrics in other.metrics] == [4]
+    assert other.metrics[0].grad_norm == recorder.metrics[-1].grad_norm
+    assert same_tensors(always.network.state_dict(), once.network.state_dict())
+    assert recorder.metrics[0].memory_mb is None or recorder.metrics[0].memory_mb > 50
 
 
 def test_after_an_exception_in_a_callback_the_state_can_be_saved() -> None:
@@ -280,7 +323,9 @@ def test_an_iteration_waits_for_the_device_only_where_metrics_are_displayed(
         data = [(images.pin_memory(), targets.pin_memory()) for images, targets in data]
 
     def train_until(iteration: int) -> None:
-        train(network, state, iter(data[state.iteration : iteration]), settings, until=iteration, display_interval=4)
+        batches = iter(data[state.iteration : iteration])
+        with contextlib.suppress(StopIteration):  # the metrics of the very last iteration, 8, are read in any case
+            train(network, state, batches, settings, until=8, display_interval=4)
 
     with SynchronizingOperations() as operations:
         train_until(4)

@@ -1,6 +1,8 @@
 """A run that is stopped or killed and then continued gives a bit-identical result, and never leaves a damaged file."""
 
+import csv
 import itertools
+import json
 import os
 import random
 import re
@@ -84,6 +86,14 @@ def read_results(folder: Path) -> dict[str, torch.Tensor]:
     names = ("model.pkl", "model-ema.pkl", "best.pkl")
     results = {name: torch.load(folder / name, weights_only=True)["state_dict"] for name in names}
     return {f"{name}/{key}": tensor for name, state_dict in results.items() for key, tensor in state_dict.items()}
+
+
+def read_metrics(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of metrics.csv without the columns that are times."""
+    with open(folder / "metrics.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    times = {"data_time", "train_time", "images_per_second", "val_time"}
+    return [{name: value for name, value in row.items() if name not in times} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +186,11 @@ def test_a_run_killed_three_times_gives_a_bit_identical_result(tmp_path: Path, u
     assert process.returncode == 0
     assert same_tensors(read_results(tmp_path / "models"), read_results(uninterrupted))
     assert not list((tmp_path / "models").glob(".*.tmp"))
+    logs, uninterrupted_logs = tmp_path / "logs/models", uninterrupted.parent / "logs/models"
+    assert read_metrics(logs) == read_metrics(uninterrupted_logs)
+    assert (logs / "predictions.csv").read_bytes() == (uninterrupted_logs / "predictions.csv").read_bytes()
+    sessions = [json.loads(line) for line in (logs / "sessions.jsonl").read_text().splitlines()]
+    assert [session["event"] for session in sessions] == ["start"] * 4 + ["end"]
 
 
 def test_a_run_killed_long_before_its_first_interval_in_iterations_continues_from_a_checkpoint_by_time(
@@ -194,6 +209,17 @@ def test_a_run_killed_long_before_its_first_interval_in_iterations_continues_fro
     assert again.returncode == 0
     assert same_tensors(read_results(tmp_path / "models"), read_results(uninterrupted))
     assert len(list_checkpoints(tmp_path / "models")) == 2
+
+
+def test_the_last_iterations_are_recorded_where_the_interval_does_not_divide_them(tmp_path: Path, train_here: Train) -> None:
+    arguments = [*SHORT, "--display-interval", "5", "--clip-grad", "1"]
+    assert train_here(*arguments, "--save", "complete").returncode == 0
+    rows = read_metrics(tmp_path / "complete/logs")
+    assert [row["iteration"] for row in rows if row["kind"] == "train"] == ["5", "10", "12"]
+    assert all(float(row["grad_norm"]) > 0 for row in rows if row["kind"] == "train")
+    assert train_here(*arguments, "--save", "interrupted", "--hook", "tests.support:Stop").returncode == 143
+    assert train_here(*arguments, "--save", "interrupted").returncode == 0
+    assert read_metrics(tmp_path / "interrupted/logs") == rows
 
 
 # ---- files

@@ -17,7 +17,7 @@ from ..recipe import LossFunction, Mixing, build_clipping, build_loss, build_mix
 from ..report import TrainMetrics
 from ..rng import DEVICE, generator
 from . import distributed
-from .metrics import Stopwatch
+from .metrics import GradientNorm, Stopwatch
 from .state import TrainingState
 
 
@@ -75,10 +75,13 @@ class Callbacks:
         """Receive the result of an iteration. Reading a value waits for the device."""
 
     def on_metrics(self, metrics: TrainMetrics) -> None:
-        """Receive the metrics, every `display_interval` iterations."""
+        """Receive the metrics, every `display_interval` iterations and after the last one."""
 
     def between_iterations(self, iteration: int) -> None:
-        """Validate, save, stop, ...; its time is not counted as training time. Must leave the model in train mode."""
+        """Validate, stop, ...; its time is not counted as training time. Must leave the model in train mode."""
+
+    def on_complete(self, iteration: int) -> None:
+        """Save the state, if that is due: nothing of the iteration is left to do. Its time is not counted either."""
 
 
 def train_step(
@@ -149,8 +152,8 @@ def train(
     Args:
         model: the network of `state`, or a wrapper around it (nn.DataParallel, DistributedDataParallel, torch.compile).
         batches: pairs (images, targets), beginning with that of iteration `state.iteration + 1`.
-        display_interval: number of iterations between two calls of `callbacks.on_metrics`. Only there the loop waits for
-            the device.
+        display_interval: number of iterations between two calls of `callbacks.on_metrics`, which the last iteration calls
+            as well. Only there the loop waits for the device.
 
     Raises:
         NonFiniteLossError: a loss was infinite or NaN; raised at the next display.
@@ -170,20 +173,26 @@ def train(
         images, mixed_targets, targets = prepare_batch(images, targets, settings.mixing, iteration)
         callbacks.before_iteration(iteration, images, mixed_targets)
         loss_targets = (mixed_targets, settings.teacher(images)) if settings.teacher else mixed_targets
+        is_displayed = iteration % display_interval == 0 or iteration == until
+        gradients = GradientNorm(state.network, settings.clip) if is_displayed else None
         loss, logits = train_step(
             model, images, loss_targets, settings.loss_function, state.optimizer, state.scaler,
-            accum_steps=settings.accum_steps, clip=settings.clip,
+            accum_steps=settings.accum_steps, clip=gradients or settings.clip,
         )  # fmt: skip
         distributed.synchronize_batch_norm(state.network, settings.dist_bn)
         state.complete_iteration(loss, logits, targets)
         stopwatch.count(len(images))
         callbacks.after_iteration(iteration, loss, logits)
 
-        if iteration % display_interval == 0:
-            callbacks.on_metrics(state.display_metrics(loss, stopwatch))
+        if is_displayed:
+            callbacks.on_metrics(state.display_metrics(loss, stopwatch, gradients))
             stopwatch = Stopwatch()
         with stopwatch.paused():
             callbacks.between_iterations(iteration)
+        if state.stop_reason and not is_displayed:
+            callbacks.on_metrics(state.display_metrics(loss, stopwatch))
+        with stopwatch.paused():
+            callbacks.on_complete(iteration)
 
 
 def seed_device(seed: int, iteration: int) -> None:

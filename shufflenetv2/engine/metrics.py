@@ -1,14 +1,20 @@
-"""Compute the numbers of the TRAIN lines: accuracy, counted on the device, and times."""
+"""Compute the numbers of the TRAIN lines: accuracy, counted on the device, norm of the gradients, times, and memory."""
 
 import contextlib
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import distributed
 from .evaluation import count_correct
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 
 class RunningAccuracy:
@@ -35,6 +41,35 @@ class RunningAccuracy:
         if distributed.rank() == 0:
             self._images = counts["images"]
             self._correct = torch.tensor([counts["top1"], counts["top5"]], device=device)
+
+
+class GradientNorm:
+    """Measure the L2 norm of all gradients together, before they are clipped; `train_step` calls it in place of `clip`.
+
+    Attributes:
+        value: scalar, on the device; None before the call.
+    """
+
+    def __init__(self, network: nn.Module, clip: Callable[[], object] | None) -> None:
+        self._network, self._clip = network, clip
+        self.value: Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        gradients = [parameter.grad for parameter in self._network.parameters() if parameter.grad is not None]
+        self.value = nn.utils.get_total_norm(gradients)
+        if self._clip:
+            self._clip()
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """Return the most memory that this process has used so far in MiB: tensors on a GPU, or main memory; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if resource is None:
+        return None
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    return kibibytes / 1024
 
 
 class Stopwatch:

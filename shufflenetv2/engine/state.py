@@ -29,7 +29,7 @@ from . import distributed
 from .background import copy_to_host
 from .devices import Devices
 from .evaluation import EvaluationResult
-from .metrics import RunningAccuracy, Stopwatch
+from .metrics import GradientNorm, RunningAccuracy, Stopwatch, peak_memory
 from .nonfinite import LossMonitor
 from .results import ValidatedWeights
 
@@ -132,7 +132,7 @@ class TrainingState:
         """
         self._loss_monitor.check(self.network, self.iteration, self.learning_rate)
 
-    def display_metrics(self, loss: Tensor, stopwatch: Stopwatch) -> TrainMetrics:
+    def display_metrics(self, loss: Tensor, stopwatch: Stopwatch, gradients: GradientNorm | None = None) -> TrainMetrics:
         """Return the metrics since the last call, and start counting anew. Waits for the device.
 
         Raises:
@@ -148,6 +148,8 @@ class TrainingState:
             top1_error=1 - counts["top1"] / counts["images"],
             top5_error=1 - counts["top5"] / counts["images"],
             **stopwatch.rates(),
+            grad_norm=None if gradients is None or gradients.value is None else float(gradients.value),
+            memory_mb=peak_memory(loss.device),
         )
 
     def fast_forward(self, iteration: int) -> None:

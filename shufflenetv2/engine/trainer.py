@@ -216,6 +216,8 @@ class Trainer(Callbacks):
             self.validate()
         if self.config.run.hook and self._any_stop_request(bool(self._stop_request)):
             self.state.stop_reason = distributed.broadcast_from_rank0(self._stop_request) or "requested in another process"
+
+    def on_complete(self, iteration: int) -> None:
         if self.checkpointer.is_due(iteration):
             if self.checkpointer.is_multiple(iteration):
                 self.save()

@@ -23,6 +23,8 @@ class TrainMetrics:
         top1_error, top5_error: over the images since the previous TRAIN line.
         data_time, train_time: seconds per iteration since then; data_time is the part spent waiting for images.
         images_per_second: of all processes.
+        grad_norm: L2 norm of the gradients of this iteration before clipping; None if it was not measured.
+        memory_mb: most memory that the process has used so far, in MiB: tensors on a GPU, or main memory.
     """
 
     iteration: int
@@ -33,6 +35,8 @@ class TrainMetrics:
     data_time: float
     train_time: float
     images_per_second: float
+    grad_norm: float | None = None
+    memory_mb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class RunLog:
         if self._bar is not None:
             self._bar.update(iteration - self._bar.n)
 
-    def record(self, iteration: int, kind: str, values: Mapping[str, float]) -> None:
+    def record(self, iteration: int, kind: str, values: Mapping[str, float | None]) -> None:
         """Add a row to the records, if the run has started and has a folder; see `Records.write`."""
         if self._records is not None:
             self._records.write(iteration, kind, values)

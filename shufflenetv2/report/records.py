@@ -25,6 +25,7 @@ COLUMNS = (
     "data_time",
     "train_time",
     "images_per_second",
+    "grad_norm",
     "val_time",
     "balanced_accuracy",
     "macro_f1",
@@ -66,18 +67,19 @@ class Records:
                     path.unlink(missing_ok=True)
         self._written = self._rewrite(lambda row: 0 < row["iteration"] <= iteration)
 
-    def write(self, iteration: int, kind: str, values: Mapping[str, float]) -> None:
+    def write(self, iteration: int, kind: str, values: Mapping[str, float | None]) -> None:
         """Add a row.
 
         Args:
             iteration: number of the iteration, from 1.
             kind: 'train', 'test', 'test_ema', ...
-            values: name -> value; the CSV file receives only the names in COLUMNS.
+            values: name -> value; None is left out, and the CSV file receives only the names in COLUMNS.
 
         Raises:
             UserError: a file cannot be written.
         """
-        row = {"iteration": iteration, "kind": kind} | {name: float(value) for name, value in values.items()}
+        numbers = {name: float(value) for name, value in values.items() if value is not None}
+        row = {"iteration": iteration, "kind": kind} | numbers
         if (iteration, kind) in self._written:
             self._rewrite(lambda other: (other["iteration"], other["kind"]) != (iteration, kind))
         self._written.add((iteration, kind))
@@ -85,7 +87,7 @@ class Records:
             with user_error(path), open(path, "ab") as file:
                 file.write(line)
         with user_error(self._folder / EVENT_FILES):
-            self._write_events(iteration, kind, values)
+            self._write_events(iteration, kind, numbers)
 
     def close(self) -> None:
         """Close the event files."""
