@@ -100,6 +100,30 @@ def unequal_classes(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def time_to_accuracy(report: dict[str, Any]) -> str:
+    """Render the accuracy and the time of torchvision's reference, configs/own-images.yaml and the published recipe, by task."""
+    programs = ("torchvision", "own-images", "published")
+    lines = [
+        "| task | torchvision: top-1, whole time | own-images: top-1, whole time | published: top-1, whole time "
+        "| torchvision: time to its top-1 | own-images: time to that | ratio |",
+        "|---|" + "---:|" * 6,
+    ]
+    for task, result in report["results"].items():
+        cells = [f"{result[name]['top1']:.1%}, {result[name]['seconds']:.0f} s" for name in programs]
+        reference, ours = (result[name]["seconds to accuracy"] for name in programs[:2])
+        cells += [f"{reference:.0f} s", f"{ours:.0f} s" if ours else "not reached", f"{ours / reference:.2f}" if ours else ""]
+        lines.append(f"| {task} | " + " | ".join(cells) + " |")
+    images = " / ".join(str(result["images"]["train"]) for result in report["results"].values())
+    versions = report["versions"]
+    lines += [
+        "",
+        f"Medians of {report['seeds']} seeds; {images} training images; 0.5x, 64 pixels, on a CPU;",
+        f"{cores_and_load(report, report['cores lost to other processes'])};",
+        f"{report['date']}; torch {versions['torch']}, torchvision {versions['torchvision']}.",
+    ]
+    return "\n".join(lines)
+
+
 def save_time(report: dict[str, Any]) -> str:
     """Render the time of iterations with and without saving a checkpoint."""
     return (
@@ -284,6 +308,7 @@ TABLES = {
     "shared_cores": shared_cores,
     "sizes": sizes,
     "start_up": start_up,
+    "time_to_accuracy": time_to_accuracy,
     "train_step": train_step,
     "unequal_classes": unequal_classes,
     "prepared": prepared,

@@ -1,5 +1,6 @@
 """ShuffleNetV2 as published, in its four sizes (section 3 of the paper)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -168,8 +169,17 @@ class ShuffleNetV2(nn.Module):
         images = convert_like(images, self.first_conv[0].weight)  # type: ignore[arg-type]
         return (images - self.input_mean) / self.input_std if self.normalizes else images
 
-    def initialize_weights(self, generator: torch.Generator | None = None) -> None:
-        """Draw new weights from the original's distributions, with torch's global generator by default."""
+    def initialize_weights(self, generator: torch.Generator | None = None, distribution: str = "original") -> None:
+        """Draw new weights, with torch's global generator by default.
+
+        Args:
+            distribution: 'original', or 'torch': PyTorch's default for each layer, as in torchvision's network, uniform within
+                1 / sqrt(fan-in) of 0. The scale of a weight before a batch norm does not change the output, but the steps
+                relative to the weight are larger the smaller it is.
+        """
+        if distribution == "torch":
+            self._initialize_as_torch(generator)
+            return
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):
                 std = 0.01 if name.startswith("first_conv") else 1.0 / module.weight.shape[1]
@@ -182,6 +192,15 @@ class ShuffleNetV2(nn.Module):
                 nn.init.normal_(module.weight, 0.0, 0.01, generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def _initialize_as_torch(self, generator: torch.Generator | None) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                bound = 1 / math.sqrt(module.weight[0].numel())
+                for parameter in module.parameters():
+                    nn.init.uniform_(parameter, -bound, bound, generator=generator)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
 
 
 def convert_like(images: Tensor, weight: Tensor) -> Tensor:

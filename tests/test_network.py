@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 import torchinfo
+import torchvision
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from shufflenetv2 import ShuffleNetV2, ShuffleV2Block
@@ -73,6 +74,17 @@ def test_initial_weights_have_the_originals_distribution() -> None:
     names = network.state_dict()
     assert names["classifier.0.weight"].std().item() == pytest.approx(0.01, rel=0.05)
     assert "classifier.0.bias" not in names
+
+
+def test_torch_initial_weights_have_the_distribution_of_torchvisions_network() -> None:
+    network = ShuffleNetV2(model_size="1.0x", layout="torchvision", head_bias=True)
+    network.initialize_weights(torch.Generator().manual_seed(1), "torch")
+    reference = torchvision.models.shufflenet_v2_x1_0(weights=None)
+    ours, theirs = (
+        [std for _, std in sorted((weight.numel(), weight.std().item()) for weight in model.parameters() if weight.dim() > 1)]
+        for model in (network, reference)
+    )
+    assert ours == pytest.approx(theirs, rel=0.25)
 
 
 def test_initial_weights_are_a_function_of_the_generator() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from shufflenetv2 import describe, open_model, predict
+from shufflenetv2 import describe, open_model, predict, train
 from shufflenetv2.data import FolderDataset
 from tests.support import ONE_THREAD, ROOT, Run, Train, photograph
 
@@ -95,3 +95,11 @@ def test_a_newcomer_is_interrupted_and_changes_their_mind(
         assert status == 0, error
         expected = [prediction.labels[0] for prediction in predict(open_model(path), images)]
         assert [prediction.labels[0] for prediction in predict(open_model("exported.onnx"), images)] == expected
+
+
+def test_the_recipe_for_own_images_learns_classes_of_a_few_images(folders: Path, tmp_path: Path) -> None:
+    result = train(
+        config=ROOT / "configs/own-images.yaml", train_dir=folders / "D", val_dir=folders / "V", save=tmp_path, device="cpu",
+        input_size=32, epochs=30,
+    )  # fmt: skip
+    assert result.accuracy["top1"] > 0.4  # 0.17 by chance

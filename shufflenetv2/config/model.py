@@ -43,6 +43,12 @@ class ModelConfig:
     in_chans: Annotated[Literal[1, 3], IntegerChoice] = option(
         3, "number of channels of the images: 3 for colour, 1 for grey", recipe=True
     )
+    init: Literal["original", "torch"] = option(
+        "original",
+        "distribution of the initial weights: as published (original), or PyTorch's default for each layer, as torchvision's "
+        "network has it (torch), which learns faster from few images",
+        recipe=True,
+    )
     gp: Annotated[Pooling, BeforeValidator(_read_pooling, json_schema_input_type=Pooling | Literal["fast"])] = option(
         "avg", "global pooling before the classifier", recipe=True
     )

@@ -15,6 +15,7 @@ from .state import TrainingState
 FIXED = (
     "model_size",
     "in_chans",
+    "init",
     "split_bn",
     "opt",
     "opt_kwargs",

@@ -255,7 +255,7 @@ def _build_network(config: Config, n_class: int, weights: Weights | None) -> Shu
         bn_momentum=momentum,
         **{name: architecture[name] for name in ("layout", "head_bias") if name in architecture},
     )  # fmt: skip
-    network.initialize_weights(torch.Generator().manual_seed(config.optimization.seed))
+    network.initialize_weights(torch.Generator().manual_seed(config.optimization.seed), model.init)
     return network
 
 
