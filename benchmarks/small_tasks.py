@@ -1,4 +1,4 @@
-"""Make classification tasks like the folders of people who train on their own images: a few hundred JPEG files in class folders.
+"""Make classification tasks like the folders of people who train on their own images: some hundred JPEG files in class folders.
 
 Nothing is downloaded: the digits are those of scikit-learn, the photographs come from the wheels of scikit-image and
 scikit-learn, textures and drawings are generated. All images have 96 x 96 pixels. The draws are seeded.
@@ -30,6 +30,11 @@ Pixels = np.ndarray  # uint8 (SIDE, SIDE, 3), RGB
 Draw = Callable[[int, str, np.random.Generator], Pixels]  # (class, split, random numbers) -> image
 
 
+def to_pixels(values: np.ndarray) -> Pixels:
+    pixels: Pixels = np.clip(values, 0, 255).astype(np.uint8)
+    return pixels
+
+
 def digit_pixels() -> dict[tuple[int, str], list[Pixels]]:
     """Return the enlarged digits of each class and split."""
     file = np.load(ROOT / "shufflenetv2/data/digits.npz")
@@ -58,12 +63,12 @@ def draw_photograph() -> Draw:
         reach = side / math.sqrt(2)  # of a rotated square
         centre = (rng.uniform(reach, width - reach), rng.uniform(reach, height - reach))
         matrix = cv2.getRotationMatrix2D(centre, rng.uniform(-45, 45), SIDE / side)
-        matrix[:, 2] += SIDE / 2 - np.array(centre)
-        crop = cv2.warpAffine(part, matrix, (SIDE, SIDE), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT)
+        to_centre = np.array([[0, 0, SIDE / 2 - centre[0]], [0, 0, SIDE / 2 - centre[1]]])
+        crop = cv2.warpAffine(part, matrix + to_centre, (SIDE, SIDE), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT)
         grey = crop.mean(axis=2, keepdims=True)
         saturation = rng.uniform(0, 1)
         recoloured = (grey + saturation * (crop - grey)) * rng.uniform(0.6, 1.4, 3)
-        return np.clip(recoloured, 0, 255).astype(np.uint8)
+        return to_pixels(recoloured)
 
     return draw
 
@@ -91,13 +96,11 @@ def draw_texture(classes: int) -> Draw:
         response = np.exp(-((np.log((radius + 1e-6) / scale) / 0.35) ** 2) - (np.sin(turned) / spectrum["spread"]) ** 2)
         noise = np.fft.ifft2(np.fft.fft2(rng.standard_normal((SIDE, SIDE))) * response).real
         pattern = 1 / (1 + np.exp(-spectrum["sharpness"] * noise / noise.std()))
-        colours = [
-            cv2.cvtColor(np.uint8([[[180 * ((spectrum["hue"] + rng.normal(0, 0.12)) % 1), rng.uniform(60, 160), value]]]),
-                         cv2.COLOR_HSV2RGB)[0, 0]
-            for value in (rng.uniform(30, 120), rng.uniform(140, 250))
-        ]  # fmt: skip
+        values = (rng.uniform(30, 120), rng.uniform(140, 250))
+        hsv = [[180 * ((spectrum["hue"] + rng.normal(0, 0.12)) % 1), rng.uniform(60, 160), value] for value in values]
+        colours = cv2.cvtColor(to_pixels(np.array([hsv])), cv2.COLOR_HSV2RGB)[0]
         mixed = pattern[:, :, None] * colours[0] + (1 - pattern[:, :, None]) * colours[1]
-        return np.clip(mixed + rng.normal(0, 12, mixed.shape), 0, 255).astype(np.uint8)
+        return to_pixels(mixed + rng.normal(0, 12, mixed.shape))
 
     return draw
 
@@ -117,7 +120,7 @@ def draw_drawing(classes: int) -> Draw:
         for a, b, c, d in moved:
             curve = (1 - time) ** 3 * a + 3 * (1 - time) ** 2 * time * b + 3 * (1 - time) * time**2 * c + time**3 * d
             cv2.polylines(paper, [np.round(16 * curve).astype(np.int32)], False, ink.tolist(), width, cv2.LINE_AA, shift=4)
-        return np.clip(paper + rng.normal(0, 6, paper.shape), 0, 255).astype(np.uint8)
+        return to_pixels(paper + rng.normal(0, 6, paper.shape))
 
     return draw
 

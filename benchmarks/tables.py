@@ -101,7 +101,7 @@ def unequal_classes(report: dict[str, Any]) -> str:
 
 
 def time_to_accuracy(report: dict[str, Any]) -> str:
-    """Render the accuracy and the time of torchvision's reference, configs/own-images.yaml and the published recipe, by task."""
+    """Render accuracy and time of torchvision's reference, configs/own-images.yaml and the published recipe, by task."""
     programs = ("torchvision", "own-images", "published")
     lines = [
         "| task | torchvision: top-1, whole time | own-images: top-1, whole time | published: top-1, whole time "

@@ -1,18 +1,18 @@
 """Measure how long `configs/own-images.yaml` takes to the accuracy that torchvision's reference reaches on small tasks.
 
-The tasks are those of small_tasks.py: about 500 images each, seen at 64 x 64 pixels. Three programs train in turn, for every seed
-of every task:
+The tasks are those of small_tasks.py: about 500 images each, seen at 64 x 64 pixels. Three programs train in turn, for every
+seed of every task:
 
 - torchvision: torchvision's shufflenet_v2_x0_5 with the defaults of its reference (torchvision_reference.py), validated after
   every epoch. Its time is that of training, without imports and without validations.
 - own-images: `python train.py --config configs/own-images.yaml` with 0.5x. Its time is that of the whole process: imports,
   training, ten validations, recalibration of batch norm, saving.
-- published: the published recipe (the defaults of `train.py`), with as many iterations of 1,024 images as the recipe in
-  own-images.yaml sees images, so that it takes about the same time.
+- published: the published recipe (the defaults of `train.py`), with as many iterations of 1,024 images as take as
+  many images as own-images.yaml, so that it takes about the same time.
 
 The accuracy to reach is that of torchvision's weights after the last epoch. Two times are compared: until the first validation
-with at least this accuracy, and of the whole run. A run that never reaches the accuracy has no time to it, which counts as longer
-than any other in the median.
+with at least this accuracy, and of the whole run. A run that never reaches the accuracy has no time to it, which counts as
+longer than any other in the median.
 
     python benchmarks/time_to_accuracy.py [--seeds 3] [--tasks digits ...] [--quick] [--output FILE]
 """
@@ -85,7 +85,7 @@ def seconds_to(run: Run, accuracy: float) -> float:
 
 
 def measure(folder: Path, images: int, seeds: int, quick: bool) -> dict[str, list[Run]]:
-    """Train each program with each seed, in turn. Every run gets its time to the accuracy of torchvision's with the same seed."""
+    """Train each program with each seed, in turn, with the time to the accuracy of torchvision with the same seed."""
     config = yaml.safe_load((ROOT / CONFIG).read_text())
     epochs = QUICK_EPOCHS if quick else config["epochs"]
     published_iters = max(1, round(epochs * images / PUBLISHED_BATCH_SIZE))
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "time_to_accuracy.json")
     arguments = parser.parse_args()
 
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
     load, started = OtherLoad(), time.perf_counter()
     for task in arguments.tasks:
         with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""Train torchvision's ShuffleNetV2 with the defaults of torchvision's reference, and print its accuracy after every epoch as JSON.
+"""Train torchvision's ShuffleNetV2 with the defaults of torchvision's reference, and print the accuracy of each epoch as JSON.
 
 Network, transforms, optimizer and schedule are those of `references/classification/train.py` with no options but the model
 and the sizes of the images: SGD with a rate of 0.1, momentum 0.9, weight decay 1e-4, batches of 32, 90 epochs, a tenth of the
@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROP_RATIO = 224 / 256
 
 
-def train_epoch(model: nn.Module, batches: DataLoader, optimizer: torch.optim.Optimizer) -> None:
+def train_epoch(model: nn.Module, batches: DataLoader[Any], optimizer: torch.optim.Optimizer) -> None:
     criterion = nn.CrossEntropyLoss()
     model.train()
     for images, targets in batches:
@@ -37,7 +38,7 @@ def train_epoch(model: nn.Module, batches: DataLoader, optimizer: torch.optim.Op
 def accuracy(model: nn.Module, images: Tensor, targets: Tensor) -> float:
     model.eval()
     with torch.inference_mode():
-        logits = torch.cat([model(part) for part in images.split(100)])
+        logits = torch.cat([model(part) for part in torch.split(images, 100)])
     return float((logits.argmax(dim=1) == targets).float().mean())
 
 
@@ -56,9 +57,7 @@ def main() -> None:
     to_tensor = [v2.PILToTensor(), v2.ToDtype(torch.float, scale=True), v2.Normalize(MEAN, STD)]
     size = arguments.input_size
     train_transform = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip(), *to_tensor])
-    val_transform = v2.Compose(
-        [v2.Resize(int(size / CROP_RATIO + 0.5), antialias=True), v2.CenterCrop(size), *to_tensor]
-    )
+    val_transform = v2.Compose([v2.Resize(int(size / CROP_RATIO + 0.5), antialias=True), v2.CenterCrop(size), *to_tensor])
     train_set = ImageFolder(str(arguments.folder / "train"), train_transform)
     batches = DataLoader(train_set, 32, shuffle=True, num_workers=arguments.workers)
     model = models.get_model(arguments.model, weights=None, num_classes=len(train_set.classes))
