@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+MAX_TYPED = 100  # characters of a name that is compared with others; the time grows with the square of the length
+
 
 class UserError(ValueError):
     """An error that the user can fix. The message names what is wrong and the remedy; the command shows no traceback.
@@ -33,6 +35,9 @@ def nearest(name: str, choices: Iterable[str], cutoff: float = 0.75) -> str:
         cutoff: smallest similarity of a match, from 0 (any choice matches) to 1 (only an equal choice matches);
             the same letters in another order have a similarity of 0.9.
     """
+
+    if len(name) > MAX_TYPED:
+        return ""
 
     def similarity(choice: str) -> float:
         typed, accepted = name.casefold(), choice.casefold()

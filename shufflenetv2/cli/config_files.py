@@ -1,13 +1,13 @@
 """YAML files of options, their base files, and what wins where several of them and the command line give an option."""
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..config import GivenRate
+from ..config import GivenRate, read_yaml
 from ..errors import UserError
 from .parser import OptionParser
 
@@ -19,6 +19,7 @@ ALTERNATIVES = (
     ("data_dir", "val_dir"),
     ("save", "experiment"),
 )
+MAX_BASES = 20
 LEARNING_RATES = ("learning_rate", "warmup_lr", "min_lr")
 
 
@@ -48,13 +49,16 @@ def read_layers(path: Path, parser: OptionParser, including: Sequence[Path] = ()
         UserError: for a file that cannot be read, is no mapping, or holds an unknown or repeated name; for a base that
             leads back to the file.
     """
-    if path.resolve() in including:
+    content = read_yaml(path)
+    real_path = Path(os.path.realpath(path))
+    if real_path in including:
         chain = " -> ".join(file.name for file in (*including, path))
         raise UserError(f"'base' in {including[-1]} leads back to {path.name}: {chain}")
-    content = _read_mapping(path)
+    if len(including) > MAX_BASES:
+        raise UserError(f"'base' in {including[-1]}: more than {MAX_BASES} files that build on each other are not accepted")
     by_key = {name: option for option in parser.options for name in (option.key, *(alias[2:] for alias in option.aliases))}
     base = content.pop("base", None)
-    layers = [] if base is None else read_layers(path.parent / str(base), parser, [*including, path.resolve()])
+    layers = [] if base is None else read_layers(path.parent / str(base), parser, [*including, real_path])
     layer = Layer(str(path))
     for key, value in content.items():
         option = by_key.get(str(key).replace("_", "-"))
@@ -70,20 +74,6 @@ def read_layers(path: Path, parser: OptionParser, including: Sequence[Path] = ()
             layer.values[option.name] = value
             layer.spellings[option.name] = f"{key} in {path}"
     return [*layers, layer]
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path} is not YAML{place}") from None
-    if not isinstance(content or {}, dict):
-        raise UserError(f"{path} is not a list of 'option: value' lines")
-    return dict(content or {})
 
 
 def merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], list[GivenRate]]:
@@ -109,6 +99,6 @@ def _given_rate(name: str, layers: Sequence[Layer]) -> GivenRate | None:
         return None
     before = [layer.values["batch_size"] for layer in layers[: places[-1] + 1] if "batch_size" in layer.values]
     is_changed = any("batch_size" in layer.values for layer in layers[places[-1] + 1 :])
-    if not (before and is_changed and str(before[-1]).isdecimal() and int(before[-1]) > 0):
+    if not (before and is_changed and re.fullmatch("0*[1-9][0-9]{0,8}", str(before[-1]))):
         return None
     return GivenRate(name, int(before[-1]), layers[places[-1]].source)

@@ -7,7 +7,7 @@ from itertools import takewhile
 from typing import Any, NoReturn, TypeVar
 
 from .. import __version__
-from ..config import Option, options_of, validate
+from ..config import Option, options_of, shorten, validate
 from ..errors import UserError, nearest
 
 T = TypeVar("T")
@@ -151,7 +151,9 @@ class OptionParser:
         beginnings = [key for key in names if key.startswith(f"{bare}-")]
         near = beginnings if 0 < len(beginnings) <= MAX_PROPOSALS else [nearest(bare, names)]
         proposals = " or ".join(f"{dashes}{key}" for key in near if key)
-        return f"unknown option {name!r} {where}" + (f"; did you mean {proposals}?" if proposals else "; --help lists them all")
+        return f"unknown option {shorten(name)!r} {where}" + (
+            f"; did you mean {proposals}?" if proposals else "; --help lists them all"
+        )
 
     def _add(self, section: Any, option: Option) -> None:
         text = _help(option)

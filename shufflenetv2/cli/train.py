@@ -7,10 +7,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torchinfo
-import yaml
 
 from .. import data, files
-from ..config import CommonConfig, Config, describe_size, height_width
+from ..config import CommonConfig, Config, describe_size, height_width, read_yaml
 from ..engine import (
     Checkpointer,
     GracefulShutdown,
@@ -136,10 +135,10 @@ def log_folder(common: CommonConfig) -> Path:
 def _run_of_log(folder: Path) -> Path | None:
     """Return the folder of the run that has its log in a folder; None if there is none."""
     try:
-        options = yaml.safe_load((folder / OPTIONS_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, yaml.YAMLError):
+        options = read_yaml(folder / OPTIONS_FILE)
+    except UserError:
         return None
-    return Path(os.path.abspath(options["save"])) if isinstance(options, dict) and "save" in options else None
+    return Path(os.path.abspath(str(options["save"]))) if "save" in options else None
 
 
 def log_description(log: RunLog, config: Config, trainer: Trainer) -> None:

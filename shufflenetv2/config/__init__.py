@@ -29,6 +29,7 @@ from .fields import group as group
 from .fields import in_words as in_words
 from .fields import option as option
 from .fields import options_of as options_of
+from .fields import shorten as shorten
 from .fields import validate as validate
 from .model import DistillationConfig as DistillationConfig
 from .model import FineTuningConfig as FineTuningConfig
@@ -41,6 +42,7 @@ from .training import REFERENCE_BATCH_SIZE as REFERENCE_BATCH_SIZE
 from .training import OptimizationConfig as OptimizationConfig
 from .training import ScheduleConfig as ScheduleConfig
 from .types import MAX_COUNT as MAX_COUNT
+from .types import MAX_NUMBER as MAX_NUMBER
 from .types import MAX_SIDE as MAX_SIDE
 from .types import MIN_SIDE as MIN_SIDE
 from .types import Size as Size
@@ -49,3 +51,4 @@ from .types import contains as contains
 from .types import describe_size as describe_size
 from .types import height_width as height_width
 from .types import split_interval as split_interval
+from .yaml_files import read_yaml as read_yaml

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from .fields import group, option
-from .types import Count, Fractions, IntegerChoice, Jitter, Natural, NonNegative, Probability, Range, Text
+from .types import Fractions, IntegerChoice, Iterations, Jitter, NonNegative, Probability, Range, Repeats, Text
 
 
 @group("augmentation")
@@ -52,7 +52,7 @@ class AugmentationConfig:
     remode: Literal["const", "rand", "pixel"] = option(
         "const", "filling of an erased rectangle: the mean colour, a random colour, or a random colour per pixel", recipe=True
     )
-    recount: Count = option(1, "largest number of rectangles erased in an image", recipe=True)
+    recount: Repeats = option(1, "largest number of rectangles erased in an image", recipe=True)
     resplit: bool = option(False, "do not erase in the first view of `aug_splits`", recipe=True)
     mixup: NonNegative = option(
         0.0,
@@ -76,4 +76,4 @@ class AugmentationConfig:
     mixup_mode: Literal["batch", "pair", "elem"] = option(
         "batch", "draw the mixing ratio once per batch, per pair of samples, or per sample", recipe=True
     )
-    mixup_off_iter: Natural = option(0, "iteration from which images are no longer mixed; 0: mix to the end", recipe=True)
+    mixup_off_iter: Iterations = option(0, "iteration from which images are no longer mixed; 0: mix to the end", recipe=True)

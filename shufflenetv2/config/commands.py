@@ -8,7 +8,7 @@ from pydantic import Field
 from ..errors import UserError
 from .fields import group, option
 from .run import USE_EMA, Files
-from .types import Accepts, Count, File, Folder, Natural, Pixels, Quality, Text
+from .types import Accepts, BatchSize, Count, File, Folder, Natural, Pixels, Quality, Text, Workers
 
 WeightFormat = Literal["original", "torchvision", "mmpretrain", "shufflenetv2", "safetensors"]
 ExportFormat = Literal["onnx", "torchscript", "exported", "executorch"]
@@ -42,7 +42,7 @@ class PrepareConfig:
     )
     # 95: the reason is in data/shrinking.py.
     quality: Quality = option(95, "quality of the resulting JPEG files, from 1 to 100")
-    workers: Count | None = option(None, "number of threads; default: the usable cores", short="-j")
+    workers: Workers | None = option(None, "number of threads; default: the usable cores", short="-j")
 
 
 @group("arguments of this command")
@@ -91,8 +91,8 @@ class RecalibrateConfig:
         "for a named data set the folder that holds it",
     )
     class_map: File = option("", "file with the class names, one per line, in the order of their labels")
-    batch_size: Count | None = option(None, "images in a batch; default: the batch size of the recipe", short="-b")
-    workers: Count | None = option(None, LOADER_THREADS, short="-j")
+    batch_size: BatchSize | None = option(None, "images in a batch; default: the batch size of the recipe", short="-b")
+    workers: Workers | None = option(None, LOADER_THREADS, short="-j")
     device: Text = option("", "auto, cpu, cuda, cuda:N or mps; default: auto")
 
 
@@ -171,8 +171,8 @@ class PredictConfig:
     use_ema: bool = option(False, USE_EMA)
     top: Count = option(5, "number of classes to print for each image")
     json: bool = option(False, "print one JSON object per line, with path and predictions (label, class, probability)")
-    batch_size: Count = option(64, "images in a batch", short="-b")
-    workers: Count | None = option(None, LOADER_THREADS, short="-j")
+    batch_size: BatchSize = option(64, "images in a batch", short="-b")
+    workers: Workers | None = option(None, LOADER_THREADS, short="-j")
     device: Text = option("auto", "auto, cpu, cuda, cuda:N or mps; exported files run on the CPU only")
 
 

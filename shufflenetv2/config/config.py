@@ -183,7 +183,9 @@ class Config:
             value = getattr(getattr(self, GROUP_OF[option.name]), option.name)
             if value not in (None, "", ()) and option.name != "config":
                 plain = list(value) if isinstance(value, tuple) else value
-                text = yaml.safe_dump(plain, default_flow_style=True, width=math.inf, allow_unicode=True)
+                # Other than in double quotes, a line break in a text would be one in the file.
+                style = '"' if isinstance(plain, str) and not plain.isprintable() else None
+                text = yaml.safe_dump(plain, default_flow_style=True, default_style=style, width=math.inf, allow_unicode=True)
                 lines.append(f"{option.key}: {text.splitlines()[0]}")
         return "\n".join(lines) + "\n"
 

@@ -4,15 +4,17 @@ from typing import Literal
 
 from .fields import group, option
 from .types import (
+    BatchSize,
     Colour,
     Count,
     File,
     Folder,
-    FractionAbove0,
     FractionBelow1,
+    ImageFraction,
     ImageSize,
     InputSize,
     PositiveColour,
+    Repeats,
     Text,
 )
 
@@ -60,8 +62,8 @@ class DataConfig:
         "draw every class equally often, each in its own random order: images of small classes appear more often",
         recipe=True,
     )
-    aug_repeats: Count = option(1, "number of differently augmented copies of each sample in a batch", recipe=True)
-    val_batch_size: Count = option(
+    aug_repeats: Repeats = option(1, "number of differently augmented copies of each sample in a batch", recipe=True)
+    val_batch_size: BatchSize = option(
         None,
         "images in a validation batch, per process; default: `batch_size`, at most 256",
         short="-vb",
@@ -83,7 +85,7 @@ class DataConfig:
     train_crop_size: ImageSize | None = option(
         None, "side of the image in training, or its height and width; default: `input_size`", recipe=True
     )
-    crop_pct: FractionAbove0 = option(0.875, "ratio of `input_size` to `resize_size`", recipe=True)
+    crop_pct: ImageFraction = option(0.875, "ratio of `input_size` to `resize_size`", recipe=True)
     crop_mode: Literal["center", "squash", "border"] = option(
         "center",
         "how validation images are resized before the central crop: center covers `resize_size`, squash changes the aspect "

@@ -36,6 +36,7 @@ def option(
 
 
 T = TypeVar("T")
+MAX_SHOWN = 200  # characters of a value in a message
 _HEADINGS: dict[type, str] = {}
 
 
@@ -164,16 +165,29 @@ def validate(group: type[T], values: Mapping[str, Any]) -> T:
         (option,) = (option for option in options_of(group) if option.name == name)
         if name not in texts:
             raise UserError(f"`{name}` is missing: {option.help}") from None
-        near = nearest(in_words(texts[name]), map(str, option.choices))
+        words = in_words(texts[name])
+        near = nearest(words, map(str, option.choices))
         remedy = f"; did you mean {near}?" if near else ""
-        raise UserError(f"`{name}` {in_words(texts[name])}: must be {option.accepts.text}{remedy}") from None
+        raise UserError(f"`{name}` {shorten(words)}: must be {option.accepts.text}{remedy}") from None
 
 
 def to_text(value: Any) -> Any:
     """Return a value as text, and several values as texts, so that every source of values is read by the same rules."""
     if isinstance(value, Mapping):
-        return [f"{name}={item}" for name, item in value.items()]
-    return [str(item) for item in value] if isinstance(value, list | tuple) else str(value)
+        return [f"{_text(name)}={_text(item)}" for name, item in value.items()]
+    return [_text(item) for item in value] if isinstance(value, list | tuple) else _text(value)
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except (ValueError, RecursionError):  # a number with more than 4,300 digits, a list inside lists inside lists ...
+        return f"<{type(value).__name__}>"
+
+
+def shorten(text: str) -> str:
+    """Return the beginning of a long text, for messages."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text):,} characters)"
 
 
 def in_words(value: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from ..errors import UserError
 from .data import DataConfig
 from .fields import in_words
-from .types import Size, contains
+from .types import MAX_SIDE, Size, contains, height_width
 
 
 def read_channels(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -61,6 +61,10 @@ def resolve_pixels(data: DataConfig, in_chans: int, *, evaluates: bool, starts_f
         UserError: `resize_size` is smaller than `input_size`.
     """
     resize_size = data.resize_size or _enlarged(data.input_size, data.crop_pct)
+    if max(height_width(resize_size)) > MAX_SIDE and not data.resize_size:
+        raise UserError(
+            f"`input_size` / `crop_pct` is {in_words(resize_size)}, more than {MAX_SIDE} pixels; give `resize_size`"
+        )
     if not contains(resize_size, data.input_size) and not evaluates:
         raise UserError(f"`resize_size` {in_words(resize_size)} is smaller than `input_size` {in_words(data.input_size)}")
     mean = data.mean or (None if starts_from_weights else (0.0,))

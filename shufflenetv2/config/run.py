@@ -2,21 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from .fields import group, option
-from .types import Accepts, Count, File, Folder, IntegerChoice, Interval, Names, Text
+from .types import Accepts, Count, File, Folder, IntegerChoice, Interval, Name, Names, Text, Workers
 
 REFERENCE_VAL_INTERVAL = 10_000
 
-Backend = Annotated[str, Field(min_length=1), Accepts("the name of a backend of torch.compile", "BACKEND", implied="inductor")]
+Backend = Annotated[Name, Accepts("the name of a backend of torch.compile", "BACKEND", implied="inductor")]
 ResumeFile = Annotated[
-    str,
-    Field(min_length=1),
+    Name,
     AfterValidator(lambda name: "" if name == "auto" else name),
     Accepts("a file name, or auto", "FILE", implied="auto"),
 ]
-Files = Annotated[tuple[str, ...], Accepts("file names", "FILE")]
+Files = Annotated[tuple[Name, ...], Accepts("file names", "FILE")]
 Hooks = Annotated[Names, Accepts("package.module:Class", "MODULE:CLASS", "+")]
 USE_EMA = "take the averaged weights (EMA) of a checkpoint; see `model_ema`"
 
@@ -38,7 +37,7 @@ class CommonConfig:
     )
     experiment: Text = option("", "name of the run, used as a subfolder of `save`; a later `save` replaces that of a file")
     device: Text = option("auto", "auto, cpu, cuda, cuda:N or mps; auto uses every GPU of the machine")
-    workers: Count | None = option(
+    workers: Workers | None = option(
         None,
         "number of threads that load images, per process; default: the usable cores, divided among the processes",
         short="-j",

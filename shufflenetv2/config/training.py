@@ -2,17 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-
 from .fields import group, option
 from .types import (
     Accepts,
+    BatchSize,
+    BatchSizeOrAuto,
     Betas,
     Count,
-    CountOrAuto,
     Counts,
+    Cycles,
+    Factor,
     FractionAbove0,
     FractionBelow1,
+    Iterations,
+    Name,
     Natural,
     NonNegative,
     OneOrTwoFractions,
@@ -25,9 +28,7 @@ REFERENCE_BATCH_SIZE = 1024
 REFERENCE_LEARNING_RATE = 0.5
 REFERENCE_ITERS = 300_000
 
-ClassWeights = Annotated[
-    str, Field(min_length=1), Accepts("balanced, sqrt or the name of a file of classes and weights", "balanced|sqrt|FILE")
-]
+ClassWeights = Annotated[Name, Accepts("balanced, sqrt or the name of a file of classes and weights", "balanced|sqrt|FILE")]
 
 
 @group("optimisation")
@@ -36,14 +37,14 @@ class OptimizationConfig:
 
     total_iters: Count = option(None, f"number of iterations; default: {REFERENCE_ITERS:,}", recipe=True)
     epochs: Positive | None = option(None, "length in passes over the training images, instead of `total_iters`")
-    batch_size: CountOrAuto = option(
+    batch_size: BatchSizeOrAuto = option(
         REFERENCE_BATCH_SIZE,
         "images per iteration, over all GPUs and processes; auto: the largest number that fits into the free memory, at most "
         f"{REFERENCE_BATCH_SIZE} and at most the number of training images",
         short="-b",
         recipe=True,
     )
-    grad_accum_steps: Count = option(
+    grad_accum_steps: BatchSize = option(
         1, "number of equal parts into which the batch is divided to save memory; their gradients add up", recipe=True
     )
     learning_rate: Positive = option(
@@ -116,7 +117,7 @@ class ScheduleConfig:
     sched: Literal["linear", "cosine", "step", "multistep", "tanh", "poly", "plateau", "constant"] = option(
         "linear", "shape of the decay of the learning rate", recipe=True
     )
-    warmup_iters: Natural = option(
+    warmup_iters: Iterations = option(
         0, "number of iterations in which the rate rises from `warmup_lr` to that of the schedule", recipe=True
     )
     warmup_lr: NonNegative = option(1e-6, "learning rate at the start of the warm-up", recipe=True)
@@ -129,7 +130,7 @@ class ScheduleConfig:
         aliases=("--dr", "--lr-gamma"),
         recipe=True,
     )
-    cooldown_iters: Natural = option(0, "number of iterations at `min_lr` at the end of the run", recipe=True)
+    cooldown_iters: Iterations = option(0, "number of iterations at `min_lr` at the end of the run", recipe=True)
     patience_iters: Count = option(
         10_000, "plateau schedule: number of iterations without a better validation before a step", recipe=True
     )
@@ -138,8 +139,8 @@ class ScheduleConfig:
     )
     lr_noise_pct: FractionAbove0 = option(0.67, "largest random change, as a fraction of the learning rate", recipe=True)
     lr_noise_std: Positive = option(1.0, "standard deviation of the random change", recipe=True)
-    lr_cycle_mul: Positive = option(1.0, "length of a cycle as a multiple of the one before", recipe=True)
-    lr_cycle_limit: Count = option(1, "number of cycles of the cosine, tanh and poly schedules", recipe=True)
+    lr_cycle_mul: Factor = option(1.0, "length of a cycle as a multiple of the one before", recipe=True)
+    lr_cycle_limit: Cycles = option(1, "number of cycles of the cosine, tanh and poly schedules", recipe=True)
     lr_cycle_decay: FractionAbove0 = option(
         0.5, "highest learning rate of a cycle as a multiple of that of the cycle before", recipe=True
     )

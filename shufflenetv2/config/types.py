@@ -72,26 +72,45 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+# Bounds. Above them a run could not end well: numbers overflow, or memory and time are used up.
 MAX_COUNT = 2**53 - 1  # the largest whole number up to which floating point is exact
+MAX_NUMBER = 1e6
 MIN_SIDE, MAX_SIDE = 16, 8192  # of an image, in pixels
+MAX_BATCH_SIZE = 2**20
 
-_COUNT = r"[0-9]*[1-9][0-9]*"
-_TIME = rf"({_COUNT}(\.[0-9]*)?|[0-9]*\.{_COUNT})[smh]"
+_COUNT = r"0{0,9}[1-9][0-9]{0,14}"
+_TIME = rf"({_COUNT}(\.[0-9]{{0,30}})?|0{{0,9}}\.[0-9]{{0,15}}[1-9][0-9]{{0,15}})[smh]"
 
-Text = Annotated[str, Field(min_length=1), Accepts("a name", "NAME")]
-File = Annotated[str, Field(min_length=1), Accepts("a file name", "FILE")]
-Folder = Annotated[str, Field(min_length=1), Accepts("a folder name", "DIR")]
-Count = Annotated[int, Field(ge=1), Accepts("a whole number of at least 1", "N")]
-CountOrAuto = Annotated[  # the value of auto is None until the number is chosen
-    Count,
-    WrapValidator(_auto_as_none, json_schema_input_type=Count | Literal["auto"]),
-    Accepts("a whole number of at least 1, or auto", "N|auto"),
+
+def _without_null(name: str) -> str:
+    if not name or "\0" in name:
+        raise ValueError("a name has at least one character, and no null character")
+    return name
+
+
+# Not Field(min_length=1): pydantic then refuses names of files that are not UTF-8.
+Name = Annotated[str, AfterValidator(_without_null), Field(json_schema_extra={"minLength": 1})]
+Text = Annotated[Name, Accepts("a name", "NAME")]
+File = Annotated[Name, Accepts("a file name", "FILE")]
+Folder = Annotated[Name, Accepts("a folder name", "DIR")]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT), Accepts("a whole number of at least 1, below 2**53", "N")]
+BatchSize = Annotated[
+    int, Field(ge=1, le=MAX_BATCH_SIZE), Accepts(f"a whole number of at least 1, at most {MAX_BATCH_SIZE}", "N")
 ]
+BatchSizeOrAuto = Annotated[  # the value of auto is None until the number is chosen
+    BatchSize,
+    WrapValidator(_auto_as_none, json_schema_input_type=BatchSize | Literal["auto"]),
+    Accepts(f"a whole number of at least 1, at most {MAX_BATCH_SIZE}, or auto", "N|auto"),
+]
+Workers = Annotated[int, Field(ge=1, le=1024), Accepts("a whole number from 1 to 1024", "N")]
+Repeats = Annotated[int, Field(ge=1, le=1000), Accepts("a whole number from 1 to 1000", "N")]
+Cycles = Annotated[int, Field(ge=1, le=300), Accepts("a whole number from 1 to 300", "N")]
 Natural = Annotated[int, Field(ge=0, lt=2**63), Accepts("a whole number from 0 to below 2**63", "N")]
+Iterations = Annotated[int, Field(ge=0, le=MAX_COUNT), Accepts("a whole number from 0 to below 2**53", "N")]
 Quality = Annotated[int, Field(ge=1, le=100), Accepts("a whole number from 1 to 100", "Q")]
-Pixels = Annotated[int, Field(ge=16), Accepts("a whole number of pixels, at least 16", "PIXELS")]
-_Side = Annotated[int, Field(ge=16)]
-_SIZES = "one or two whole numbers of pixels, height and width, each at least 16"
+_Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
+Pixels = Annotated[_Side, Accepts(f"a whole number of pixels, at least {MIN_SIDE} and at most {MAX_SIDE}", "PIXELS")]
+_SIZES = f"one or two whole numbers of pixels, height and width, each at least {MIN_SIDE} and at most {MAX_SIDE}"
 ImageSize = Annotated[
     _Side | tuple[_Side, _Side],
     BeforeValidator(_read_size, json_schema_input_type=_Side | tuple[_Side, _Side]),
@@ -105,41 +124,47 @@ InputSize = Annotated[
     AfterValidator(as_size),
     Accepts(f"{_SIZES}, after 1 or 3 channels or without them", "PIXELS", numbers=3),
 ]
-Number = Annotated[float, Accepts("a number", "X")]
-Positive = Annotated[float, Field(gt=0), Accepts("a number above 0", "X")]
-NonNegative = Annotated[float, Field(ge=0), Accepts("a number of at least 0", "X")]
+Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER), Accepts("a number from -1e6 to 1e6", "X")]
+Positive = Annotated[float, Field(gt=0, le=MAX_NUMBER), Accepts("a number above 0, at most 1e6", "X")]
+NonNegative = Annotated[float, Field(ge=0, le=MAX_NUMBER), Accepts("a number of at least 0, at most 1e6", "X")]
+Deviation = Annotated[float, Field(ge=1e-6, le=MAX_NUMBER), Accepts("a number from 1e-6 to 1e6", "X")]
+Factor = Annotated[float, Field(ge=0.1, le=10), Accepts("a number from 0.1 to 10", "X")]
+Ratio = Annotated[float, Field(ge=0.01, le=100), Accepts("a number from 0.01 to 100", "X")]
 Probability = Annotated[float, Field(ge=0, le=1), Accepts("a number from 0 to 1", "P")]
 FractionAbove0 = Annotated[float, Field(gt=0, le=1), Accepts("a number above 0 and at most 1", "P")]
 FractionBelow1 = Annotated[float, Field(ge=0, lt=1), Accepts("a number from 0 to below 1", "X")]
 Interval = Annotated[
-    Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=rf"^({_COUNT}, ?)?{_TIME}$")],
+    Annotated[int, Field(ge=1, le=MAX_COUNT)] | Annotated[str, Field(pattern=rf"^({_COUNT}, ?)?{_TIME}$")],
     Accepts("a whole number of at least 1, a time like 90s, 10m or 2h, or both like 10000,10m", "N|TIME|N,TIME"),
 ]
 Range = Annotated[
-    tuple[Positive, Positive],
+    tuple[Ratio, Ratio],
     AfterValidator(_ascending),
-    Accepts("two numbers above 0, the smaller first", "X", 2),
+    Accepts("two numbers from 0.01 to 100, the smaller first", "X", 2),
 ]
+ImageFraction = Annotated[float, Field(ge=0.01, le=1), Accepts("a number from 0.01 to 1", "P")]
 Fractions = Annotated[
-    tuple[FractionAbove0, FractionAbove0],
+    tuple[ImageFraction, ImageFraction],
     AfterValidator(_ascending),
-    Accepts("two numbers above 0 and at most 1, the smaller first", "X", 2),
+    Accepts("two numbers from 0.01 to 1, the smaller first", "X", 2),
 ]
 Colour = Annotated[
     tuple[Number] | tuple[Number, Number, Number],
     BeforeValidator(_read_numbers, json_schema_input_type=Number | tuple[Number] | tuple[Number, Number, Number]),
-    Accepts("one number or three", "X", numbers=3),
+    Accepts("one number from -1e6 to 1e6, or three", "X", numbers=3),
 ]
 PositiveColour = Annotated[
-    tuple[Positive] | tuple[Positive, Positive, Positive],
-    BeforeValidator(_read_numbers, json_schema_input_type=Positive | tuple[Positive] | tuple[Positive, Positive, Positive]),
-    Accepts("one number above 0 or three", "X", numbers=3),
+    tuple[Deviation] | tuple[Deviation, Deviation, Deviation],
+    BeforeValidator(
+        _read_numbers, json_schema_input_type=Deviation | tuple[Deviation] | tuple[Deviation, Deviation, Deviation]
+    ),
+    Accepts("one number from 1e-6 to 1e6, or three", "X", numbers=3),
 ]
 _OneOrThree = NonNegative | tuple[NonNegative] | tuple[NonNegative, NonNegative, NonNegative]
 Jitter = Annotated[
     tuple[NonNegative, NonNegative, NonNegative],
     BeforeValidator(_repeat_single, json_schema_input_type=_OneOrThree),
-    Accepts("one number of at least 0, or three", "X", "+"),
+    Accepts("one number from 0 to 1e6, or three", "X", "+"),
 ]
 Betas = Annotated[
     tuple[FractionBelow1, FractionBelow1] | tuple[FractionBelow1, FractionBelow1, FractionBelow1],
@@ -160,7 +185,7 @@ Counts = Annotated[
     tuple[Count, ...],
     Field(min_length=1),
     BeforeValidator(_as_sequence, json_schema_input_type=Count | tuple[Count, ...]),
-    Accepts("whole numbers of at least 1", "N", "+"),
+    Accepts("whole numbers of at least 1, below 2**53", "N", "+"),
 ]
 _Setting = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*=.+$")]
 Settings = Annotated[

@@ -182,13 +182,13 @@ class Setting(NamedTuple):
 
     type: type
     min: float
-    max: float = math.inf
+    max: float = 1000
 
 
 AUTO_SETTINGS = {"mstd": Setting(float, 0)}
 RAND_SETTINGS = {
     "m": Setting(int, 0),
-    "n": Setting(int, 1),
+    "n": Setting(int, 1, 100),
     "p": Setting(float, 0, 1),
     "mstd": Setting(float, 0),
     "mmax": Setting(int, 1),
@@ -196,8 +196,8 @@ RAND_SETTINGS = {
 }
 AUGMIX_SETTINGS = {
     "m": Setting(int, 0),
-    "w": Setting(int, 1),
-    "d": Setting(int, 0),
+    "w": Setting(int, 1, 100),
+    "d": Setting(int, 0, 100),
     "a": Setting(float, 0.01),
     "b": Setting(int, 0, 1),
     "mstd": Setting(float, 0),
@@ -295,8 +295,7 @@ def _parse_settings(text: str, parts: list[str], allowed: Mapping[str, Setting])
             raise _policy_error(text, f"{name} appears twice")
         if not setting.min <= value <= setting.max or (setting.type is int and "." in match[2]):
             kind = "a whole number" if setting.type is int else "a number"
-            limits = f"at least {setting.min}" if math.isinf(setting.max) else f"from {setting.min} to {setting.max}"
-            raise _policy_error(text, f"{name} must be {kind} {limits}")
+            raise _policy_error(text, f"{name} must be {kind} from {setting.min} to {setting.max}")
         values[name] = value
     return values
 

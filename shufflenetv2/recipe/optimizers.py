@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from ..config import FineTuningConfig, OptimizationConfig
+from ..config import MAX_COUNT, FineTuningConfig, OptimizationConfig
 from ..errors import UserError, nearest, one_line
 from ..network import ShuffleNetV2
 
@@ -183,13 +183,15 @@ def _read_value(text: str, default: Any, setting: str) -> Any:
     """Return the Python value that a text describes; where the default is a number or a bool, the value must be one."""
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two for deep nesting
         value = text  # a text without quotes, as in timm
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise UserError(f"`opt_kwargs` {setting}: the value must be True or False")
     elif isinstance(default, int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise UserError(f"`opt_kwargs` {setting}: the value must be a number")
+    elif isinstance(value, int | float) and not abs(value) <= MAX_COUNT:
+        raise UserError(f"`opt_kwargs` {setting}: the value must be finite, and its size below 2**53")
     return value
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from ..config import ScheduleConfig
+from ..config import MAX_NUMBER, ScheduleConfig
 from ..errors import UserError
 
 
@@ -331,6 +331,12 @@ def check_schedule(config: ScheduleConfig, total_iters: int, base_lr: float) -> 
             raise UserError(f"`decay_milestones` {text} exceed the {total_iters} iterations; leave the last milestones out")
     if sched == "plateau" and config.decay_rate and config.decay_rate >= 1:
         raise UserError(f"`decay_rate` {config.decay_rate:g} of `sched` plateau must be below 1")
+    if sched in ("step", "multistep") and config.decay_rate:
+        steps = total_iters // config.decay_iters if config.decay_iters else len(milestones)
+        if math.log(base_lr) + steps * math.log(config.decay_rate) > math.log(MAX_NUMBER):
+            raise UserError(
+                f"`decay_rate` {config.decay_rate:g} raises the learning rate to more than {MAX_NUMBER:g}; lower it"
+            )
     if config.lr_noise:
         if config.lr_noise[0] >= (*config.lr_noise, 1.0)[1]:
             text = " ".join(f"{fraction:g}" for fraction in config.lr_noise)

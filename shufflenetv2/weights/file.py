@@ -148,7 +148,7 @@ class Weights:
             self.preprocessing = Preprocessing(**record["preprocessing"])
         self.details = {name: value for name, value in record.items() if name in TRAINING_DETAILS}
         self.origin = record.get("origin", self.origin)
-        self.class_names = record.get("class_names")
+        self.class_names = record.get("class_names") or None
         self.iteration = record.get("iteration", 0)
         self._check_agreement(record)
 

@@ -1,0 +1,97 @@
+"""Reading YAML files that somebody else may have written: no aliases, and limits of size and depth."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.constructor import ConstructorError
+from yaml.nodes import Node, ScalarNode
+
+from ..errors import UserError
+
+MAX_BYTES = 2**18
+MAX_DEPTH = 10
+MAX_DIGITS = 400
+
+
+class RefusedYAMLError(yaml.MarkedYAMLError):
+    """Valid YAML that a file of options has no use for."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain types without aliases, which can stand for any number of values, and without deep nesting."""
+
+    depth = 0
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
+            raise RefusedYAMLError(problem="aliases (*NAME) are not accepted; repeat the value", problem_mark=mark)
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise RefusedYAMLError(problem=f"more than {MAX_DEPTH} levels are not accepted", problem_mark=mark)
+        node: Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_yaml_int(self, node: ScalarNode) -> int:
+        if len(node.value) > MAX_DIGITS:  # Python refuses to show integers of more than 4,300 digits
+            raise ConstructorError(problem="a number with too many digits", problem_mark=node.start_mark)
+        number: int = super().construct_yaml_int(node)
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def read_yaml(path: str | Path) -> dict[Any, Any]:
+    """Return the mapping in a YAML file; {} for an empty file.
+
+    Raises:
+        UserError: for anything but a regular file with a YAML mapping, or for aliases, deep nesting, or more than MAX_BYTES.
+    """
+    text = _read_bytes(path)
+    try:
+        content = yaml.load(text.decode(), _Loader)
+    except RefusedYAMLError as error:
+        raise UserError(f"{path}{_place(error)}: {error.problem}") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:  # not UTF-8, an impossible date, ...
+        raise UserError(f"{path} is not YAML{_place(error)}") from None
+    if not isinstance(content or {}, dict):
+        raise UserError(f"{path} is not a list of 'option: value' lines")
+    return dict(content or {})
+
+
+def _place(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f", line {mark.line + 1}" if mark else ""
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UserError(f"{path} cannot be read: it is not a regular file")
+            content = file.read(MAX_BYTES + 1)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{str(path)!r} is not the name of a file") from None
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{path} is no file of options: it has more than {MAX_BYTES:,} bytes")
+    return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting; a FIFO to which nothing writes would otherwise be waited for without end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
