@@ -60,7 +60,7 @@ def test_earlier_weights_that_are_better_become_the_best_model(diverged: Path, p
     assert changed == {name for name in changed if "running" in name or "num_batches" in name} != set()
     figures = ["--eval", "--eval-resume", str(diverged / "models/best.pkl"), "--val-dir", str(photographs)]
     assert run_evaluation(parse([*figures, "--device", "cpu", "--log-dir", str(tmp_path)])) == 0
-    line = re.search(r"TEST Iter (\d+): loss = ([\d.]+)", (tmp_path / "eval/train.log").read_text())
+    line = re.search(r"TEST Iter (\d+): loss = ([\d.]+)", (tmp_path / f"eval/best-{photographs.name}/train.log").read_text())
     assert line
     assert int(line[1]) == best["iteration"]
     assert float(line[2]) == pytest.approx(best["accuracy"]["loss"], rel=1e-4)

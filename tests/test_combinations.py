@@ -150,7 +150,8 @@ def test_views_of_an_image_are_averaged_in_evaluation(
         assert run_evaluation(parse(options)) == 0
         losses.append(capsys.readouterr().out.split("loss = ")[1].split(",")[0])
     assert len(set(losses)) == 4
-    assert {"per_class.csv", "confusion_matrix.png"} <= {path.name for path in (tmp_path / "logs/eval").iterdir()}
+    (folder,) = (tmp_path / "logs/eval").iterdir()
+    assert {"per_class.csv", "confusion_matrix.png"} <= {path.name for path in folder.iterdir()}
 
 
 def test_throughput_of_network_and_loader_is_printed(

@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 from shufflenetv2.engine import EvaluationResult, evaluate
 from shufflenetv2.report import ClassCounts, Predictions, write_predictions, write_summary
 from shufflenetv2.report.tables import protect, unprotect
-from tests.support import SHORT, Train
+from tests.models import write_model
+from tests.support import SHORT, Run, Train
 
 
 class PixelsAsLogits(nn.Module):
@@ -123,6 +126,60 @@ def test_undefined_figures_are_null_in_a_summary(tmp_path: Path) -> None:
         {"name": "=owl", "support": 4, "predicted": 3, "correct": 2, "precision": 2 / 3, "recall": 0.5, "f1": 4 / 7},
         {"name": "never", "support": 0, "predicted": 0, "correct": 0, "precision": None, "recall": None, "f1": None},
     ]
+
+
+# ---- --eval
+
+
+CLASSES = ["Käfer 0", "Käfer 1", "Käfer 2"]  # of `write_model`
+
+
+@pytest.fixture
+def beetles(tmp_path: Path, photographs: Path) -> Path:
+    """Return a folder with the photographs in class folders for a model of `write_model`."""
+    for source, name in zip(sorted(photographs.iterdir()), CLASSES, strict=True):
+        shutil.copytree(source, tmp_path / "beetles" / name)
+    return tmp_path / "beetles"
+
+
+def test_an_evaluation_prints_percent_and_writes_to_a_folder_of_its_own(
+    train_here: Train, tmp_path: Path, beetles: Path
+) -> None:
+    """The folder differs for files and images with the same name, and is the same when the evaluation is repeated."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_model(tmp_path / name / "model.pkl", n_class=3)
+    shutil.copytree(beetles, tmp_path / "flowers/val")
+    folders = []
+    for model, images in (("a", beetles), ("b", beetles), ("a", tmp_path / "flowers/val"), ("a", beetles)):
+        finished = train_here("--eval", "--eval-resume", f"{model}/model.pkl", "--val-dir", images, "--device", "cpu")
+        assert finished.returncode == 0, finished.stderr
+        folders.append(re.findall(r"are in (\S+)\n", finished.stdout)[0])
+        summary = read_summary(tmp_path / folders[-1])
+        assert f"{model}/model.pkl on {images}: 21 images, top-1 {summary['top1']:.2%}, top-5 100.00%, " in finished.stdout
+        assert (summary["weights"], summary["final"]) == (f"{model}/model.pkl", True)
+    assert folders[0] == folders[3] == f"logs/eval/model-{beetles.name}"
+    assert folders[1:3] == [f"logs/eval/model-{beetles.name}-2", "logs/eval/model-flowers-val"]
+    rows = read_csv(tmp_path / folders[0] / "predictions.csv")
+    assert [row["image"] for row in rows] == [f"{name}/{number}.jpg" for name in CLASSES for number in range(7)]
+    assert [row["label"] for row in rows] == [row["image"].partition("/")[0] for row in rows]
+
+
+def test_an_exported_file_is_evaluated_like_its_weights(train_here: Train, command: Run, tmp_path: Path, beetles: Path) -> None:
+    write_model(tmp_path / "model.pkl", n_class=3)
+    assert command("export", "model.pkl", "model.pt", "--images", beetles)[0] == 0
+    summaries = []
+    for name in ("model.pkl", "model.pt"):
+        arguments = ["--eval", "--eval-resume", name, "--val-dir", beetles, "--tta", "2"]
+        finished = train_here(*arguments)
+        assert finished.returncode == 0, finished.stderr
+        summaries.append(read_summary(tmp_path / re.findall(r"are in (\S+)\n", finished.stdout)[0]))
+    weights, exported = summaries
+    assert exported["classes"] == weights["classes"]
+    assert exported["loss"] == pytest.approx(weights["loss"], rel=1e-4)
+    refused = train_here(*arguments, "--mean", "1", "2", "3")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "model.pt is an exported file, which fixes --mean; leave it out" in refused.stderr
 
 
 # ---- sessions

@@ -125,7 +125,7 @@ class EvaluationConfig:
     """Evaluation of a weight file."""
 
     eval: bool = option(False, "evaluate `eval_resume` on `val_dir` instead of training", aliases=("--test-only",))
-    eval_resume: File = option("", "weight file to evaluate; default: model.pkl in `save`")
+    eval_resume: File = option("", "weight file, or exported file, to evaluate; default: model.pkl in `save`")
     use_ema: bool = option(False, USE_EMA)
     tta: Annotated[Literal[1, 2, 5, 10], IntegerChoice] = option(
         1, "test-time augmentation: average over the image and its mirror image (2), five crops (5), or both (10)"
