@@ -30,7 +30,8 @@ from pathlib import Path
 # torch is not imported: the peak memory of a child process includes what this process used when it started the child.
 from measuring import RESULTS, ROOT, USABLE_CORES, OtherLoad, installed_versions, write_report
 
-TRAIN_LINE = re.compile(r"TRAIN Iter (\d+):.*data_time = ([\d.]+),\s+train_time = ([\d.]+)")
+TRAIN_LINE = re.compile(r"TRAIN Iter \d+:.*data_time = ([\d.]+),\s+train_time = ([\d.]+)")  # in train.log
+PRINTED_LINE = re.compile(r"iter +[\d,]+/")
 UNITS = {
     "to the first iteration": "s",
     "to the first iteration after SIGTERM": "s",
@@ -57,10 +58,9 @@ class Finished:
     seconds: float
     peak_megabytes: float
 
-    def train_lines(self) -> list[tuple[float, float, float]]:
-        """Return (time of printing, data_time, train_time) of every TRAIN line, in seconds."""
-        matches = ((time, TRAIN_LINE.search(line)) for time, line in self.lines)
-        return [(time, float(match[2]), float(match[3])) for time, match in matches if match]
+    def time_of_first_iterations(self) -> float:
+        """Return the seconds from the start to the first line about iterations."""
+        return next(time for time, line in self.lines if PRINTED_LINE.match(line))
 
     def text_after(self, text: str) -> str:
         """Return the rest of the first line that contains `text`, after `text`; "" if no line contains it."""
@@ -68,7 +68,7 @@ class Finished:
 
 
 def train(options: list[str], *more: str, stop_after: int | None = None) -> Finished:
-    """Run train.py to its end, or send it SIGTERM after `stop_after` TRAIN lines."""
+    """Run train.py to its end, or send it SIGTERM after `stop_after` lines about iterations."""
     start, lines = time.perf_counter(), []
     process = subprocess.Popen(
         [sys.executable, ROOT / "train.py", *options, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -76,7 +76,7 @@ def train(options: list[str], *more: str, stop_after: int | None = None) -> Fini
     assert process.stdout is not None
     for line in process.stdout:
         lines.append((time.perf_counter() - start, line))
-        if "TRAIN Iter" in line and sum("TRAIN Iter" in earlier for _, earlier in lines) == stop_after:
+        if PRINTED_LINE.match(line) and sum(bool(PRINTED_LINE.match(earlier)) for _, earlier in lines) == stop_after:
             process.terminate()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -92,15 +92,15 @@ def measure(options: list[str], batch_size: int, total_iters: int, display_inter
     with tempfile.TemporaryDirectory() as folder:
         options = [*options, "--log-dir", f"{folder}/logs"]
         complete = train(options, "--save", f"{folder}/complete", "--display-interval", str(display_interval))
+        times = TRAIN_LINE.findall(Path(folder, "logs/complete/train.log").read_text(encoding="utf-8"))
         interrupted = [*options, "--save", f"{folder}/interrupted", "--display-interval", "1"]
         stopped = train(interrupted, stop_after=total_iters // 2)
         resumed = train(interrupted, stop_after=1)
     assert resumed.text_after("continuing from"), "the third process started over instead of continuing"
-    later_lines = complete.train_lines()[1:]
-    data_time, train_time = (statistics.mean(line[column] for line in later_lines) for column in (1, 2))
+    data_time, train_time = (statistics.mean(map(float, column)) for column in zip(*times[1:], strict=True))
     values = (
-        stopped.train_lines()[0][0],
-        resumed.train_lines()[0][0],
+        stopped.time_of_first_iterations(),
+        resumed.time_of_first_iterations(),
         complete.seconds,
         batch_size / train_time,
         data_time / train_time,
@@ -131,7 +131,7 @@ def main() -> None:
     options = ["--train-dir", str(arguments.folder), *settings]
     with tempfile.TemporaryDirectory() as folder:
         warm_up = train(options, "--total-iters", "1", "--save", f"{folder}/models", "--log-dir", f"{folder}/logs")
-    device = warm_up.text_after("training on")
+    device = warm_up.text_after("  device ").split(";")[0]
     repeats: list[dict[str, float]] = []
     load = OtherLoad()
     for repeat in range(arguments.repeats):

@@ -18,6 +18,7 @@ import collections
 import os
 import platform
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -79,7 +80,7 @@ class Attempt:
 
     def has_begun(self, aim: str) -> bool:
         """Return whether the part of the run that a kill is aimed at, one of AIMS, has begun."""
-        if not any("training on" in line for line in self.lines):
+        if not any("  device " in line for line in self.lines):
             return False
         return aim == "any time" or (self.is_saving() if aim == "save" else self.phase() == aim)
 
@@ -88,10 +89,10 @@ class Attempt:
         for line in reversed(self.lines):
             if "recalibrating" in line:
                 return "recalibration"
-            if "TEST Iter" in line:
+            if "validation at" in line:
                 break
-            if "TRAIN Iter" in line:
-                return "validation" if int(line.split("TRAIN Iter ")[1].split(":")[0]) % VAL_INTERVAL == 0 else "training"
+            if match := re.match(r"iter +(\d+)/", line):
+                return "validation" if int(match[1]) % VAL_INTERVAL == 0 else "training"
         return "training"
 
     def kill(self, rng: random.Random) -> str | None:

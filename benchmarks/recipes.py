@@ -85,7 +85,7 @@ class Run:
 
         Args:
             workers: value of --workers.
-            stop: signal to send; iteration of the TRAIN line after which it is sent; delay after that line, as a
+            stop: signal to send; iteration of the line after which it is sent; delay after that line, as a
                 multiple of the time between two lines.
 
         Raises:
@@ -105,7 +105,7 @@ class Run:
         expected, lines, last, sent = 0, [], time.perf_counter(), False
         for line in process.stdout:
             lines.append(line)
-            if not (match := re.search(r"\] TRAIN Iter (\d+):", line)):
+            if not (match := re.match(r"iter +(\d+)/", line)):
                 continue
             since_last, last = time.perf_counter() - last, time.perf_counter()
             if stop and not sent and int(match[1]) >= stop[1]:
@@ -142,7 +142,7 @@ class Run:
                     raise RunError(f"{text}the run did not continue from a checkpoint")
                 stops[-1]["went on from"] = int(match[1])
             if stop:
-                stops.append({"signal": stop[0].name, "after": int(re.findall(r"TRAIN Iter (\d+):", text)[-1])})
+                stops.append({"signal": stop[0].name, "after": int(re.findall(r"^iter +(\d+)/", text, re.M)[-1])})
         return stops
 
     def results(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from measuring import RESULTS, ROOT, USABLE_CORES, OtherLoad, installed_versions
 
 from shufflenetv2.cli.command import SPIN_COUNT
 
-TRAIN_LINE = re.compile(r"TRAIN Iter (\d+):")
+TRAIN_LINE = re.compile(r"iter +(\d+)/")
 LIBGOMP_SPIN_COUNT = "300000"
 VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
 ALONE = "alone"
@@ -50,11 +50,11 @@ def busy_processes(count: int) -> Iterator[None]:
 
 
 def seconds_per_iteration(spin_count: str, iterations: int, limit: float) -> float:
-    """Run train.py on the digits, and return the mean time of its iterations after the first TRAIN line.
+    """Run train.py on the digits, and return the mean time of its iterations after the first line about one.
 
     Args:
         spin_count: value of GOMP_SPINCOUNT; "" leaves it to the program.
-        limit: seconds after the first TRAIN line, at which the run is killed.
+        limit: seconds after that line, at which the run is killed.
     """
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     if spin_count:

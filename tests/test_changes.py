@@ -71,7 +71,9 @@ def test_a_run_without_better_validations_ends_early_after_the_same_iteration_wi
 ) -> None:
     options = [*SHORT, "--total-iters", "60", "--val-interval", "2", "--learning-rate", "1e-6", "--early-stop-iters", "6"]
     whole = train_here(*options, "--save", "whole")
-    validations = TEST_ERROR.findall(whole.stdout)[:-1]  # the last TEST line follows the recalibration
+    validations = TEST_ERROR.findall((tmp_path / "whole/logs/train.log").read_text())[
+        :-1
+    ]  # the last TEST line follows the recalibration
     errors = {int(iteration): float(error) for iteration, error in validations}
     last = read(tmp_path / "whole/model.pkl")["iteration"]
     best = min(iteration for iteration in errors if errors[iteration] == min(errors.values()))
@@ -136,7 +138,7 @@ def test_a_change_of_batch_size_and_rate_is_recorded_and_continues_to_the_same_b
     for text in ("batch-size 16 -> 8", "early-stop-iters 100 -> None", "total-iters 12 -> 21"):
         assert text in whole.stdout
     # The k-th update uses the rate of the new schedule, and the samples go on behind the 12 batches of 16.
-    assert f"TRAIN Iter 15: lr = {0.02 * (1 - 15 / 21):.6f}" in whole.stdout
+    assert f"TRAIN Iter 15: lr = {0.02 * (1 - 15 / 21):.6f}" in (tmp_path / "whole/logs/train.log").read_text()
     assert read(tmp_path / "whole/checkpoint-000021.pth.tar")["order_offset"] + 12 * 8 == 12 * 16
 
     # SIGTERM after iteration 14; the option is no longer needed afterwards.

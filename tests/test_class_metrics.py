@@ -121,7 +121,7 @@ def test_a_run_reports_the_metrics_in_its_log_and_files(train_here: Train, comma
     assert accuracy["macro_f1"] == pytest.approx(np.mean([float(row["f1"]) for row in rows]))
     line = f"balanced accuracy {accuracy['balanced_accuracy']:.2%}, macro F1 {accuracy['macro_f1']:.4f}; lowest recall "
     assert finished.stdout.count(line) == 1
-    assert finished.stdout.index(line) > finished.stdout.rindex(" TEST Iter 12: ")
+    assert finished.stdout.index(line) > finished.stdout.rindex("recalibrated at 12  ")
 
     validations = [json.loads(text) for text in (tmp_path / "logs/models/metrics.jsonl").read_text().splitlines()]
     tests = [row for row in validations if row["kind"].startswith("test")]

@@ -97,7 +97,7 @@ def wait_until_finished(process: "subprocess.Popen[str]") -> tuple[str, str]:
 
 def read_predictions(folder: Path) -> list[tuple[tuple[str, ...], list[float]]]:
     """Return the image, label and prediction, and the probabilities, of each row of the predictions of an evaluation."""
-    (path,) = folder.glob("logs/eval/**/predictions.csv")
+    (path,) = folder.glob("eval/**/predictions.csv")
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     columns = [name for name in rows[0] if name.startswith("p(")]
@@ -114,7 +114,8 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 def test_gradients_and_statistics_are_averaged_over_the_processes(tmp_path: Path, dist_bn: str) -> None:
     """Compare a run of two processes with the same computation in this process."""
     short = [*SHORT, "--total-iters", "3", "--save-interval", "3,10m", "--learning-rate", "0.02", "--display-interval", "1"]
-    output, _ = wait_until_finished(torchrun(tmp_path, 2, *short, "--dist-bn", dist_bn))
+    wait_until_finished(torchrun(tmp_path, 2, *short, "--dist-bn", dist_bn))
+    output = (tmp_path / "logs/models/train.log").read_text()
 
     network = ShuffleNetV2(32, 10, "0.5x")
     network.initialize_weights(torch.Generator().manual_seed(0))
@@ -166,7 +167,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_only_process_0_writes_the_log_and_the_files(two_processes: Path) -> None:
     log = (two_processes / "logs/models/train.log").read_text()
     assert re.findall(r"TRAIN Iter (\d+)", log) == [str(k) for k in range(1, 19)]
-    assert "training on 2 processes (cpu)" in log
+    assert "device      2 processes (cpu)" in log
     assert sorted(path.name for path in (two_processes / "models").glob("checkpoint*")) == [
         f"checkpoint-{k:06}.pth.tar" for k in (5, 10, 15, 18)
     ]
@@ -175,7 +176,7 @@ def test_only_process_0_writes_the_log_and_the_files(two_processes: Path) -> Non
 def test_a_stopped_run_of_two_processes_continues_with_one(tmp_path: Path, train_here: Train) -> None:
     process = torchrun(tmp_path, 2, *OPTIONS)
     assert process.stdout is not None
-    assert any("TRAIN Iter 7:" in line for line in process.stdout)
+    assert any(" 7/18 " in line for line in process.stdout)
     process.send_signal(signal.SIGTERM)  # torchrun forwards it
     rest, _ = process.communicate(timeout=300)
     assert rest.count("stopped by SIGTERM after iteration ") == 1
@@ -189,7 +190,7 @@ def test_a_stopped_run_of_two_processes_continues_with_one(tmp_path: Path, train
 def test_after_a_process_is_killed_the_restarted_run_gives_a_bit_identical_result(tmp_path: Path, two_processes: Path) -> None:
     process = torchrun(tmp_path, 2, *OPTIONS, restarts=3)
     assert process.stdout is not None
-    assert any("TRAIN Iter 13:" in line for line in process.stdout)
+    assert any(" 13/18 " in line for line in process.stdout)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(workers[1]), signal.SIGKILL)
     rest, errors = wait_until_finished(process)
@@ -203,9 +204,10 @@ def test_evaluation_gives_the_same_loss_and_accuracy_with_one_process_and_two(
     tmp_path: Path, two_processes: Path, train_here: Train
 ) -> None:
     arguments = [*SHORT[:2], "--eval", "--eval-resume", str(two_processes / "models/model.pkl"), "--device", "cpu"]
-    output_of_one = train_here(*arguments).stdout
-    predictions_of_one = read_predictions(tmp_path)
-    output_of_two, _ = wait_until_finished(torchrun(tmp_path, 2, *arguments, "--val-batch-size", "50"))
+    assert train_here(*arguments).returncode == 0
+    predictions_of_one = read_predictions(tmp_path / "logs")
+    wait_until_finished(torchrun(tmp_path, 2, *arguments, "--val-batch-size", "50", "--log-dir", "two"))
+    output_of_one, output_of_two = (next(tmp_path.glob(f"{folder}/eval/*/train.log")).read_text() for folder in ("logs", "two"))
     (loss, *errors), (loss_of_two, *errors_of_two) = (
         re.findall(r"TEST Iter 18: loss = ([\d.]+),\tTop-1 err = ([\d.]+),\tTop-5 err = ([\d.]+)", output)[0]
         for output in (output_of_one, output_of_two)
@@ -214,7 +216,7 @@ def test_evaluation_gives_the_same_loss_and_accuracy_with_one_process_and_two(
     assert errors == errors_of_two
     assert float(loss) == pytest.approx(float(loss_of_two), rel=1e-5)
     texts, probabilities = zip(*predictions_of_one, strict=True)
-    texts_of_two, probabilities_of_two = zip(*read_predictions(tmp_path), strict=True)
+    texts_of_two, probabilities_of_two = zip(*read_predictions(tmp_path / "two"), strict=True)
     assert len(texts) == 359
     assert texts == texts_of_two
     np.testing.assert_allclose(probabilities, probabilities_of_two, rtol=1e-4, atol=1e-6)

@@ -45,7 +45,7 @@ def test_a_users_loss_takes_the_place_of_cross_entropy(
         "--dataset", "digits", "--loss", "constant_loss:loss", "--model-size", "0.5x", "--input-size", "32",
         "--total-iters", "2", "--batch-size", "8", "--display-interval", "1", "--device", "cpu",
     )  # fmt: skip
-    assert done.stdout.count("loss = 42.000000") == 2, done.stderr
+    assert done.stdout.count("loss 42.0000") == 2, done.stderr
 
 
 WRONG = """

@@ -111,7 +111,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_stopped_by_a_signal_continues_to_a_bit_identical_result(tmp_path: Path, uninterrupted: Path) -> None:
     process = start(tmp_path, *LONGER)
-    wait_for(process, "TRAIN Iter 4:")
+    wait_for(process, " 4/")
     process.send_signal(signal.SIGTERM)
     rest, _ = process.communicate(timeout=300)
     assert process.returncode == 143
@@ -128,7 +128,7 @@ def test_a_run_stopped_by_a_signal_continues_to_a_bit_identical_result(tmp_path:
 def test_a_run_whose_files_do_not_answer_stops_after_a_signal_with_its_last_complete_iteration_saved(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / FIFO)
     process = start(tmp_path, *LONGER, "--dataset", "tests.test_interruption:StallingDigits", "--workers", "2")
-    wait_for(process, "TRAIN Iter 5:")
+    wait_for(process, " 5/")
     with open(tmp_path / FIFO, "wb"):  # waits until a thread of the run reads the file
         process.send_signal(signal.SIGTERM)
         rest, errors = process.communicate(timeout=300)
@@ -174,7 +174,7 @@ def test_a_run_killed_three_times_gives_a_bit_identical_result(tmp_path: Path, u
     rng = random.Random(1)
     for _ in range(3):
         process = start(tmp_path, *LONGER, "--save-interval", "2", "--workers", str(rng.randint(1, 3)))
-        wait_for(process, "training on cpu")
+        wait_for(process, "device      cpu")
         try:
             process.communicate(timeout=rng.uniform(0.1, 1.5))
         except subprocess.TimeoutExpired:
@@ -246,7 +246,7 @@ def test_damage_at_any_byte_of_a_checkpoint_is_detected_and_the_previous_one_is_
 
 def test_a_folder_that_vanishes_ends_the_run_with_one_line(tmp_path: Path) -> None:
     process = start(tmp_path, *LONGER, "--save-interval", "5", "--total-iters", "100000")
-    wait_for(process, "TRAIN Iter 7:")
+    wait_for(process, " 7/")
     shutil.rmtree(tmp_path / "models")
     _, errors = process.communicate(timeout=300)
     assert (process.returncode, errors.count("\n")) == (1, 1), errors
@@ -255,7 +255,7 @@ def test_a_folder_that_vanishes_ends_the_run_with_one_line(tmp_path: Path) -> No
 
 def test_a_second_run_in_the_same_folder_is_refused_while_the_first_runs(tmp_path: Path, train: Train) -> None:
     first = start(tmp_path, *LONGER, "--total-iters", "100000")
-    wait_for(first, "TRAIN Iter 1:")
+    wait_for(first, " 1/")
     second = train(*LONGER, "--total-iters", "100000")
     assert (second.returncode, second.stderr.count("\n")) == (2, 1)
     assert f"models is in use by process {first.pid} on " in second.stderr

@@ -62,7 +62,7 @@ def test_a_newcomer_is_interrupted_and_changes_their_mind(
     last = random.Random().randint(6, 11)
     process = start(tmp_path, *run)
     assert process.stdout is not None
-    assert any(f"TRAIN Iter {last}:" in line for line in process.stdout)
+    assert any(f" {last}/12" in line for line in process.stdout)
     process.send_signal(signal.SIGKILL)
     process.wait()
     iterations = [int(path.name[11:17]) for path in models.glob("checkpoint-*.pth.tar")]

@@ -268,7 +268,7 @@ def test_unreadable_images_are_left_out_by_name(process: Run, run: Run, tmp_path
 
     status, output, errors = process("src", "dst", "--short-side", "64")
     assert status == 0, errors
-    assert output == "10 images: 1 encoded, 1 copied unchanged, 0 already there, 8 unreadable\n"
+    assert output == "10 images in dst: 1 encoded, 1 copied unchanged, 0 already there, 8 unreadable\n"
     assert [line.split(": skipped: ")[1].split()[0] for line in errors.splitlines()] == [
         f"src/{name}"
         for name in (
@@ -291,7 +291,7 @@ def test_unreadable_images_are_left_out_by_name(process: Run, run: Run, tmp_path
     shutil.copy(good, tmp_path / "src/dog/bad.jpg")
     assert (
         run("src", "dst", "--short-side", "64")[1]
-        == "10 images: 1 encoded, 0 copied unchanged, 2 already there, 7 unreadable\n"
+        == "10 images in dst: 1 encoded, 0 copied unchanged, 2 already there, 7 unreadable\n"
     )
 
 

@@ -10,7 +10,7 @@ from shufflenetv2 import UserError
 from shufflenetv2.cli import build
 from shufflenetv2.cli.command import parse, training_parser
 from shufflenetv2.cli.train import log_folder
-from shufflenetv2.data import Digits, FolderDataset, Limit, describe, hold_out, shared_files
+from shufflenetv2.data import Digits, FolderDataset, Limit, describe_classes, find_problems, hold_out, shared_files
 from tests.support import Train
 
 UNLIMITED = Limit(files=10**9, bytes=10**12, seconds=1e9)
@@ -55,8 +55,8 @@ def test_the_start_names_the_classes_with_their_images_and_warns_of_shared_files
         "--device", "cpu", "--model-size", "0.5x",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "21 images in 3 classes, validated on 3;" in done.stdout
-    assert "classes in the order of their labels: cat, dog, owl; 7 images each" in done.stdout
+    assert "training    21 images in 3 classes (" in done.stdout
+    assert "classes     cat, dog, owl; 7 images each" in done.stdout
     assert "warning: no validation images of dog, owl;" in done.stdout
     assert "warning: 3 of 3 validation images are also training images" in done.stdout
     assert f"{val}/cat/0.jpg has the content of {photographs}/cat/0.jpg" in done.stdout
@@ -65,41 +65,37 @@ def test_the_start_names_the_classes_with_their_images_and_warns_of_shared_files
 
 def test_classes_are_named_in_the_order_of_their_labels_with_the_smallest_and_the_largest(tmp_path: Path) -> None:
     fill(tmp_path / "D", {"ant": 2, "bee": 5, "cat": 3})
-    assert describe(FolderDataset(tmp_path / "D"), None) == [
-        "classes in the order of their labels: ant, bee, cat; 2 (ant) to 5 (bee) images each"
-    ]
+    assert describe_classes(FolderDataset(tmp_path / "D")) == "ant, bee, cat; 2 (ant) to 5 (bee) images each"
     mapped = FolderDataset(tmp_path / "D", ["unicorn", "cat", "bee", "ant"])
-    assert describe(mapped, None) == [
-        "classes in the order of their labels: unicorn, cat, bee, ant; 0 (unicorn) to 5 (bee) images each"
-    ]
+    assert describe_classes(mapped) == "unicorn, cat, bee, ant; 0 (unicorn) to 5 (bee) images each"
     # A class without training images is no reason for a warning about the validation images.
-    assert not any("no validation images" in line for line in describe(mapped, mapped))
+    assert not any("no validation images" in line for line in find_problems(mapped, mapped))
 
 
 def test_very_unequal_classes_get_a_suggestion_unless_the_run_follows_it(tmp_path: Path) -> None:
     folder = fill(tmp_path / "D", {"ant": 2, "bee": 19, "cat": 20})
     dataset = FolderDataset(folder, ["unicorn", "cat", "bee", "ant"])
-    (suggestion,) = describe(dataset, None)[1:]
+    (suggestion,) = find_problems(dataset, None)
     assert suggestion.startswith("the largest class, cat, has 10 times as many images as the smallest, ant; ")
-    assert describe(dataset, None, is_balanced=True) == describe(dataset, None)[:1]
+    assert find_problems(dataset, None, is_balanced=True) == []
     (folder / "cat/0000.jpg").unlink()
-    assert len(describe(FolderDataset(folder), None)) == 1
+    assert find_problems(FolderDataset(folder), None) == []
     alone = FolderDataset(fill(tmp_path / "E", {"cat": 20}), ["ant", "cat"])
-    assert len(describe(alone, None)) == 1  # a class without images is none of the two
+    assert find_problems(alone, None) == []  # a class without images is none of the two
 
 
 def test_a_thousand_classes_are_described_in_one_short_line(tmp_path: Path) -> None:
     fill(tmp_path / "D", {f"class-{number:04}-{'x' * 50}": 1 for number in range(1000)})
     dataset = FolderDataset(tmp_path / "D")
-    (line,) = describe(dataset, None)
-    assert line.startswith("classes in the order of their labels: class-0000-xxx")
+    line = describe_classes(dataset)
+    assert line.startswith("class-0000-xxx")
     assert "class-0004-xxx" in line
     assert "class-0005" not in line
     assert "..., class-0999-xxx" in line
     assert line.endswith("; 1 image each")
     assert len(line) < 250
     first = FolderDataset(fill(tmp_path / "V", {"class-0000-" + "x" * 50: 1}), dataset.class_names)
-    warning = describe(dataset, first)[1]
+    warning = find_problems(dataset, first)[0]
     assert "999 classes in all" in warning
     assert len(warning) < 250
 
@@ -134,7 +130,7 @@ def test_copies_within_one_folder_are_found_across_its_held_out_part(tmp_path: P
     assert shared_files(train_set, val_set).pairs == []
     shutil.copy(folder / train_set.name(5), folder / val_set.name(1))
     assert shared_files(train_set, val_set).pairs == [(5, 1)]
-    assert any("1 of 4 validation images are also training images" in line for line in describe(train_set, val_set))
+    assert any("1 of 4 validation images are also training images" in line for line in find_problems(train_set, val_set))
 
 
 def test_a_limit_ends_the_comparison_and_what_was_found_is_reported(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import terminal
 from ..config import GROUPS, VALIDATION_FOLDERS, Config
 from ..errors import UserError
 from .config_files import Layer, merge, read_layers
@@ -174,6 +175,7 @@ def run_command(parser: OptionParser, run: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at exit
         return 0
     except (Exception, KeyboardInterrupt) as error:
+        terminal.clear()
         return _report(error, parser)
 
 

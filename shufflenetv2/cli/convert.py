@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from .. import terminal
 from ..config import ConvertConfig
 from .command import run_command
 from .parser import OptionParser
@@ -39,7 +40,8 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 convert") -> int:
         weights = convert(
             config.source, config.destination, config.to, use_ema=config.use_ema, check_weights=config.check_weights
         )
-        print(f"{config.destination}: ShuffleNetV2 {weights.model_size}, {weights.n_class} classes, from {weights.origin}")
-        print(f"its network expects {input_description(weights.preprocessing_or_default(), config.to)}")
+        terminal.show(f"its network expects {input_description(weights.preprocessing_or_default(), config.to)}")
+        network = f"ShuffleNetV2 {weights.model_size}, {weights.n_class} classes"
+        terminal.show(f"{config.destination}: {network}, from {weights.origin}")
 
     return run_command(parser, run)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .. import files
+from .. import files, terminal
 from ..config import VALIDATION_FOLDERS, Config, DataConfig, contains, describe_size, height_width, in_words
 from ..data import BadImages, build_evaluation_transform, build_preprocessing, worker_count
 from ..engine import BadImageReport, Devices, EvaluationResult, Evaluator, choose_devices, distributed
@@ -65,6 +65,7 @@ def run_evaluation(config: Config) -> int:
         raise UserError(f"{model.path} has {model.n_class} classes, but {images} has {len(val_set.class_names)}")
     with distributed.init_process_group(devices.first):
         is_first = distributed.rank() == 0
+        terminal.configure(quiet=config.common.quiet, silent=not is_first)
         with RunLog(evaluation_folder(config, model.path)) if is_first else RunLog(silent=True) as log:
             bad_images = BadImages.from_config(config.data, val_set, "validation")
             report_bad_images = BadImageReport(log, {"validation": bad_images}, is_new=True)
@@ -80,8 +81,8 @@ def run_evaluation(config: Config) -> int:
             result = evaluator(model.module, model.iteration, final=True)
             report_bad_images()
             evaluator.write_files(result, model.iteration, str(model.path), final=True)
-            log.info(f"{model.path} on {images}: {describe_result(result)}")
-            log.info(f"predictions.csv, summary.json and the tables by class are in {log.folder}")
+            log.result(f"{model.path} on {images}: {describe_result(result)}")
+            log.result(f"predictions.csv, summary.json and the tables by class are in {log.folder}")
     return 0
 
 

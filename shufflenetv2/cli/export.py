@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from .. import terminal
 from ..config import ExportConfig
 from .command import run_command
 from .parser import OptionParser
@@ -38,6 +39,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 export") -> int:
         config.check()
         from ..export import export_file  # here because torch takes seconds to import
 
-        export_file(config, log=lambda line: print(line, flush=True))
+        terminal.configure(quiet=config.quiet)
+        terminal.show(export_file(config, log=terminal.show), important=True)
 
     return run_command(parser, run)

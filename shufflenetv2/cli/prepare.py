@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .. import terminal
 from ..config import PrepareConfig
 from .command import run_command
 from .parser import OptionParser
@@ -30,6 +31,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 prepare") -> int:
         config = parser.parse_group(PrepareConfig, argv)
         from ..data.shrinking import shrink  # here because torch and OpenCV take seconds to import
 
+        terminal.configure(quiet=config.quiet)
         outcome = shrink(
             Path(config.source),
             Path(config.destination),
@@ -39,9 +41,10 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 prepare") -> int:
         )
         for reason in outcome.unreadable:
             print(f"{prog}: skipped: {reason}", file=sys.stderr)
-        print(
-            f"{outcome.images:,} images: {outcome.encoded:,} encoded, {outcome.copied:,} copied unchanged, "
-            f"{outcome.existing:,} already there, {len(outcome.unreadable):,} unreadable"
+        terminal.show(
+            f"{outcome.images:,} images in {config.destination}: {outcome.encoded:,} encoded, {outcome.copied:,} copied "
+            f"unchanged, {outcome.existing:,} already there, {len(outcome.unreadable):,} unreadable",
+            important=True,
         )
         return 1 if len(outcome.unreadable) == outcome.images else 0
 

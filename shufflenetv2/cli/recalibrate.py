@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from .. import terminal
 from ..config import RecalibrateConfig
 from .command import run_command
 from .parser import OptionParser
@@ -35,6 +36,8 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 recalibrate") -> int:
 
         # An option that was left out has the value None or "", and `recalibrate` knows the default: the file's recipe.
         given = {name: value for name, value in dataclasses.asdict(config).items() if value not in (None, "")}
-        recalibrate(**given, log=print)
+        terminal.configure(quiet=given.pop("quiet"))
+        recalibrate(**given, log=terminal.show)
+        terminal.show(f"written: {config.destination}", important=True)
 
     return run_command(parser, run)

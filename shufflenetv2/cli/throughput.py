@@ -3,6 +3,7 @@
 import time
 from contextlib import closing
 
+from .. import terminal
 from ..config import Config, DistillationConfig
 from ..data import DataIterator, build_train_transform, worker_count
 from ..engine import build_training_state, choose_devices, distributed, train_step
@@ -16,6 +17,7 @@ BATCHES_LOADED_AHEAD = 3
 
 def run_throughput(config: Config) -> int:
     """Print the images per second of the network alone and of the loader alone. Return the exit status."""
+    terminal.configure(quiet=config.common.quiet)
     devices = choose_devices(config.common.device, config.execution)
     train_set, _ = build.open_datasets(config)
     config, weights = build.read_initial_weights(config)
@@ -50,7 +52,7 @@ def run_throughput(config: Config) -> int:
             float(loss)  # waits for the device
             seconds.append(time.perf_counter() - started)
         network_speed = batch_size / sorted(seconds)[BATCHES_MEASURED // 2]
-        log.info(
+        log.result(
             f"the network alone, trained on {devices}: {network_speed:,.0f} images/s; "
             f"the loader alone: {loader_speed:,.0f} images/s"
         )

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-import torchinfo
-
-from .. import data, files
-from ..config import CommonConfig, Config, describe_size, height_width, read_yaml
+from .. import data, files, terminal
+from ..config import CommonConfig, Config, read_yaml
 from ..engine import (
     Checkpointer,
     GracefulShutdown,
@@ -24,9 +22,8 @@ from ..engine.results import RESULT
 from ..errors import UserError
 from ..report import RunLog, Session
 from . import build
+from .description import OPTIONS_FILE, log_description, next_commands
 from .parser import spell_options
-
-OPTIONS_FILE = "options.yaml"
 
 
 def run_training(config: Config) -> int:
@@ -37,6 +34,7 @@ def run_training(config: Config) -> int:
     """
     devices = choose_devices(config.common.device, config.execution)
     with distributed.init_process_group(devices.first):
+        terminal.configure(quiet=config.common.quiet, silent=distributed.rank() > 0)
         build.check_batch_size(config)
         train_set, val_set = build.open_datasets(config)
         config, weights = build.read_initial_weights(config)
@@ -51,7 +49,7 @@ def run_training(config: Config) -> int:
         with run_folder(config) as log:
             if is_finished:
                 result = checkpointer.folder / RESULT
-                log.info(f"this run is finished: {result} is its result; --no-auto-continue starts over")
+                log.result(f"this run is finished: {result} is its result; --no-auto-continue starts over")
                 return 0
             shutdown = GracefulShutdown()
             trainer = Trainer(config, devices, (train_set, val_set), checkpointer, log, shutdown, weights)
@@ -64,10 +62,11 @@ def run_training(config: Config) -> int:
             except ShutdownRequested as signal:
                 hint = "" if config.run.auto_continue else " without --no-auto-continue"
                 iteration = trainer.state.iteration
-                log.info(f"stopped by {signal} after iteration {iteration}; run the same command{hint} to continue")
+                log.result(f"stopped by {signal} after iteration {iteration:,}; run the same command{hint} to continue")
                 return signal.status
             finally:
                 trainer.write_report()
+            log.result("\n  ".join([f"log and metrics: {log.folder}; next:", *next_commands(config, log.folder)]))
     return 0
 
 
@@ -139,22 +138,3 @@ def _run_of_log(folder: Path) -> Path | None:
     except UserError:
         return None
     return Path(os.path.abspath(str(options["save"]))) if "save" in options else None
-
-
-def log_description(log: RunLog, config: Config, trainer: Trainer) -> None:
-    """Log the network, the data and the values that were derived from other options."""
-    size = config.data.input_size
-    summary = torchinfo.summary(
-        trainer.state.network, (1, config.model.in_chans, *height_width(size)), depth=2, mode="eval",
-        device=trainer.devices.first, verbose=0,
-        col_names=("output_size", "num_params", "mult_adds"),
-    )  # fmt: skip
-    table = str(summary).replace("(Units.MEGABYTES)", "(M)")  # torchinfo prints the name of an enum since Python 3.11
-    log.info(f"ShuffleNetV2 {config.model.model_size} at {describe_size(size)}\n{table}")
-    train_set, val_set = trainer.train_set, trainer.val_set
-    reason = "no --val-dir" if config.run.validate else "--no-validate"
-    validation = f"validated on {len(val_set):,}" if val_set else f"without validation ({reason})"
-    log.info(f"{len(train_set):,} images in {len(train_set.class_names)} classes, {validation}; training on {trainer.devices}")
-    is_balanced = bool(config.data.balanced_sampling or config.optimization.class_weights)
-    for line in (*data.describe(train_set, val_set, is_balanced=is_balanced), *config.notes):
-        log.info(spell_options(line, {}))

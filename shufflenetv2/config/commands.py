@@ -7,7 +7,7 @@ from pydantic import Field
 
 from ..errors import UserError
 from .fields import group, option
-from .run import USE_EMA, Files
+from .run import QUIET, USE_EMA, Files
 from .types import Accepts, BatchSize, Count, File, Folder, Natural, Pixels, Quality, Text, Workers
 
 WeightFormat = Literal["original", "torchvision", "mmpretrain", "shufflenetv2", "safetensors"]
@@ -43,6 +43,7 @@ class PrepareConfig:
     # 95: the reason is in data/shrinking.py.
     quality: Quality = option(95, "quality of the resulting JPEG files, from 1 to 100")
     workers: Workers | None = option(None, "number of threads; default: the usable cores", short="-j")
+    quiet: bool = option(False, QUIET)
 
 
 @group("arguments of this command")
@@ -94,6 +95,7 @@ class RecalibrateConfig:
     batch_size: BatchSize | None = option(None, "images in a batch; default: the batch size of the recipe", short="-b")
     workers: Workers | None = option(None, LOADER_THREADS, short="-j")
     device: Text = option("", "auto, cpu, cuda, cuda:N or mps; default: auto")
+    quiet: bool = option(False, QUIET)
 
 
 @group("arguments of this command")
@@ -123,6 +125,7 @@ class ExportConfig:
     val_dir: Folder = option(
         "", "with `int8`: folder with one folder of images per class, to print the accuracy before and after; or digits"
     )
+    quiet: bool = option(False, QUIET)
 
     @property
     def chosen_format(self) -> str:

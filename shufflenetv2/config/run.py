@@ -17,6 +17,7 @@ ResumeFile = Annotated[
 ]
 Files = Annotated[tuple[Name, ...], Accepts("file names", "FILE")]
 Hooks = Annotated[Names, Accepts("package.module:Class", "MODULE:CLASS", "+")]
+QUIET = "print only warnings, errors and the last lines"
 USE_EMA = "take the averaged weights (EMA) of a checkpoint; see `model_ema`"
 
 
@@ -42,6 +43,7 @@ class CommonConfig:
         "number of threads that load images, per process; default: the usable cores, divided among the processes",
         short="-j",
     )
+    quiet: bool = option(False, QUIET)
     debug: bool = option(False, "show the traceback of an error")
 
 

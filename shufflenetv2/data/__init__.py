@@ -19,7 +19,8 @@ from .index import find_images as find_images
 from .loader import DataIterator as DataIterator
 from .loader import evaluation_batches as evaluation_batches
 from .named import open_named as open_named
-from .overview import describe as describe
+from .overview import describe_classes as describe_classes
+from .overview import find_problems as find_problems
 from .policies import parse_policy as parse_policy
 from .splits import hold_out as hold_out
 from .splits import open_datasets as open_datasets

@@ -12,23 +12,22 @@ SHOWN_CHARACTERS = 24  # in a class name
 UNEQUAL_RATIO = 10  # of the largest class to the smallest, from which on balancing is suggested
 
 
-def describe(train_set: Dataset, val_set: Dataset | None, *, is_balanced: bool = False) -> list[str]:
-    """Return lines for the log: the classes with their numbers of images, and warnings about the validation set.
+def find_problems(train_set: Dataset, val_set: Dataset | None, *, is_balanced: bool = False) -> list[str]:
+    """Return warnings: about classes of very different size, and about a validation set that gives misleading accuracies.
 
     Args:
         val_set: validation set with the same classes; None if the run does not validate.
         is_balanced: the run already gives small classes more weight.
     """
-    lines = [_describe_classes(train_set)]
-    if not is_balanced:
-        lines += _suggest_balancing(train_set)
+    warnings = [] if is_balanced else _suggest_balancing(train_set)
     if val_set is not None:
-        lines += _warn_of_missing_classes(train_set, val_set)
-        lines += _warn_of_shared_files(train_set, val_set)
-    return lines
+        warnings += _warn_of_missing_classes(train_set, val_set)
+        warnings += _warn_of_shared_files(train_set, val_set)
+    return warnings
 
 
-def _describe_classes(dataset: Dataset) -> str:
+def describe_classes(dataset: Dataset) -> str:
+    """Return the first classes, in the order of their labels, and the numbers of their images."""
     names = dataset.class_names
     counts = np.bincount(dataset.targets, minlength=len(names))
     smallest, largest = int(counts.argmin()), int(counts.argmax())
@@ -37,7 +36,7 @@ def _describe_classes(dataset: Dataset) -> str:
     )
     if counts[smallest] == counts[largest]:
         images = f"{counts[smallest]:,} image{'s' * bool(counts[smallest] != 1)} each"
-    return f"classes in the order of their labels: {_enumerate(names, last=True)}; {images}"
+    return f"{_enumerate(names, last=True)}; {images}"
 
 
 def _suggest_balancing(dataset: Dataset) -> list[str]:
@@ -60,7 +59,7 @@ def _warn_of_missing_classes(train_set: Dataset, val_set: Dataset) -> list[str]:
     missing = [train_set.class_names[label] for label in np.flatnonzero(trained & ~validated)]
     if not missing:
         return []
-    return [f"warning: no validation images of {_enumerate(missing)}; the accuracy will say nothing about them"]
+    return [f"no validation images of {_enumerate(missing)}; the accuracy will say nothing about them"]
 
 
 def _warn_of_shared_files(train_set: Dataset, val_set: Dataset) -> list[str]:
@@ -72,7 +71,7 @@ def _warn_of_shared_files(train_set: Dataset, val_set: Dataset) -> list[str]:
     example = f"{val_path} is in both" if train_path == val_path else f"{val_path} has the content of {train_path}"
     count = f"{len(shared.pairs):,}" if shared.complete else f"at least {len(shared.pairs):,}"
     return [
-        f"warning: {count} of {len(val_set):,} validation images are also training images, which makes the accuracy too high; "
+        f"{count} of {len(val_set):,} validation images are also training images, which makes the accuracy too high; "
         f"for example, {example}; remove the copies from one of the two sets"
     ]
 

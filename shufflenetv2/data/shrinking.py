@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import cv2
-from tqdm import tqdm
 
 from ..errors import UserError
 from ..files import lock_folder, write_bytes
+from ..terminal import Progress
 from .images import Image, ImageError, open_encoded, read_file
 from .index import images_by_class
 from .threads import usable_cores
@@ -112,8 +112,7 @@ def shrink(source: Path, destination: Path, *, short_side: int, quality: int, wo
             (source / path, destination / target) for path, target in zip(paths, targets, strict=True) if target not in existing
         )
         shrink_one = partial(shrink_file, short_side=short_side, quality=quality)
-        # disable=None: no progress bar unless the standard error is a terminal
-        bar = tqdm(total=len(paths), initial=outcome.existing, unit="image", dynamic_ncols=True, disable=None)
+        bar = Progress("shrinking", len(paths), "images", initial=outcome.existing)
         with bar, closing(map_in_threads(shrink_one, remaining, workers or usable_cores())) as results:
             for result in results:
                 if isinstance(result, str):
@@ -122,7 +121,7 @@ def shrink(source: Path, destination: Path, *, short_side: int, quality: int, wo
                     outcome.copied += 1
                 else:
                     outcome.encoded += 1
-                bar.update()
+                bar.advance()
     return outcome
 
 

@@ -42,7 +42,7 @@ class CoreContention:
         self._is_active = (proc / "stat").exists()
 
     def check(self) -> str:
-        """Return a line for the log if the cores are contended, once; '' otherwise. Reads nothing more often than needed."""
+        """Return a warning for the log if the cores are contended, once; '' otherwise. Reads nothing more often than needed."""
         now, last = time.monotonic(), self._last
         if not self._is_active or (last and now - last.now < WINDOW):
             return ""
@@ -61,7 +61,7 @@ class CoreContention:
         self._is_active = False
         threads = max(1, int(cores - others))
         return (
-            f"warning: other processes use {others:.1f} of the {cores} cores, and {waiting:.1f} threads of this run wait for "
+            f"other processes use {others:.1f} of the {cores} cores, and {waiting:.1f} threads of this run wait for "
             f"one, which slows the run down; free the cores, or use fewer threads: OMP_NUM_THREADS={threads} for the network, "
             "and fewer loader workers"
         )

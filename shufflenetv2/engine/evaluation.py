@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -23,6 +23,7 @@ from ..report import (
     write_predictions,
     write_summary,
 )
+from ..terminal import progress
 from .distributed import all_reduce_max, all_reduce_sum, gather_lists, gather_rows, rank, world_size
 from .free_memory import release_freed_memory
 from .signals import GracefulShutdown
@@ -229,13 +230,22 @@ class Evaluator:
         self._batch_size, self._workers, self._pin_memory = batch_size, workers, pin_memory
         self._while_waiting = shutdown.check_while_waiting if shutdown else lambda: None
 
-    def __call__(self, model: nn.Module, iteration: int, *, prefix: str = "", final: bool = False) -> EvaluationResult:
+    def __call__(
+        self,
+        model: nn.Module,
+        iteration: int,
+        *,
+        prefix: str = "",
+        final: bool = False,
+        is_best: Callable[[EvaluationResult], bool] = lambda result: False,
+    ) -> EvaluationResult:
         """Evaluate a model, write the TEST line, and return the result.
 
         Args:
             iteration: number of the training iteration after which the model is evaluated.
             prefix: precedes TEST in the log, for instance 'EMA '.
             final: also write a line about the classes.
+            is_best: returns whether a result is better than all before, for the log.
 
         Raises:
             ShutdownRequested: a signal arrived.
@@ -248,7 +258,10 @@ class Evaluator:
             while_waiting=self._while_waiting,
         )  # fmt: skip
         with closing(batches):
-            source = self._shutdown.interruptible(batches) if self._shutdown else batches
+            steps = progress(
+                batches, f"{prefix}validation", len(self._dataset), "images", lambda batch: world_size() * len(batch[1])
+            )
+            source = self._shutdown.interruptible(steps) if self._shutdown else steps
             result = evaluate(model, source, predictions=True)
         if self._bad_images is not None:
             result = replace(result, left_out=frozenset(gather_lists(self._bad_images.take_left_out())))
@@ -257,12 +270,13 @@ class Evaluator:
             iteration, result.loss, result.top1_error, result.top5_error, time.perf_counter() - started,
             result.balanced_accuracy, result.macro_f1,
         )  # fmt: skip
-        self._log.test(metrics, prefix=prefix, final=final)
+        self._log.test(metrics, prefix=prefix, final=final, best=is_best(result))
         if result.left_out:
             count, total = len(result.left_out), len(self._dataset)
-            self._log.info(f"{prefix}{count:,} of {total:,} validation images cannot be decoded and are left out")
+            self._log.warning(f"{prefix}{count:,} of {total:,} validation images cannot be decoded and are left out")
         if final and result.classes:
-            self._log.info(f"{prefix}{describe_classes(result.classes, self._dataset.class_names)}")
+            line = f"{prefix}{describe_classes(result.classes, self._dataset.class_names)}"
+            self._log.detail(line) if prefix else self._log.info(line)
         return result
 
     def write_files(self, result: EvaluationResult, iteration: int, weights: str = "", *, final: bool = False) -> None:

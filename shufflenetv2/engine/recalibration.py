@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .. import files
 from ..config import OPTIONS, Config
@@ -25,6 +24,7 @@ from ..data import (
 )
 from ..errors import UserError
 from ..recipe import freeze
+from ..terminal import progress
 from ..weights import Weights, read_weights
 from .devices import Devices, choose_devices
 from .evaluation import evaluate
@@ -101,7 +101,8 @@ def recalibrate(
         balanced=config.data.balanced_sampling,
     )
     with closing(iterator):
-        recalibrate_batch_norm(model, _image_batches(iterator, count // batch_size, first_view=config.model.split_bn))
+        images_seen = _image_batches(iterator, count // batch_size, batch_size, first_view=config.model.split_bn)
+        recalibrate_batch_norm(model, images_seen)
     accuracy = validation.accuracy(model, lambda line: log(f"after: {line}"))
     result = replace(
         weights,
@@ -111,7 +112,6 @@ def recalibrate(
         details=weights.details | {"accuracy": accuracy, "recalibrated": True},
     )
     files.write(destination, result.record())
-    log(f"written: {destination}")
     return result
 
 
@@ -135,7 +135,8 @@ class Validation:
             pin_memory=self.devices.pin_memory,
         )
         with closing(batches):
-            result = evaluate(model, batches)
+            steps = progress(batches, "validation", len(self.dataset), "images", lambda batch: len(batch[1]))
+            result = evaluate(model, steps)
         log(f"top-1 {1 - result.top1_error:.2%}, top-5 {1 - result.top5_error:.2%}, loss {result.loss:.4f}")
         return result.accuracy()
 
@@ -177,13 +178,13 @@ def _open_validation_set(config: Config, weights: Weights) -> Dataset | None:
     return val_set
 
 
-def _image_batches(iterator: DataIterator, count: int, *, first_view: bool) -> Iterator[Tensor]:
+def _image_batches(iterator: DataIterator, count: int, batch_size: int, *, first_view: bool) -> Iterator[Tensor]:
     """Yield batches of images, with a progress bar.
 
     Args:
         first_view: yield only the first of several views of each image. With split batch norm, the statistics in a weight file
             are those of the first view.
     """
-    for _ in tqdm(range(count), unit="batch", leave=False, disable=None):
+    for _ in progress(range(count), "recalibrating", count * batch_size, "images", lambda step: batch_size):
         images, targets = next(iterator)
         yield images[: len(targets)] if first_view else images

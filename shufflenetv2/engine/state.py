@@ -109,13 +109,17 @@ class TrainingState:
         self.validations[self.iteration] = score
         if isinstance(self.scheduler, PlateauSchedule):
             self.scheduler.observe(-score)
-        if self.best and score <= self.best.score(self.eval_metric):
+        if not self.is_best(result):
             return False
         network = self.averaged.network if averaged and self.averaged else self.network
         self.best = ValidatedWeights(
             self.iteration, bool(averaged), copy_to_host(network.state_dict()), replace(result, predictions=None)
         )
         return True
+
+    def is_best(self, result: EvaluationResult) -> bool:
+        """Return whether a result is better than that of the best weights so far."""
+        return self.best is None or result.score(self.eval_metric) > self.best.score(self.eval_metric)
 
     def iterations_without_improvement(self) -> int:
         """Return the number of iterations since the best score, the last change of the recipe, or the start of the run."""

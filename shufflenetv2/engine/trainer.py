@@ -21,6 +21,7 @@ from ..data import (
 from ..network import ShuffleNetV2
 from ..recipe import build_class_weights, describe_class_weights, load_teacher
 from ..report import ReportPage, RunLog, TrainMetrics
+from ..terminal import progress
 from ..weights import Weights, model_record
 from . import distributed
 from .background import time_limit
@@ -54,6 +55,7 @@ class Trainer(Callbacks):
     Attributes:
         state: the network, the optimizer and everything else the next iteration depends on.
         train_set, val_set: the datasets.
+        workers: number of threads that load images.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class Trainer(Callbacks):
         self._stop_request, self._any_stop_request = "", distributed.DelayedAllReduceMax()
         self.hooks = load_hooks(config.run, log.folder, self.class_names)
         self._train_transform = build_train_transform(config.data, config.augmentation)
-        self._workers = worker_count(config.common.workers, distributed.local_world_size())
+        self.workers = worker_count(config.common.workers, distributed.local_world_size())
         self._contention = CoreContention(distributed.local_world_size())
         self._report = ReportPage(log.folder, *datasets) if log.folder else None
         self._bad_images = BadImages.from_config(config.data, self.train_set, "training")
@@ -97,7 +99,7 @@ class Trainer(Callbacks):
         if self.val_set is not None:
             self._evaluator = Evaluator(
                 self.val_set, build_evaluation_transform(self.preprocessing), log, batch_size=config.val_batch_size,
-                workers=self._workers, pin_memory=devices.pin_memory, shutdown=shutdown, bad_images=bad_val_images,
+                workers=self.workers, pin_memory=devices.pin_memory, shutdown=shutdown, bad_images=bad_val_images,
             )  # fmt: skip
         origin = checkpointer.restore(self.state)
         collections = {"training": self._bad_images, "validation": bad_val_images}
@@ -140,12 +142,17 @@ class Trainer(Callbacks):
         """Perform all iterations, and save the last checkpoint."""
         is_complete = False
         while not is_complete:
-            self.log.start(self.state.iteration, self.config.optimization.total_iters)
+            self.log.start(
+                self.state.iteration,
+                self.config.optimization.total_iters,
+                val_interval=self.config.run.val_interval if self._evaluator else 0,
+                best_accuracy=1 - best.result.top1_error if (best := self.state.best) and best.result else None,
+            )
             try:
                 self._train_to_end()
                 is_complete = True
             except NonFiniteLossError as error:
-                self.log.info(recover_from_nonfinite(error, self.config.run.on_nonfinite, self.state, self._restore))
+                self.log.warning(recover_from_nonfinite(error, self.config.run.on_nonfinite, self.state, self._restore))
             except ShutdownRequested:
                 self.checkpointer.while_waiting(time_limit())
                 self._save_at_exit()
@@ -156,6 +163,7 @@ class Trainer(Callbacks):
                     self._save_at_exit()
                 raise
         self.checkpointer.wait()  # the weights are final: what follows can be repeated from this checkpoint
+        self.log.end_training()
 
     def _train_to_end(self) -> None:
         total_iters = self.config.optimization.total_iters
@@ -168,7 +176,7 @@ class Trainer(Callbacks):
                 self.state.fast_forward(last_skipped)
         self._any_stop_request.close()
         if self.state.stop_reason:
-            self.log.info(f"stopped after iteration {self.state.iteration}: {self.state.stop_reason}")
+            self.log.result(f"stopped after iteration {self.state.iteration}: {self.state.stop_reason}")
         self.save()
 
     def _train_until(self, iteration: int) -> None:
@@ -186,7 +194,7 @@ class Trainer(Callbacks):
         optimization, data = self.config.optimization, self.config.data
         return DataIterator(
             self.train_set, self._train_transform, optimization.batch_size, seed=optimization.seed,
-            start_iteration=self.state.iteration, offset=self.state.order_offset, workers=self._workers,
+            start_iteration=self.state.iteration, offset=self.state.order_offset, workers=self.workers,
             pin_memory=self.devices.pin_memory, repeats=data.aug_repeats, balanced=data.balanced_sampling,
             bad_images=self._bad_images, rank=distributed.rank(), world_size=distributed.world_size(),
             while_waiting=self.shutdown.check_while_waiting,
@@ -204,7 +212,7 @@ class Trainer(Callbacks):
     def on_metrics(self, metrics: TrainMetrics) -> None:
         self.log.training(metrics)
         if warning := self._contention.check():
-            self.log.info(warning)
+            self.log.warning(warning)
 
     def between_iterations(self, iteration: int) -> None:
         self.shutdown.check()
@@ -243,7 +251,7 @@ class Trainer(Callbacks):
         except NonFiniteLossError as error:
             if self.config.run.on_nonfinite == "stop":
                 raise
-            self.log.info(f"not saved: {error}")  # the run meets this again at the next TRAIN line, and recovers
+            self.log.warning(f"not saved: {error}")  # the run meets this again at the next TRAIN line, and recovers
 
     def _save_at_exit(self) -> None:
         self._save_if_finite()
@@ -306,14 +314,21 @@ class Trainer(Callbacks):
     def _write_best(self) -> None:
         if best := self.state.best:
             self._write(BEST, self._model_record(self.state.network) | best.record())
-            self.log.info(f"{self.checkpointer.folder / BEST}: {best.name}{best.figures(self.state.eval_metric)}")
+            self.log.detail(f"{self.checkpointer.folder / BEST}: {best.name}{best.figures(self.state.eval_metric)}")
 
-    def evaluate(self, model: nn.Module, prefix: str = "", final: bool = False) -> EvaluationResult | None:
-        """Evaluate a model on the validation set, if there is one; see `Evaluator`."""
+    def evaluate(self, model: nn.Module, prefix: str = "", *, recalibrated: int | None = None) -> EvaluationResult | None:
+        """Evaluate a model on the validation set, if there is one; see `Evaluator`.
+
+        Args:
+            recalibrated: iteration of the weights, which are those of a result; None for the weights of this iteration.
+        """
         if self._evaluator is None:
             return None
         self.hooks.before_evaluation(self.state.iteration)
-        result = self._evaluator(model, self.state.iteration, prefix=prefix, final=final)
+        if recalibrated is None:
+            result = self._evaluator(model, self.state.iteration, prefix=prefix, is_best=self.state.is_best)
+        else:
+            result = self._evaluator(model, recalibrated, prefix=prefix, final=True)
         self._report_bad_images()
         self.hooks.after_evaluation(self.state.iteration, result)
         return result
@@ -336,9 +351,9 @@ class Trainer(Callbacks):
         self.checkpointer.wait()
         self._report_bad_images()
         if summary := self._report_bad_images.summary():
-            self.log.info(summary)
+            self.log.result(summary)
         for line in finished_lines(self.checkpointer.folder, results, state.eval_metric):
-            self.log.info(line)
+            self.log.result(line)
 
     def _best_of(self, candidates: list[ValidatedWeights]) -> ValidatedWeights:
         """Return the best of the results and of the best weights during training, recalibrated; the first of equals."""
@@ -354,12 +369,14 @@ class Trainer(Callbacks):
     ) -> ValidatedWeights:
         """Recalibrate batch norm of a network in place, evaluate the network, and return its weights."""
         model = self.devices.place(network)
-        count = max(1, min(len(self.train_set), RECALIBRATION_IMAGES) // self.config.optimization.batch_size)
+        batch_size = self.config.optimization.batch_size
+        count = max(1, min(len(self.train_set), RECALIBRATION_IMAGES) // batch_size)
         of_weights = f" of {name_weights(iteration, averaged)}" if prefix else ""
         self.log.info(f"recalibrating batch norm{of_weights} over {count} batches")
         release_freed_memory()
         with closing(self._batches()) as batches:
-            images = (next(batches)[0] for _ in range(count))
+            steps = progress(range(count), "recalibrating", count * batch_size, "images", lambda step: batch_size)
+            images = (next(batches)[0] for _ in steps)
             recalibrate_batch_norm(model, self.shutdown.interruptible(images))
-        result = self.evaluate(model, prefix, final=True)
+        result = self.evaluate(model, prefix, recalibrated=iteration)
         return ValidatedWeights(iteration, averaged, network.state_dict(), result, recalibrated=True)

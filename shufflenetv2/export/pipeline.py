@@ -1,14 +1,16 @@
 """Export a weight file: write the format, compare it with the weights on real images, quantize it, and save it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from .. import files
 from ..config import CALIBRATION_IMAGES, OPSETS, ExportConfig
-from ..data import Dataset, FolderDataset, build_evaluation_transform, evaluation_batches
+from ..data import Dataset, FolderDataset, Transform, build_evaluation_transform, evaluation_batches
 from ..errors import UserError
+from ..terminal import progress
 from ..weights import Weights, read_weights
 from .formats import export, largest_difference
 from .images import DIGITS, open_images, select_evenly
@@ -21,11 +23,14 @@ COMPARED_IMAGES = 16
 BATCH_SIZE = 16
 
 
-def export_file(config: ExportConfig, log: Callable[[str], object] = print) -> None:
+def export_file(config: ExportConfig, log: Callable[[str], object] = print) -> str:
     """Export a weight file to a file that is written only if its logits agree with those of the weights.
 
     Args:
-        log: called with lines that report the comparison, the accuracy and the resulting file.
+        log: called with lines that report the comparison and the accuracy.
+
+    Returns:
+        A line about the resulting file.
 
     Raises:
         UserError: for an option or a file that cannot be used, or logits that differ by more than MAX_DIFFERENCE.
@@ -61,7 +66,7 @@ def export_file(config: ExportConfig, log: Callable[[str], object] = print) -> N
         raise UserError(f"{path} is not written: its logits differ by {difference:.1e}, more than {MAX_DIFFERENCE:g}", status=1)
 
     if calibration_set is not None:
-        batches = (images for images, _ in evaluation_batches(calibration_set, transform, BATCH_SIZE))
+        batches = (images for images, _ in _shown(calibration_set, transform, "calibrating"))
         quantized = quantize(content, program.metadata, batches)
         program = open_program(format, quantized, str(path))
         difference = largest_difference(program(images), expected)
@@ -70,10 +75,16 @@ def export_file(config: ExportConfig, log: Callable[[str], object] = print) -> N
         content = quantized
         if val_set is not None:
             for name, logits in (("float32", network), ("int8", program)):
-                top1, top5 = accuracy(logits, evaluation_batches(val_set, transform, BATCH_SIZE))
+                top1, top5 = accuracy(logits, _shown(val_set, transform, f"{name} validation"))
                 log(f"{name:8} top-1 {top1:.2%}, top-5 {top5:.2%} of {len(val_set):,} images")
     files.write_bytes(path, content)
-    log(f"{path}: {len(content) / 1e6:.2f} MB; takes {program.metadata}")
+    return f"{path}: {len(content) / 1e6:.2f} MB; takes {program.metadata}"
+
+
+def _shown(dataset: Dataset, transform: Transform, description: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the batches of a data set, and show the progress."""
+    batches = evaluation_batches(dataset, transform, BATCH_SIZE)
+    return progress(batches, description, len(dataset), "images", lambda batch: len(batch[1]))
 
 
 def _open_validation_set(source: str, weights: Weights) -> Dataset:

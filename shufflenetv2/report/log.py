@@ -1,14 +1,11 @@
-"""The log of a run: lines on the terminal and in train.log, a progress bar, and the records of its metrics."""
+"""The log of a run: train.log, short lines and a progress bar on the terminal, and the records of its metrics."""
 
 import logging
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from tqdm import tqdm
-
+from .. import terminal
 from .records import Records
 
 logger = logging.getLogger("shufflenetv2")
@@ -58,9 +55,10 @@ class ValidationMetrics:
 
 
 class RunLog:
-    """Writes lines to the terminal and to train.log, and metrics to `Records`; close it, or use it as a context manager.
+    """Writes what happens in a run to train.log, in short to the terminal, and its metrics to `Records`; a context manager.
 
-    All messages that the package logs through Python's `logging` go the same way.
+    train.log has the TRAIN and TEST lines of the original. On the terminal stands one short line in their place, and on an
+    interactive one a progress bar under the lines. Messages that the package logs through Python's `logging` go to both.
 
     Args:
         folder: folder of train.log, which is appended to, and of the records; created if missing. None: the terminal only.
@@ -69,40 +67,74 @@ class RunLog:
 
     def __init__(self, folder: Path | None = None, *, silent: bool = False) -> None:
         self.folder, self._silent = folder, silent
-        self._handlers: list[logging.Handler] = [logging.NullHandler() if silent else _TerminalHandler()]
+        self._handlers: list[logging.Handler] = [logging.NullHandler() if silent else _TerminalHandler(logging.INFO)]
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self._handlers.append(logging.FileHandler(folder / "train.log", encoding="utf-8"))
+            self._handlers[-1].setFormatter(_Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
         for handler in self._handlers:
-            handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
             logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.DEBUG)
         logger.propagate = False
-        self._bar: tqdm[Any] | None = None
         self._records: Records | None = None
+        self._bar: terminal.Progress | None = None
+        self._total_iters = 0
+        self._val_interval, self._val_times = 0, dict[str, float]()  # seconds by prefix of the TEST line
+        self._last_accuracy: float | None = None
+        self._best_accuracy: float | None = None
+
+    # ---- messages
 
     def info(self, message: str) -> None:
         """Write a message."""
         logger.info("%s", message)
 
-    def start(self, iteration: int, total_iters: int) -> None:
-        """Begin, or continue after an iteration: show the progress bar on a terminal, and open the records."""
+    def detail(self, message: str) -> None:
+        """Write a message to train.log only."""
+        logger.debug("%s", message)
+
+    def warning(self, message: str) -> None:
+        """Write a message that is shown with `quiet` too; 'warning: ' is put before it."""
+        logger.warning("%s", message)
+
+    def result(self, message: str) -> None:
+        """Write a message about what the run has led to, which is shown with `quiet` too."""
+        self.end_training()
+        terminal.clear()
+        self.detail(message)
+        self._show(message, important=True)
+
+    def _show(self, line: str, *, important: bool = False) -> None:
+        if not self._silent:
+            terminal.show(line, important=important)
+
+    # ---- training
+
+    def start(self, iteration: int, total_iters: int, *, val_interval: int = 0, best_accuracy: float | None = None) -> None:
+        """Begin, or continue after an iteration: show the progress, and open the records.
+
+        Args:
+            val_interval: number of iterations between two validations; 0 without validation.
+            best_accuracy: top-1 accuracy of the best weights so far.
+        """
         self._finish()
         if self.folder is not None:
             self._records = Records(self.folder, iteration)
-        self._bar = tqdm(
-            initial=iteration,
-            total=total_iters,
-            unit="it",
-            dynamic_ncols=True,
-            disable=self._silent or None,  # None: show it if standard error is a terminal
-            file=sys.stderr,
-        )
+        self._total_iters, self._val_interval, self._best_accuracy = total_iters, val_interval, best_accuracy
+        if not self._silent:
+            self._bar = terminal.Progress("", total_iters, "it", initial=iteration, plain_interval=None)
 
     def advance(self, iteration: int) -> None:
         """Move the progress bar to an iteration."""
         if self._bar is not None:
-            self._bar.update(iteration - self._bar.n)
+            self._bar.seconds_after = self._validations_left(iteration) * sum(self._val_times.values())
+            self._bar.update(iteration)
+
+    def _validations_left(self, iteration: int) -> int:
+        """Return the number of validations to come, with that after this iteration."""
+        if not self._val_interval:
+            return 0
+        return self._total_iters // self._val_interval - max(0, iteration - 1) // self._val_interval
 
     def record(self, iteration: int, kind: str, values: Mapping[str, float | None]) -> None:
         """Add a row to the records, if the run has started and has a folder; see `Records.write`."""
@@ -110,37 +142,73 @@ class RunLog:
             self._records.write(iteration, kind, values)
 
     def training(self, metrics: TrainMetrics) -> None:
-        """Write the TRAIN line in the format of the original, and record the metrics."""
+        """Write the TRAIN line in the format of the original, and a short one to the terminal; record the metrics."""
         values = asdict(metrics)
         self.record(values.pop("iteration"), "train", values)
-        if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"loss {metrics.loss:.3f}, lr {metrics.learning_rate:.4f}, {metrics.images_per_second:,.0f} images/s",
-                refresh=False,
-            )
-        self.info(
+        self.detail(
             f"TRAIN Iter {metrics.iteration}: lr = {metrics.learning_rate:.6f},\tloss = {metrics.loss:.6f},\t"
             f"Top-1 err = {metrics.top1_error:.6f},\tTop-5 err = {metrics.top5_error:.6f},\t"
             f"data_time = {metrics.data_time:.6f},\ttrain_time = {metrics.train_time:.6f}"
         )
+        total = f"{self._total_iters:,}"
+        texts = [
+            f"iter {metrics.iteration:>{len(total)},}/{total}",
+            f"loss {metrics.loss:.4f}",
+            f"top-1 {1 - metrics.top1_error:.1%}",
+            f"lr {metrics.learning_rate:.4g}",
+            f"{metrics.images_per_second:,.0f} images/s",
+        ]
+        if self._bar is not None:
+            self._bar.notes = (f"loss {metrics.loss:.3f}", self._accuracies())
+            if not terminal.has_bars() and (time_left := self._bar.time_left()):
+                texts.append(time_left)
+        self._show("  ".join(texts))
 
-    def test(self, metrics: ValidationMetrics, *, prefix: str = "", final: bool = False) -> None:
-        """Write the TEST line in the format of the original, and record the metrics.
+    def _accuracies(self) -> str:
+        """Return the accuracy of the last validation and of the best weights, for the progress bar."""
+        accuracies = {"val": self._last_accuracy, "best": self._best_accuracy}
+        return ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in accuracies.items() if accuracy is not None)
+
+    def test(self, metrics: ValidationMetrics, *, prefix: str = "", final: bool = False, best: bool = False) -> None:
+        """Write the TEST line in the format of the original, and a short one to the terminal; record the metrics.
 
         Args:
             prefix: printed before the line, such as 'EMA ' for averaged weights.
             final: the evaluation is that of the result, after recalibration of batch norm.
+            best: these weights are better than all before.
         """
         values = asdict(metrics)
         self.record(values.pop("iteration"), "_".join(["test", *prefix.lower().split(), *["bnps"] * final]), values)
-        self.info(
+        self.detail(
             f"{prefix}TEST Iter {metrics.iteration}: loss = {metrics.loss:.6f},\tTop-1 err = {metrics.top1_error:.6f},\t"
             f"Top-5 err = {metrics.top5_error:.6f},\tval_time = {metrics.val_time:.6f}"
         )
+        self._val_times[prefix] = metrics.val_time
+        self._last_accuracy = 1 - metrics.top1_error
+        if best:
+            self._best_accuracy = self._last_accuracy
+        if self._bar is not None:
+            self._bar.notes = (*self._bar.notes[:1], self._accuracies())
+        if not self._total_iters:  # an evaluation, not a run
+            return
+        what = "recalibrated" if final else "validation"
+        texts = [
+            f"{prefix}{what} at {metrics.iteration:,}",
+            f"top-1 {1 - metrics.top1_error:.2%}",
+            f"top-5 {1 - metrics.top5_error:.2%}",
+            f"loss {metrics.loss:.4f}",
+            *["best"] * best,
+        ]
+        self._show("  ".join(texts))
 
-    def _finish(self) -> None:
+    def end_training(self) -> None:
+        """Remove the progress bar."""
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
+
+    def _finish(self) -> None:
+        self.end_training()
         if self._records is not None:
             self._records.close()
 
@@ -159,9 +227,22 @@ class RunLog:
         self.close()
 
 
+class _Formatter(logging.Formatter):
+    """Puts 'warning: ' before warnings."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        warning = logging.makeLogRecord(record.__dict__)
+        if record.levelno >= logging.WARNING:
+            warning.msg = f"warning: {record.msg}"
+        return super().format(warning)
+
+
 class _TerminalHandler(logging.Handler):
     """Prints messages above the progress bar, if there is one."""
 
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.setFormatter(_Formatter())
+
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        terminal.show(self.format(record), important=record.levelno >= logging.WARNING)
