@@ -153,7 +153,7 @@ def test_views_of_an_image_are_averaged_in_evaluation(
         losses.append(re.findall(r"loss = ([\d.]+)", next(tmp_path.glob("logs/eval/*/train.log")).read_text())[-1])
     assert len(set(losses)) == 4
     (folder,) = (tmp_path / "logs/eval").iterdir()
-    assert {"per_class.csv", "confusion_matrix.png"} <= {path.name for path in folder.iterdir()}
+    assert {"per_class.csv", "figures"} <= {path.name for path in folder.iterdir()}
 
 
 def test_throughput_of_network_and_loader_is_printed(
@@ -265,7 +265,7 @@ def test_a_run_writes_its_records_and_pictures(photographs: Path, tmp_path: Path
     assert run(photographs, tmp_path, "--save-images", "--epochs", "2", "--experiment", "named") == 0
     logs = tmp_path / "logs/named"
     names = {path.name for path in logs.iterdir()}
-    assert {"train.log", "options.yaml", "metrics.csv", "metrics.jsonl", "per_class.csv", "confusion_matrix.png"} <= names
+    assert {"train.log", "options.yaml", "metrics.csv", "metrics.jsonl", "per_class.csv", "figures"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert sorted(path.name for path in (logs / "images").iterdir()) == ["000002.png", "000004.png", "000006.png"]
     assert "total-iters: 7" in (logs / "options.yaml").read_text()  # two passes over 21 images, six at a time

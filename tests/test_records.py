@@ -1,4 +1,4 @@
-"""Metrics and figures of a run are complete, also after a kill, and other programs can read them."""
+"""Metrics and tables of a run are complete, also after a kill, and other programs can read them."""
 
 import csv
 import dataclasses
@@ -14,23 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from shufflenetv2.errors import UserError
-from shufflenetv2.report import Records, RunLog, TrainMetrics, ValidationMetrics, figures, write_confusion, write_grid
+from shufflenetv2.report import Records, RunLog, TrainMetrics, ValidationMetrics, write_confusion
 from shufflenetv2.report.records import COLUMNS, EVENT_FILES
 from tests.support import ONE_THREAD, ROOT
-
-UNUSUAL_NAMES = [
-    'great white shark, "man-eater"',
-    "Привет",
-    "猫 🐱",
-    "crème\nbrûlée",
-    "not UTF-8: \udcff",
-    "=1+1",
-    "",
-    "a" * 300,
-]
 
 
 def record(folder: Path, first: int, last: int, after: int = 0, *, tensorboard: bool = False) -> None:
@@ -234,99 +222,11 @@ def test_each_class_has_its_accuracy_and_its_most_frequent_confusion(tmp_path: P
         ["cat", "8", "2", "0", "0"],
     ]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
-        "confusion.csv", "confusion_matrix.png", "per_class.csv",
+        "confusion.csv", "per_class.csv",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("fonts", [figures.FONTS, ()], ids=["system's font", "Pillow's font"])
-def test_unusual_class_names_are_written_and_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fonts: tuple[str, ...]
-) -> None:
-    monkeypatch.setattr(figures, "FONTS", fonts)
-    write_confusion(tmp_path, np.eye(len(UNUSUAL_NAMES), dtype=np.int64), UNUSUAL_NAMES)
-    written = [name.encode(errors="backslashreplace").decode() for name in UNUSUAL_NAMES]
-    assert [row[0] for row in read_csv(tmp_path / "per_class.csv")[1:]] == written
-    assert read_csv(tmp_path / "confusion.csv")[0][1:] == written
-    with Image.open(tmp_path / "confusion_matrix.png") as image:
-        assert 500 < image.width < 1200
-    write_grid(tmp_path / "grid.png", np.zeros((len(UNUSUAL_NAMES), 3, 32, 32), np.uint8), UNUSUAL_NAMES)
-
-
-def test_without_a_system_font_letters_are_drawn_without_accents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "FONTS", ())
-    assert figures.drawable("crème  brûlée", figures.load_font(12)) == "creme brulee"
-
-
-@pytest.mark.parametrize("classes", [1, 2, 20, 21, 71, 200, 499, 1000, 1337])
-def test_the_confusion_matrix_is_500_to_1500_pixels_wide_for_any_number_of_classes(tmp_path: Path, classes: int) -> None:
-    counts = np.random.default_rng(classes).multinomial(50, np.full(classes, 1 / classes), classes)
-    write_confusion(tmp_path, counts, [f"class {label}" for label in range(classes)])
-    path = tmp_path / "confusion_matrix.png"
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        assert 350 < image.width < 1500
-        assert 350 < image.height < 1500
-    assert path.stat().st_size < 1_000_000
-    assert len(read_csv(tmp_path / "per_class.csv")) == classes + 1
-    table = read_csv(tmp_path / "confusion.csv")
-    if classes <= 200:
-        assert [[int(count) for count in row[1:]] for row in table[1:]] == counts.tolist()
-    else:
-        assert table[0] == ["true", "guess", "count"]
-        assert len(table) == np.count_nonzero(counts) + 1
-        assert {(row[0], row[1]): int(row[2]) for row in table[1:]} == {
-            (f"class {true}", f"class {guess}"): count for (true, guess), count in np.ndenumerate(counts) if count
-        }
-
-
-def test_colours_show_fractions_of_the_true_class(tmp_path: Path) -> None:
-    """Of two classes one has a thousand times the images of the other, and the same fractions."""
-    write_confusion(tmp_path, np.array([[3000, 1000], [1, 3]]), ["many", "few"])
-    with Image.open(tmp_path / "confusion_matrix.png") as image:
-        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    colours, counts = np.unique(pixels, axis=0, return_counts=True)
-    areas = sorted(zip(counts.tolist(), map(tuple, colours.tolist()), strict=True), reverse=True)
-    assert areas[0][1] == (255, 255, 255)
-    (right, dark), (wrong, light) = sorted(areas[1:3], key=lambda area: sum(area[1]))
-    assert min(right, wrong) > 2 * 230 * 230  # two squares of 240 pixels each, with a number in them
-    assert max(right, wrong) < 2.1 * 240 * 240
-    assert sum(dark) < sum(light)
-
-
-@pytest.mark.parametrize(("count", "layout"), [(1, (1, 1)), (7, (7, 1)), (8, (8, 1)), (9, (8, 2)), (70, (8, 8))])
-def test_a_grid_shows_the_pixels_of_the_images(tmp_path: Path, count: int, layout: tuple[int, int]) -> None:
-    images = np.random.default_rng(count).integers(0, 256, (count, 3, 48, 120), dtype=np.uint8)
-    path = tmp_path / "images" / "000020.png"
-    write_grid(path, images, ["cat"] * count)
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        grid = np.asarray(image.convert("RGB"))
-    columns, rows = layout
-    width, height = 120 + 8, 48 + 8 + 17
-    assert grid.shape == (8 + rows * height, 8 + columns * width, 3)
-    for number, image_bgr in enumerate(images[:64]):
-        x, y = 8 + number % columns * width, 8 + number // columns * height
-        assert np.array_equal(grid[y : y + 48, x : x + 120], image_bgr[::-1].transpose(1, 2, 0))
-        assert (grid[y + 48 : y + height - 8, x : x + 120] < 128).any()  # the caption
-
-
-def test_small_images_are_magnified_without_blurring(tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (1, 3, 32, 32), dtype=np.uint8)
-    write_grid(tmp_path / "grid.png", images, ["3"])
-    with Image.open(tmp_path / "grid.png") as image:
-        tile = np.asarray(image.convert("RGB"))[8 : 8 + 128, 8 : 8 + 128]
-    assert np.array_equal(tile, images[0, ::-1].transpose(1, 2, 0).repeat(4, 0).repeat(4, 1))
-
-
-def test_captions_fit_below_their_images() -> None:
-    font = figures.load_font(13)
-    for text in [*UNUSUAL_NAMES, "great white shark 0.70 / tiger shark, Galeocerdo cuvieri 0.30 and much more of it " * 3]:
-        lines = figures.wrap(text, font, 120)
-        assert len(lines) <= 2
-        assert all(font.getlength(line) <= 120 for line in lines)
-
-
-def test_figures_that_cannot_be_written_raise_an_error_that_names_the_file(tmp_path: Path) -> None:
+def test_tables_that_cannot_be_written_raise_an_error_that_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"per_class\.csv cannot be written"):
         write_confusion(tmp_path / "file", np.eye(2, dtype=np.int64), ["a", "b"])

@@ -117,6 +117,7 @@ class RunConfig:
         "`sched=plateau` falls, and when `early_stop_iters` ends the run",
     )
     memory_check: bool = option(True, "do not refuse a run that is estimated to need more memory than is free")
+    figures: bool = option(True, "draw no figures at the end of the run")
     save_images: bool = option(False, "save a picture of the network's input with every TRAIN line")
     hook: Hooks = option((), "class whose methods are called during training; see shufflenetv2.engine.Hook")
     throughput: bool = option(False, "only measure the speed of the network and of the loader, without training")

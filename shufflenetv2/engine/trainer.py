@@ -20,7 +20,7 @@ from ..data import (
 )
 from ..network import ShuffleNetV2
 from ..recipe import build_class_weights, describe_class_weights, load_teacher
-from ..report import ReportPage, RunLog, TrainMetrics
+from ..report import ReportPage, RunLog, TrainMetrics, try_figures
 from ..terminal import progress
 from ..weights import Weights, model_record
 from . import distributed
@@ -349,6 +349,8 @@ class Trainer(Callbacks):
         for name, weights in reversed(results.items()):  # model.pkl last: its presence means that the run is finished
             self._write(name, self._model_record(state.network) | weights.record())
         self.checkpointer.wait()
+        if self.log.folder and self.config.run.figures:
+            try_figures(self.log.folder, self.val_set)
         self._report_bad_images()
         if summary := self._report_bad_images.summary():
             self.log.result(summary)

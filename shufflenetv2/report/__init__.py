@@ -1,9 +1,9 @@
 """Reports of a run: the log, metrics in files for programs, and figures."""
 
 from .classes import ClassCounts as ClassCounts
-from .figures import write_confusion as write_confusion
+from .figures import try_figures as try_figures
+from .figures import write_figures as write_figures
 from .figures import write_grid as write_grid
-from .figures import write_per_class as write_per_class
 from .log import RunLog as RunLog
 from .log import TrainMetrics as TrainMetrics
 from .log import ValidationMetrics as ValidationMetrics
@@ -19,3 +19,5 @@ from .runfiles import find_log_folder as find_log_folder
 from .sessions import Session as Session
 from .tables import protect as protect
 from .tables import unprotect as unprotect
+from .tables import write_confusion as write_confusion
+from .tables import write_per_class as write_per_class

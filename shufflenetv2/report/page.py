@@ -19,14 +19,12 @@ from ..data import Dataset
 from .commands import next_commands
 from .history import Session, describe_state, read_sessions
 from .records import write_file
-from .runfiles import Prediction, Row, RunFiles
+from .runfiles import Row, RunFiles
+from .series import calibration, read_curves, significant
 from .thumbnails import as_written, encode_thumbnails, select_by_cell, select_mistakes, select_uncertain
 
 PAGE_FILE = "report.html"
-MAX_POINTS = 600  # of a curve; more rows are averaged
 MAX_CELLS = 20_000  # of the confusion matrix, the most frequent
-CALIBRATION_BINS = 10
-CURVES = ("loss", "top1_error", "top5_error", "learning_rate", "images_per_second", "grad_norm", "memory_mb")
 IMAGENET_IMAGES = 1_281_167
 DATA = re.compile(rb'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
@@ -102,7 +100,7 @@ def collect_run(run: RunFiles, val_set: Dataset | None = None, thumbnails: dict[
         "total_iters": total_iters,
         "summary": {name: value for name, value in run.summary.items() if name not in ("classes", "confusion")},
         "validations": _validations(run.metrics),
-        "curves": _curves(run.metrics),
+        "curves": read_curves(run.metrics),
         "classes": run.summary.get("classes", []),
         "confusion": sorted(run.summary.get("confusion", []), key=lambda cell: -cell[2])[:MAX_CELLS],
         "calibration": calibration(run.predictions),
@@ -155,21 +153,6 @@ def differing_options(options: Mapping[str, Any]) -> list[list[Any]]:
     ]
 
 
-def calibration(predictions: Sequence[Prediction]) -> list[list[float]]:
-    """Return [mean probability, fraction correct, images] of the predictions in each of ten ranges of probability."""
-    if not predictions:
-        return []
-    probabilities = np.array([row.probability for row in predictions])
-    is_correct = np.array([row.prediction == row.label for row in predictions])
-    bins = np.clip((probabilities * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
-    rows = []
-    for number in range(CALIBRATION_BINS):
-        mine = bins == number
-        if mine.any():
-            rows.append([float(probabilities[mine].mean()), float(is_correct[mine].mean()), int(mine.sum())])
-    return rows
-
-
 def _name(run: RunFiles) -> str:
     save = Path(str(run.options.get("save", "")))
     return save.name or run.folder.resolve().name
@@ -177,30 +160,6 @@ def _name(run: RunFiles) -> str:
 
 def _validations(metrics: Sequence[Row]) -> list[Row]:
     return [row for row in metrics if str(row.get("kind", "")).startswith("test")]
-
-
-def _curves(metrics: Sequence[Row]) -> dict[str, dict[str, list[list[float]]]]:
-    """Return [iteration, value] pairs by kind of row and name of value; long curves are averaged over equal ranges."""
-    curves: dict[str, dict[str, list[list[float]]]] = {}
-    for kind in dict.fromkeys(str(row.get("kind")) for row in metrics):
-        rows = [row for row in metrics if row.get("kind") == kind]
-        values = {
-            name: [[row["iteration"], row[name]] for row in rows if isinstance(row.get(name), int | float)] for name in CURVES
-        }
-        curves[kind] = {name: _shorten(points) for name, points in values.items() if points}
-    if train := [row for row in metrics if row.get("kind") == "train" and row.get("train_time")]:
-        curves["train"]["waiting"] = _shorten([[row["iteration"], row["data_time"] / row["train_time"]] for row in train])
-    return curves
-
-
-def _shorten(points: list[list[float]]) -> list[list[float]]:
-    size = -(-len(points) // MAX_POINTS)
-    groups = [points[at : at + size] for at in range(0, len(points), size)]
-    return [[group[-1][0], _significant(sum(value for _, value in group) / len(group))] for group in groups]
-
-
-def _significant(value: float) -> float:
-    return float(f"{value:.6g}")
 
 
 def _images(run: RunFiles, thumbnails: Mapping[str, str]) -> Row:
@@ -215,7 +174,7 @@ def _images(run: RunFiles, thumbnails: Mapping[str, str]) -> Row:
     images = [
         [
             row.image, labels.get(row.label, -1), labels.get(row.prediction, -1),
-            _significant(row.probability), _significant(row.label_probability), thumbnails.get(row.image),
+            significant(row.probability), significant(row.label_probability), thumbnails.get(row.image),
         ]
         for row in rows.values()
     ]  # fmt: skip

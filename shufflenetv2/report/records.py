@@ -32,7 +32,7 @@ COLUMNS = (
 )
 EVENT_FILES = "events.out.tfevents.*"
 # Files about a validation; those of another run would be mistaken for this one's.
-VALIDATION_FILES = ("summary.json", "predictions.csv", "per_class.csv", "confusion.csv", "confusion_matrix.png")
+VALIDATION_FILES = ("summary.json", "predictions.csv", "per_class.csv", "confusion.csv", "figures/*.png")
 
 logger = logging.getLogger("shufflenetv2")
 
@@ -62,7 +62,7 @@ class Records:
         self._csv, self._json_lines = folder / "metrics.csv", folder / "metrics.jsonl"
         self._events: SummaryWriter | None = None
         if not iteration:
-            for path in [*folder.glob(EVENT_FILES), *(folder / name for name in VALIDATION_FILES)]:
+            for path in (path for pattern in (EVENT_FILES, *VALIDATION_FILES) for path in folder.glob(pattern)):
                 with user_error(path, "replaced"):
                     path.unlink(missing_ok=True)
         self._written = self._rewrite(lambda row: 0 < row["iteration"] <= iteration)

@@ -16,6 +16,7 @@ FIRST_PER_CELL = 4  # images of a cell of the confusion matrix that come before 
 PER_CELL = 8  # images of a cell that are named
 MAX_NAMED = 2_000
 MAX_THUMBNAILS = 150
+MAX_MISSING = 1_000  # images that could not be decoded, before one that is shown
 SIDE = 112  # pixels of the longer side
 QUALITY = 75
 
@@ -69,19 +70,47 @@ def encode_thumbnails(
     cache = {} if cache is None else cache
     thumbnails = {}
     for row in with_thumbnails(predictions):
-        if row.image not in cache and dataset is not None:
-            # The rows before it may lack images that could not be decoded.
-            candidates = range(row.position, len(dataset))
-            index = next((index for index in candidates if as_written(dataset.name(index)) == row.image), None)
-            if index is None:
-                return {}  # the predictions are those of another data set
-            try:
-                cache[row.image] = _encode(dataset, index)
-            except (UserError, cv2.error):
-                continue
+        if row.image not in cache and dataset is not None and (pixels := read_pixels(dataset, row, SIDE)) is not None:
+            cache[row.image] = _encode(pixels)
         if row.image in cache:
             thumbnails[row.image] = cache[row.image]
     return thumbnails
+
+
+def read_pixels(dataset: Dataset, row: Prediction, side: int) -> np.ndarray | None:
+    """Read an image: uint8 (H, W, 3), BGR, shrunk until its longer side has at most `side` pixels.
+
+    Returns:
+        None if the image cannot be read, or the data set is not that of the prediction.
+    """
+    # The rows before it may lack images that could not be decoded.
+    candidates = range(row.position, min(len(dataset), row.position + MAX_MISSING))
+    index = next((index for index in candidates if as_written(dataset.name(index)) == row.image), None)
+    if index is None:
+        return None
+    try:
+        image = dataset.image(index)
+        pixels = image.crop(0, 0, image.height, image.width, min_size=(min(side, image.height), min(side, image.width)))
+    except (UserError, cv2.error):
+        return None
+    scale = side / max(pixels.shape[:2])
+    if scale < 1:
+        height, width = (max(1, round(length * scale)) for length in pixels.shape[:2])
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(pixels)
+
+
+def read_tile(dataset: Dataset, row: Prediction, side: int) -> np.ndarray | None:
+    """Read an image into a square with a light border: uint8 (side, side, 3), BGR; None as in `read_pixels`."""
+    pixels = read_pixels(dataset, row, side)
+    if pixels is None:
+        return None
+    magnification = side // max(pixels.shape[:2])
+    pixels = pixels.repeat(magnification, 0).repeat(magnification, 1)
+    tile = np.full((side, side, 3), 244, np.uint8)
+    top, left = ((side - length) // 2 for length in pixels.shape[:2])
+    tile[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return tile
 
 
 def as_written(name: str) -> str:
@@ -89,14 +118,8 @@ def as_written(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _encode(dataset: Dataset, index: int) -> str:
-    image = dataset.image(index)
-    pixels = image.crop(0, 0, image.height, image.width, min_size=(min(SIDE, image.height), min(SIDE, image.width)))
-    scale = SIDE / max(pixels.shape[:2])
-    if scale < 1:
-        height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-    is_small = max(pixels.shape[:2]) < SIDE / 2  # a handful of pixels: lossless, and enlarged by the browser
+def _encode(pixels: np.ndarray) -> str:
+    is_small = max(pixels.shape[:2]) < SIDE / 2  # lossless, and enlarged by the browser
     suffix, kind = (".png", "png") if is_small else (".jpg", "jpeg")
-    _, encoded = cv2.imencode(suffix, np.ascontiguousarray(pixels), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    _, encoded = cv2.imencode(suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
