@@ -5,12 +5,14 @@ Output that cannot be written, because the reader has ended or the disk is full,
 """
 
 import contextlib
+import math
 import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
 from typing import Any, TextIO, TypeVar
 
 Item = TypeVar("Item")
@@ -20,6 +22,7 @@ MIN_BAR, MAX_BAR = 6, 30  # columns
 REDRAW_INTERVAL = 0.1  # seconds
 PLAIN_INTERVAL = 15.0  # seconds between two lines about a task where there is no bar
 RATE_SECONDS, RATE_SAMPLES = 30.0, 5  # the speed is that of the latest 30 seconds, or of the latest 5 steps if they take longer
+MEGABYTE = 1_000_000
 FILLED, EMPTY = "━", "─"
 ASCII_FILLED, ASCII_EMPTY = "#", "-"
 
@@ -136,20 +139,18 @@ class Progress:
         total: number of steps; None if unknown.
         unit: of a step, plural: 'images'.
         initial: steps that were done before, which do not count for the speed.
-        plain_interval: seconds between two plain lines; None for no plain lines.
+        plain: print plain lines where there is no bar.
 
     Attributes:
         notes: texts at the end of the line; the last of them are left out where they do not fit.
         seconds_after: time that is needed in addition to that of the steps.
     """
 
-    def __init__(
-        self, description: str, total: int | None, unit: str, *, initial: int = 0, plain_interval: float | None = PLAIN_INTERVAL
-    ) -> None:
+    def __init__(self, description: str, total: int | None, unit: str, *, initial: int = 0, plain: bool = True) -> None:
         self.description, self.total, self.unit, self.count = description, total, unit, initial
         self.notes: tuple[str, ...] = ()
         self.seconds_after = 0.0
-        self._plain_interval = plain_interval
+        self._plain = plain
         self._samples: deque[tuple[float, int]] = deque()  # (time, count)
         self._opened = self._drawn = time.monotonic()
         with _output.lock:
@@ -169,7 +170,7 @@ class Progress:
                 if now - self._drawn >= REDRAW_INTERVAL or count == self.total:
                     self._drawn = now
                     _output.redraw()
-            elif self._plain_interval is not None and now - self._drawn >= self._plain_interval:
+            elif self._plain and now - self._drawn >= PLAIN_INTERVAL:
                 self._drawn = now
                 show(self._plain_text())
 
@@ -254,6 +255,36 @@ def progress(
         for item in items:
             yield item
             bar.advance(steps(item))
+
+
+@contextlib.contextmanager
+def show_downloads(*modules: ModuleType) -> Iterator[None]:
+    """Show the downloads of a block as other tasks are shown.
+
+    Args:
+        modules: torch.hub, torchvision.datasets.utils: modules with downloads that show their progress with a global `tqdm`.
+    """
+    replaced = {module: vars(module)["tqdm"] for module in modules if "tqdm" in vars(module)}
+    for module in replaced:
+        vars(module)["tqdm"] = _Download
+    try:
+        yield
+    finally:
+        for module, tqdm in replaced.items():
+            vars(module)["tqdm"] = tqdm
+
+
+class _Download(Progress):
+    """What `show_downloads` puts in the place of tqdm, with the arguments that tqdm has for a download."""
+
+    def __init__(self, *, total: int | None = None, **_: Any) -> None:
+        super().__init__("downloading", total and math.ceil(total / MEGABYTE), "MB")
+        self._bytes = 0
+
+    def update(self, count: int) -> None:
+        """Count bytes."""
+        self._bytes += count
+        super().update(round(self._bytes / MEGABYTE))
 
 
 def in_time(seconds: float) -> str:

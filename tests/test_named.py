@@ -2,6 +2,7 @@
 
 import gzip
 import http.server
+import re
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torchvision.datasets
 
+from shufflenetv2 import terminal
 from shufflenetv2.data import Digits, EvaluationTransform, evaluation_batches, named, open_named
 from shufflenetv2.data.named import NAMED
 from shufflenetv2.errors import UserError
@@ -173,17 +175,21 @@ def test_a_download_from_a_silent_server_times_out(
 
 
 def test_a_missing_data_set_is_downloaded_once(
-    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address, served = server
     for name, content in mnist_files().items():
         write(served / f"{name}.gz", gzip.compress(content))
     cls = torchvision.datasets.MNIST
     monkeypatch.setattr(cls, "mirrors", [address])
+    monkeypatch.setattr(terminal, "PLAIN_INTERVAL", 0.0)
     monkeypatch.setattr(cls, "resources", [(name, md5(served / name)) for name, _ in cls.resources])
 
     dataset = open_named("mnist", "train", str(tmp_path / "a/new/folder"), download=True)
     assert dataset.targets.tolist() == labels(TRAIN).tolist()
+    shown = capsys.readouterr()
+    assert shown.err == ""  # torchvision's own bar is replaced
+    assert re.search(r"^downloading \d/1 MB", shown.out, re.M)
     for file in served.iterdir():
         file.unlink()
     for download in (True, False):  # without any request to the server

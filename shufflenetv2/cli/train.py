@@ -66,7 +66,7 @@ def run_training(config: Config) -> int:
                 return signal.status
             finally:
                 trainer.write_report()
-            log.result("\n  ".join([f"log and metrics: {log.folder}; next:", *next_commands(config, log.folder)]))
+            log.result("\n  ".join([f"log, metrics and report.html: {log.folder}; next:", *next_commands(config, log.folder)]))
     return 0
 
 

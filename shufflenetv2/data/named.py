@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import UserError, nearest, one_line
 from ..extensions import is_reference
+from ..terminal import show_downloads
 from .custom import UserDataset
 from .datasets import Dataset, Digits
 from .images import DecodedImage, Image, open_image
@@ -214,7 +215,10 @@ def _download(name: str, split: str, folder: Path, marker: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         marker.touch()
-        _construct(name, split, folder, download=True)
+        from torchvision.datasets import utils  # not at the top: the import is slow
+
+        with show_downloads(utils):
+            _construct(name, split, folder, download=True)
         marker.unlink()
     except Exception as error:  # network, disk and archive libraries raise many types of errors
         with suppress(UserError):

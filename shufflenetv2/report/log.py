@@ -122,7 +122,7 @@ class RunLog:
             self._records = Records(self.folder, iteration)
         self._total_iters, self._val_interval, self._best_accuracy = total_iters, val_interval, best_accuracy
         if not self._silent:
-            self._bar = terminal.Progress("", total_iters, "it", initial=iteration, plain_interval=None)
+            self._bar = terminal.Progress("", total_iters, "it", initial=iteration, plain=False)
 
     def advance(self, iteration: int) -> None:
         """Move the progress bar to an iteration."""

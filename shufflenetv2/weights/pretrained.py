@@ -1,10 +1,12 @@
 """Download torchvision's published ImageNet weights and convert them."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from ..errors import UserError, one_line
+from ..terminal import show_downloads
 from .conversion import from_torchvision
 from .file import Preprocessing, Weights
 
@@ -17,7 +19,7 @@ def pretrained_weights(model_size: str, *, progress: bool = True) -> Weights:
 
     Args:
         model_size: '0.5x', '1.0x', '1.5x' or '2.0x'.
-        progress: whether to show a progress bar of the download on the standard error.
+        progress: show the progress of the download.
 
     Raises:
         UserError: if the file cannot be downloaded, or is damaged.
@@ -30,7 +32,8 @@ def pretrained_weights(model_size: str, *, progress: bool = True) -> Weights:
     published = get_model_weights(f"shufflenet_v2_x{model_size[:-1].replace('.', '_')}").DEFAULT
     file = Path(torch.hub.get_dir(), "checkpoints", Path(published.url).name)
     try:
-        state_dict = published.get_state_dict(progress=progress, check_hash=True, map_location="cpu", weights_only=True)
+        with show_downloads(torch.hub) if progress else nullcontext():
+            state_dict = published.get_state_dict(progress=progress, check_hash=True, map_location="cpu", weights_only=True)
     except Exception as error:  # the errors of downloading, writing and loading have no common class
         if file.exists():
             raise UserError(f"{file} is damaged, or holds more than weights; delete it to download it again") from error
