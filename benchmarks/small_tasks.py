@@ -3,11 +3,11 @@
 Nothing is downloaded: the digits are those of scikit-learn, the photographs come from the wheels of scikit-image and
 scikit-learn, textures and drawings are generated. All images have 96 x 96 pixels. The draws are seeded.
 
-- digits: 10 classes of 50 enlarged handwritten digits.
+- digits: 10 classes of 30 enlarged handwritten digits.
 - photographs: 9 classes, one for each photograph; an image is a rotated crop of a twentieth of its area or more, recoloured.
   Training images are from the upper left part, validation images from the rest.
 - textures: 12 classes of filtered noise, each with a spectrum and two colours of its own; every image varies them.
-- drawings: 100 classes of 5 drawings each: three strokes per class, which every image bends and moves.
+- drawings: 60 classes of 5 drawings each: three strokes per class, which every image bends and moves.
 
     python benchmarks/small_tasks.py FOLDER [--tasks digits photographs textures drawings]
 """
@@ -127,10 +127,10 @@ def draw_drawing(classes: int) -> Draw:
 
 # task: (classes, training images per class, validation images per class, maker of the function that draws an image)
 TASKS: dict[str, tuple[int, int, int, Callable[[], Draw]]] = {
-    "digits": (10, 50, 28, draw_digit),
-    "photographs": (len(SOURCES), 55, 45, draw_photograph),
-    "textures": (12, 42, 35, lambda: draw_texture(12)),
-    "drawings": (100, 5, 4, lambda: draw_drawing(100)),
+    "digits": (10, 30, 28, draw_digit),
+    "photographs": (len(SOURCES), 33, 30, draw_photograph),
+    "textures": (12, 25, 25, lambda: draw_texture(12)),
+    "drawings": (60, 5, 4, lambda: draw_drawing(60)),
 }
 
 
