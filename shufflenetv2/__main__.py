@@ -10,6 +10,7 @@ from .errors import nearest
 # name: (module in cli/ with the function `main`, imported when the command runs; description)
 COMMANDS = {
     "train": ("command", "train a network, or evaluate one; same as train.py"),
+    "preview": ("preview", "draw augmented batches and the learning rate of a training, without training"),
     "prepare": ("prepare", "shrink a data set once, so that training reads and decodes less"),
     "info": ("info", "describe a weight file"),
     "convert": ("convert", "convert weights between this program, the original, torchvision and mmpretrain"),

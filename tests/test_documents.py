@@ -17,6 +17,7 @@ from shufflenetv2.config import (
     InfoConfig,
     PredictConfig,
     PrepareConfig,
+    PreviewConfig,
     RecalibrateConfig,
     ReportConfig,
     options_of,
@@ -52,14 +53,25 @@ def test_every_file_that_a_document_names_exists(document: str) -> None:
 def test_every_option_that_a_document_names_exists() -> None:
     documents = [name for name in DOCUMENTS if name not in ("docs/coming-from.md", "docs/features.md")]
     text = "".join(re.sub(r"<!--.*?-->", "", (ROOT / name).read_text()) for name in documents)
-    commands = (ConvertConfig, ExportConfig, InfoConfig, PredictConfig, PrepareConfig, RecalibrateConfig, ReportConfig)
+    commands = (
+        ConvertConfig,
+        ExportConfig,
+        InfoConfig,
+        PredictConfig,
+        PrepareConfig,
+        PreviewConfig,
+        RecalibrateConfig,
+        ReportConfig,
+    )
     helps = [
         torch.distributed.run.get_args_parser().format_help(),
         run_script("benchmarks/kill_test.py", "--help").stdout,
     ]
+    options = (*OPTIONS, *options_of(*commands))
     existing = (
-        {"--" + option.key for option in (*OPTIONS, *options_of(*commands))}
-        | {"--no-auto-continue", "--no-figures", "--help"}
+        {"--" + option.key for option in options}
+        | {f"--no-{option.key}" for option in options if option.is_switch}
+        | {"--help"}
         | set(re.findall(OPTION, str(helps)))
     )
     assert set(re.findall(OPTION, text)) - existing - OTHER_PROGRAMS == set()

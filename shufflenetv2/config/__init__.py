@@ -10,6 +10,7 @@ from .commands import ExportFormat as ExportFormat
 from .commands import InfoConfig as InfoConfig
 from .commands import PredictConfig as PredictConfig
 from .commands import PrepareConfig as PrepareConfig
+from .commands import PreviewConfig as PreviewConfig
 from .commands import RecalibrateConfig as RecalibrateConfig
 from .commands import ReportConfig as ReportConfig
 from .commands import Uint8Input as Uint8Input

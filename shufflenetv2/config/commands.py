@@ -187,3 +187,11 @@ class ReportConfig:
     out: File = option(
         "", "file to write; default: report.html in the log folder, or comparison.html in this folder for several runs"
     )
+
+
+@group("arguments of this command")
+class PreviewConfig:
+    """What to draw of a training before it begins."""
+
+    out: Folder = option("preview", "folder to write; files of an earlier preview are replaced")
+    batches: Count = option(1, "number of training batches to draw, at most 64 images of each")

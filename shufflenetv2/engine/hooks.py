@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..config import RunConfig
 from ..errors import UserError
 from ..extensions import create, load_object
-from ..report import write_grid
+from ..report import write_batch
 from .evaluation import EvaluationResult
 
 
@@ -118,15 +117,4 @@ class SaveImages(Hook):
     def before_iteration(self, iteration: int, images: Tensor, targets: Tensor) -> None:
         if iteration % self._interval:
             return
-        if targets.ndim == 1:
-            captions = [self._class_names[label] for label in targets.tolist()]
-        else:
-            captions = [self._mixed_caption(probabilities) for probabilities in targets]
-        pixels = images.clamp(0, 255).to("cpu", dtype=torch.uint8).contiguous().numpy()
-        write_grid(self._folder / f"{iteration:06}.png", pixels, captions)
-
-    def _mixed_caption(self, probabilities: Tensor) -> str:
-        """Name the two classes of a mixed image, with their target probabilities."""
-        values, labels = probabilities.topk(min(2, len(probabilities)))
-        pairs = zip(values.tolist(), labels.tolist(), strict=True)
-        return " / ".join(f"{self._class_names[label]} {value:.2f}" for value, label in pairs if value)
+        write_batch(self._folder / f"{iteration:06}.png", images, targets, self._class_names)

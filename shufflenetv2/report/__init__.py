@@ -1,7 +1,9 @@
 """Reports of a run: the log, metrics in files for programs, and figures."""
 
 from .classes import ClassCounts as ClassCounts
+from .figures import draw_learning_rate as draw_learning_rate
 from .figures import try_figures as try_figures
+from .figures import write_batch as write_batch
 from .figures import write_figures as write_figures
 from .figures import write_grid as write_grid
 from .log import RunLog as RunLog

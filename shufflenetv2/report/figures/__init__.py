@@ -6,6 +6,7 @@ from .classes import draw_confusion as draw_confusion
 from .curves import draw_curves as draw_curves
 from .curves import draw_learning_rate as draw_learning_rate
 from .grids import wrap as wrap
+from .grids import write_batch as write_batch
 from .grids import write_grid as write_grid
 from .run import try_figures as try_figures
 from .run import write_figures as write_figures

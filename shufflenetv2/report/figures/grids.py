@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .style import BAD, DPI, new_figure, shorten
 
@@ -71,6 +73,34 @@ def write_grid(
                 centre = y + height + 10 + LINE_HEIGHT * line
                 write(x + width / 2, centre, text, ha="center", fontsize=FONT_SIZE, color=colour)
         figure.figimage(canvas, zorder=-1)
+
+
+def write_batch(path: Path, images: Tensor, targets: Tensor, class_names: Sequence[str], title: str = "") -> None:
+    """Write a PNG file of a batch as the network receives it, each image with its class.
+
+    Args:
+        path: destination; its folder is created if missing.
+        images: (N, C, H, W), BGR or grey, 0..255; the first 64 are shown.
+        targets: (N,) labels, or (N, classes) target probabilities, of which the two largest are named.
+        title: above the images.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    images, targets = images[:MAX_IMAGES], targets[:MAX_IMAGES]
+    if targets.ndim == 1:
+        captions = [class_names[label] for label in targets.tolist()]
+    else:
+        captions = [_mixed_caption(probabilities, class_names) for probabilities in targets]
+    pixels = images.clamp(0, 255).to("cpu", dtype=torch.uint8).contiguous().numpy()
+    write_grid(path, pixels, captions, title=title)
+
+
+def _mixed_caption(probabilities: Tensor, class_names: Sequence[str]) -> str:
+    """Name the two classes of a mixed image, with their target probabilities."""
+    values, labels = probabilities.topk(min(2, len(probabilities)))
+    pairs = zip(values.tolist(), labels.tolist(), strict=True)
+    return " / ".join(f"{class_names[label]} {value:.2f}" for value, label in pairs if value)
 
 
 def wrap(text: str, width: float) -> list[str]:
