@@ -11,6 +11,7 @@ from .errors import nearest
 COMMANDS = {
     "train": ("command", "train a network, or evaluate one; same as train.py"),
     "preview": ("preview", "draw augmented batches and the learning rate of a training, without training"),
+    "check": ("check", "find damaged images, copies and unequal classes before a training"),
     "prepare": ("prepare", "shrink a data set once, so that training reads and decodes less"),
     "info": ("info", "describe a weight file"),
     "convert": ("convert", "convert weights between this program, the original, torchvision and mmpretrain"),

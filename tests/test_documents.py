@@ -12,6 +12,7 @@ import torch.distributed.run
 import shufflenetv2
 from shufflenetv2.config import (
     OPTIONS,
+    CheckConfig,
     ConvertConfig,
     ExportConfig,
     InfoConfig,
@@ -54,6 +55,7 @@ def test_every_option_that_a_document_names_exists() -> None:
     documents = [name for name in DOCUMENTS if name not in ("docs/coming-from.md", "docs/features.md")]
     text = "".join(re.sub(r"<!--.*?-->", "", (ROOT / name).read_text()) for name in documents)
     commands = (
+        CheckConfig,
         ConvertConfig,
         ExportConfig,
         InfoConfig,

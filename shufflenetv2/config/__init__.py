@@ -4,6 +4,7 @@ from .augmentation import AugmentationConfig as AugmentationConfig
 from .commands import CALIBRATION_IMAGES as CALIBRATION_IMAGES
 from .commands import EXPORT_SUFFIXES as EXPORT_SUFFIXES
 from .commands import OPSETS as OPSETS
+from .commands import CheckConfig as CheckConfig
 from .commands import ConvertConfig as ConvertConfig
 from .commands import ExportConfig as ExportConfig
 from .commands import ExportFormat as ExportFormat

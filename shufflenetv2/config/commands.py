@@ -8,7 +8,7 @@ from pydantic import Field
 from ..errors import UserError
 from .fields import group, option
 from .run import QUIET, USE_EMA, Files
-from .types import Accepts, BatchSize, Count, File, Folder, Natural, Pixels, Quality, Text, Workers
+from .types import Accepts, BatchSize, Count, Distance, File, Folder, Natural, Pixels, Quality, Text, Workers
 
 WeightFormat = Literal["original", "torchvision", "mmpretrain", "shufflenetv2", "safetensors"]
 ExportFormat = Literal["onnx", "torchscript", "exported", "executorch"]
@@ -43,6 +43,31 @@ class PrepareConfig:
     # 95: the reason is in data/shrinking.py.
     quality: Quality = option(95, "quality of the resulting JPEG files, from 1 to 100")
     workers: Workers | None = option(None, "number of threads; default: the usable cores", short="-j")
+    quiet: bool = option(False, QUIET)
+
+
+@group("arguments of this command")
+class CheckConfig:
+    """Folders of images to check."""
+
+    folder: Folder = option(
+        ...,
+        "training images: a folder with one folder of images per class, or a folder that holds train/ and perhaps val/",
+        positional=True,
+    )
+    val_dir: Folder = option("", "validation images, in the same layout")
+    min_side: Count = option(32, "images with a shorter side, in pixels, are named as tiny")
+    max_distance: Distance = option(
+        6, "largest number of bits, of 64, in which the hashes of two images that look alike differ; 0 finds equal hashes only"
+    )
+    html: File = option("", "write a page with all findings to this file")
+    json: bool = option(False, "print all findings as JSON")
+    fix: Folder = option(
+        "",
+        "folder to which files that cannot be decoded are moved, and all but one of those with the same content; without it "
+        "nothing is moved",
+    )
+    workers: Workers | None = option(None, LOADER_THREADS, short="-j")
     quiet: bool = option(False, QUIET)
 
 

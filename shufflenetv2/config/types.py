@@ -107,6 +107,7 @@ Repeats = Annotated[int, Field(ge=1, le=1000), Accepts("a whole number from 1 to
 Cycles = Annotated[int, Field(ge=1, le=300), Accepts("a whole number from 1 to 300", "N")]
 Natural = Annotated[int, Field(ge=0, lt=2**63), Accepts("a whole number from 0 to below 2**63", "N")]
 Iterations = Annotated[int, Field(ge=0, le=MAX_COUNT), Accepts("a whole number from 0 to below 2**53", "N")]
+Distance = Annotated[int, Field(ge=0, le=16), Accepts("a whole number from 0 to 16", "BITS")]
 Quality = Annotated[int, Field(ge=1, le=100), Accepts("a whole number from 1 to 100", "Q")]
 _Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 Pixels = Annotated[_Side, Accepts(f"a whole number of pixels, at least {MIN_SIDE} and at most {MAX_SIDE}", "PIXELS")]

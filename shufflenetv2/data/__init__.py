@@ -2,6 +2,11 @@
 
 from .bad_images import BadImage as BadImage
 from .bad_images import BadImages as BadImages
+from .checking import KINDS as KINDS
+from .checking import CheckResult as CheckResult
+from .checking import Finding as Finding
+from .checking import ImagePath as ImagePath
+from .checking import check_folders as check_folders
 from .custom import InMemoryImages as InMemoryImages
 from .datasets import Dataset as Dataset
 from .datasets import Digits as Digits

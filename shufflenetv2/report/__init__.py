@@ -6,6 +6,7 @@ from .figures import try_figures as try_figures
 from .figures import write_batch as write_batch
 from .figures import write_figures as write_figures
 from .figures import write_grid as write_grid
+from .findings import write_findings as write_findings
 from .log import RunLog as RunLog
 from .log import TrainMetrics as TrainMetrics
 from .log import ValidationMetrics as ValidationMetrics
@@ -22,4 +23,5 @@ from .sessions import Session as Session
 from .tables import protect as protect
 from .tables import unprotect as unprotect
 from .tables import write_confusion as write_confusion
+from .tables import write_csv as write_csv
 from .tables import write_per_class as write_per_class
