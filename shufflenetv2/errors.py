@@ -1,4 +1,4 @@
-"""UserError, which the command line shows as one line, and helpers for messages."""
+"""UserError, which the command line shows as one line, and helpers for messages: similar names, one line, printable text."""
 
 import difflib
 from collections.abc import Iterable
@@ -51,3 +51,20 @@ def nearest(name: str, choices: Iterable[str], cutoff: float = 0.75) -> str:
 def one_line(error: BaseException) -> str:
     """Return the message of an error on one line, or the name of the error's class if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text in which characters that are not printable are escaped, as Python writes them in a string.
+
+    Names of files and classes come from whoever made a data set or a file. Printed as they are, they could move the cursor,
+    begin a line of their own, reverse the direction of writing, or be impossible to encode.
+
+    Args:
+        keep: characters that are not escaped.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in keep else character.encode("unicode_escape").decode()
+        for character in text
+    )

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any, TextIO, TypeVar
 
+from .errors import printable
+
 Item = TypeVar("Item")
 
 DEFAULT_WIDTH = 80  # columns of a terminal that does not know its size
@@ -117,15 +119,15 @@ def clear() -> None:
         _output.clear_bar()
 
 
-def show(text: str, *, important: bool = False) -> None:
-    """Print a line, or several.
+def show(*lines: str, important: bool = False) -> None:
+    """Print lines, in which characters that are not printable are escaped: they may contain names of files and classes.
 
     Args:
         important: print it although the output is quiet.
     """
     with _output.lock:
         if important or not _output.quiet:
-            _output.show_line(text)
+            _output.show_line("\n".join(map(printable, lines)))
 
 
 class Progress:

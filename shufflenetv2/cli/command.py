@@ -6,11 +6,11 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from .. import terminal
 from ..config import GROUPS, VALIDATION_FOLDERS, Config
-from ..errors import UserError
+from ..errors import UserError, printable
 from .config_files import Layer, merge, read_layers
 from .parser import OptionParser
 
@@ -166,9 +166,10 @@ def run_command(parser: OptionParser, run: Callable[[], int | None]) -> int:
         run: the command; it returns the exit status, or None for 0.
     """
     _limit_spinning()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal may lack the characters of a table, and names of files need not be text.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal may lack the characters of a table, and names of files need not be text.
+            stream.reconfigure(errors="backslashreplace")
     try:
         return run() or 0
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
@@ -177,6 +178,11 @@ def run_command(parser: OptionParser, run: Callable[[], int | None]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         terminal.clear()
         return _report(error, parser)
+
+
+def print_line(text: str, file: TextIO | None = None) -> None:
+    """Print a text that may contain names of files or classes, on one line; on standard output unless `file` is given."""
+    print(printable(text), file=file or sys.stdout, flush=True)
 
 
 def _report(error: Exception | KeyboardInterrupt, parser: OptionParser) -> int:
@@ -190,7 +196,7 @@ def _report(error: Exception | KeyboardInterrupt, parser: OptionParser) -> int:
     """
     status, message = 1, str(error)
     if isinstance(error, KeyboardInterrupt):
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        print_line(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130
     if parser.debug:
         raise error
@@ -207,5 +213,5 @@ def _report(error: Exception | KeyboardInterrupt, parser: OptionParser) -> int:
         message = "out of memory; use a smaller `batch_size` or `val_batch_size`"
     else:
         raise error
-    print(f"{parser.prog}: error: {parser.spell(message)}", file=sys.stderr)
+    print_line(f"{parser.prog}: error: {parser.spell(message)}", file=sys.stderr)
     return status

@@ -28,7 +28,8 @@ def log_description(log: RunLog, config: Config, trainer: Trainer) -> None:
         verbose=0,
         col_names=("output_size", "num_params", "mult_adds"),
     )
-    log.detail(str(table).replace("(Units.MEGABYTES)", "(M)"))  # torchinfo prints the name of an enum since Python 3.11
+    # torchinfo prints the name of an enum since Python 3.11.
+    log.detail(*str(table).replace("(Units.MEGABYTES)", "(M)").split("\n"))
     network = f"ShuffleNetV2 {config.model.model_size} at {describe_size(config.data.input_size)}"
     log.info(f"{network}: {table.total_params:,} parameters, {table.total_mult_adds / 1e6:,.1f} M mult-adds")
     for name, text in _description(config, trainer, log.folder).items():

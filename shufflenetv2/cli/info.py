@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config import Config, InfoConfig, describe_changes
+from ..errors import printable
 from .command import run_command
 from .parser import OptionParser
 
@@ -54,7 +55,8 @@ def format_info(info: Mapping[str, Any]) -> str:
         "mult-adds": f"{info['mult_adds'] / 1e6:,.1f} M",
     }
     heading = f"{info['path']}: ShuffleNetV2 {info['model_size']}"
-    return "\n".join([heading, *(f"  {name:<15}{text}" for name, text in lines.items() if text), info["table"]])
+    texts = [heading, *(f"  {name:<15}{text}" for name, text in lines.items() if text)]
+    return "\n".join([*map(printable, texts), info["table"]])
 
 
 def _format_classes(count: int, names: list[str] | None) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ..config import PredictConfig
 from ..errors import UserError
-from .command import run_command
+from .command import print_line, run_command
 from .parser import OptionParser
 
 DESCRIPTION = """\
@@ -28,7 +28,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 predict") -> int:
     parser = OptionParser(prog, PredictConfig, description=DESCRIPTION)
 
     def warn(reason: str) -> None:
-        print(f"{prog}: skipped: {reason}", file=sys.stderr)
+        print_line(f"{prog}: skipped: {reason}", file=sys.stderr)
 
     def run() -> None:
         config = parser.parse_group(PredictConfig, argv)
@@ -47,7 +47,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 predict") -> int:
         )
         count = 0
         for prediction in predictions:
-            print(prediction.to_json() if config.json else prediction, flush=True)
+            print_line(prediction.to_json() if config.json else str(prediction))
             count += 1
         if not count:
             raise UserError("no image is readable", status=1)

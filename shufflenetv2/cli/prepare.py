@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .. import terminal
 from ..config import PrepareConfig
-from .command import run_command
+from .command import print_line, run_command
 from .parser import OptionParser
 
 DESCRIPTION = """\
@@ -40,7 +40,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 prepare") -> int:
             workers=config.workers,
         )
         for reason in outcome.unreadable:
-            print(f"{prog}: skipped: {reason}", file=sys.stderr)
+            print_line(f"{prog}: skipped: {reason}", file=sys.stderr)
         terminal.show(
             f"{outcome.images:,} images in {config.destination}: {outcome.encoded:,} encoded, {outcome.copied:,} copied "
             f"unchanged, {outcome.existing:,} already there, {len(outcome.unreadable):,} unreadable",

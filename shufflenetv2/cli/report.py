@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..config import ReportConfig
 from ..errors import UserError
-from .command import parse, run_command
+from .command import parse, print_line, run_command
 from .parser import OptionParser
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 report") -> int:
         else:
             page = ReportPage(folders[0], *open_datasets(folders[0]))
             path = page.write(Path(config.out) if config.out else None)
-        print(path, flush=True)
+        print_line(str(path))
 
     return run_command(parser, run)
 

@@ -66,7 +66,8 @@ def run_training(config: Config) -> int:
                 return signal.status
             finally:
                 trainer.write_report()
-            log.result("\n  ".join([f"log, metrics and report.html: {log.folder}; next:", *next_commands(config, log.folder)]))
+            commands = [f"  {command}" for command in next_commands(config, log.folder)]
+            log.result(f"log, metrics and report.html: {log.folder}; next:", *commands)
     return 0
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .. import terminal
+from ..errors import printable
 from .records import Records
 
 logger = logging.getLogger("shufflenetv2")
@@ -70,7 +71,8 @@ class RunLog:
         self._handlers: list[logging.Handler] = [logging.NullHandler() if silent else _TerminalHandler(logging.INFO)]
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self._handlers.append(logging.FileHandler(folder / "train.log", encoding="utf-8"))
+            path = folder / "train.log"
+            self._handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
             self._handlers[-1].setFormatter(_Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
         for handler in self._handlers:
             logger.addHandler(handler)
@@ -89,24 +91,24 @@ class RunLog:
         """Write a message."""
         logger.info("%s", message)
 
-    def detail(self, message: str) -> None:
-        """Write a message to train.log only."""
-        logger.debug("%s", message)
+    def detail(self, *lines: str) -> None:
+        """Write a message of one line or several to train.log only."""
+        logger.debug("%s", "\n".join(printable(line, keep="\t") for line in lines), extra={"is_escaped": True})
 
     def warning(self, message: str) -> None:
         """Write a message that is shown with `quiet` too; 'warning: ' is put before it."""
         logger.warning("%s", message)
 
-    def result(self, message: str) -> None:
+    def result(self, *lines: str) -> None:
         """Write a message about what the run has led to, which is shown with `quiet` too."""
         self.end_training()
         terminal.clear()
-        self.detail(message)
-        self._show(message, important=True)
+        self.detail(*lines)
+        self._show(*lines, important=True)
 
-    def _show(self, line: str, *, important: bool = False) -> None:
+    def _show(self, *lines: str, important: bool = False) -> None:
         if not self._silent:
-            terminal.show(line, important=important)
+            terminal.show(*lines, important=important)
 
     # ---- training
 
@@ -228,13 +230,18 @@ class RunLog:
 
 
 class _Formatter(logging.Formatter):
-    """Puts 'warning: ' before warnings."""
+    """Escapes characters that are not printable, line breaks among them, and puts 'warning: ' before warnings."""
 
     def format(self, record: logging.LogRecord) -> str:
         warning = logging.makeLogRecord(record.__dict__)
         if record.levelno >= logging.WARNING:
             warning.msg = f"warning: {record.msg}"
         return super().format(warning)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        if not getattr(record, "is_escaped", False):
+            record.message = printable(record.message, keep="\t")
+        return super().formatMessage(record)
 
 
 class _TerminalHandler(logging.Handler):
@@ -245,4 +252,4 @@ class _TerminalHandler(logging.Handler):
         self.setFormatter(_Formatter())
 
     def emit(self, record: logging.LogRecord) -> None:
-        terminal.show(self.format(record), important=record.levelno >= logging.WARNING)
+        terminal.show(*self.format(record).split("\n"), important=record.levelno >= logging.WARNING)

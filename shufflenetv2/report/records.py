@@ -120,7 +120,12 @@ class Records:
                 self._tensorboard = False
                 return
             # With purge_step TensorBoard ignores values of this and later steps in earlier files.
-            self._events = SummaryWriter(str(self._folder), purge_step=self._iteration + 1 if self._iteration else None)
+            try:
+                self._events = SummaryWriter(str(self._folder), purge_step=self._iteration + 1 if self._iteration else None)
+            except UnicodeEncodeError:
+                logger.warning("no TensorBoard files are written: the name of the folder %s is not UTF-8 here", self._folder)
+                self._tensorboard = False
+                return
         for name, value in values.items():
             self._events.add_scalar(f"{kind}/{name}", float(value), iteration)
         self._events.flush()

@@ -66,9 +66,9 @@ def write_per_class(
     rows: list[list[Any]] = []
     for label, name in enumerate(class_names):
         images, times = classes.support[label], mistakes[label, most_confused[label]]
-        confused_with = [class_names[most_confused[label]], times] if times else ["", ""]
+        confused_with = [protect(class_names[most_confused[label]]), times] if times else ["", ""]
         recall, precision, f1 = ("" if math.isnan(value) else value for value in fractions[label])
-        rows.append([name, images, classes.correct[label], recall, *confused_with, precision, recall, f1, images])
+        rows.append([protect(name), images, classes.correct[label], recall, *confused_with, precision, recall, f1, images])
     header = ["class", "images", "correct", "accuracy", "most_confused_with", "times", "precision", "recall", "f1", "support"]
     write_csv(folder / "per_class.csv", [header, *rows])
 
@@ -88,9 +88,10 @@ def write_confusion(folder: Path, counts: NDArray[np.int64], class_names: Sequen
         UserError: the files cannot be written.
     """
     write_per_class(folder, ClassCounts.from_confusion(counts), class_names, counts)
+    names = [protect(name) for name in class_names]
     if len(counts) <= MAX_COLUMNS:
-        matrix = ([name, *row] for name, row in zip(class_names, counts.tolist(), strict=True))
-        write_csv(folder / "confusion.csv", [["true class", *class_names], *matrix])
+        matrix = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+        write_csv(folder / "confusion.csv", [["true class", *names], *matrix])
     else:
-        pairs = ([class_names[true], class_names[guess], counts[true, guess]] for true, guess in np.argwhere(counts))
+        pairs = ([names[true], names[guess], counts[true, guess]] for true, guess in np.argwhere(counts))
         write_csv(folder / "confusion.csv", [["true", "guess", "count"], *pairs])
