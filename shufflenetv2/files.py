@@ -1,4 +1,4 @@
-"""Atomic, checksummed files.
+"""Atomic, checksummed files, and reading nothing but regular files.
 
 Every file that must survive a kill is written by `write_bytes`: to a temporary file in the same folder, flushed with fsync,
 then renamed. A reader therefore finds either the complete new file or the previous file.
@@ -6,21 +6,24 @@ then renamed. A reader therefore finds either the complete new file or the previ
 A file of tensors (`write`, `read`) is the output of `torch.save` followed by a 40-byte trailer: a marker and the SHA-256 of
 everything before it. PyTorch locates the zip directory from the end of the file and ignores the trailer, so any program opens
 the file with `torch.load`; `read` detects truncation and any changed bit, which `torch.load` does not.
+
+Every file that a user names, or that lies in a user's folder, is opened by `open_regular` or `read_regular_file`. They refuse
+what is not a regular file: opening a FIFO would wait for a process at its other end, and /dev/zero has no end.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
 import pickle
 import secrets
 import socket
+import stat
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from .errors import UserError
 
@@ -33,9 +36,112 @@ MARKER = b"sha256->"
 ALLOCATION = b"builtin__\nbytearray\n"  # in a pickle: a bytearray, of whatever size the pickle wants
 TRAILER_BYTES = len(MARKER) + hashlib.sha256().digest_size
 
+# The largest files that are read into memory, in bytes
+MAX_TEXT_BYTES = 16 * 2**20  # options, class names, class weights: the names of ImageNet-21k take less than 1 MiB
+MAX_TENSOR_BYTES = 8 * 2**30  # weights and checkpoints: the largest image classifiers in timm take 4 GiB
+MAX_RECORD_BYTES = 2**30  # what this program wrote itself: lists of images, metrics
+
+KINDS = {
+    stat.S_IFIFO: "a FIFO (named pipe)",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
 
 class DamagedFileError(UserError):
     """A file is truncated, altered, or not a file of tensors."""
+
+
+class NotRegularFileError(OSError):
+    """A path leads to a FIFO, a socket or a device."""
+
+
+class TooLargeFileError(OSError):
+    """A file has more bytes than are read into memory."""
+
+
+# ---- reading
+
+
+def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
+    """Open a regular file, without waiting, and return its descriptor; an `opener` for the built-in `open`.
+
+    Args:
+        flags: for `os.open`.
+
+    Raises:
+        NotRegularFileError: the path leads to a FIFO, a socket or a device.
+        OSError: the file cannot be opened; IsADirectoryError for a folder.
+
+    Example:
+        >>> with open("train.log", "a", opener=open_regular) as file: ...
+    """
+    # With O_NONBLOCK opening a FIFO returns at once; for regular files the flag has no effect. Windows does not have it.
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, a device without a driver, or a FIFO that nobody reads, opened for writing
+            _require_regular(path, os.stat(path).st_mode)
+        raise
+    try:
+        _require_regular(path, os.fstat(descriptor).st_mode)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_regular_file(path: str | os.PathLike[str], max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """Read a regular file of at most `max_bytes` bytes.
+
+    Raises:
+        NotRegularFileError: the path leads to a FIFO, a socket or a device.
+        TooLargeFileError: the file has more bytes.
+        OSError: the file cannot be read; IsADirectoryError for a folder.
+    """
+    descriptor = open_regular(path)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size > max_bytes:
+            raise _too_large(path, max_bytes)
+        content = os.read(descriptor, size + 1)
+        if len(content) == size:
+            return content
+        # The file has grown or shrunk, is in /proc, where sizes are 0, or is larger than the system reads at once.
+        chunks, length = [content], len(content)
+        while content and length <= max_bytes:
+            content = os.read(descriptor, min(max_bytes + 1 - length, 2**26))
+            chunks.append(content)
+            length += len(content)
+    finally:
+        os.close(descriptor)
+    if length > max_bytes:
+        raise _too_large(path, max_bytes)
+    return b"".join(chunks)
+
+
+def read_text_file(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
+    """Read a text file of at most MAX_TEXT_BYTES bytes, with the lines ending in "\\n".
+
+    Raises:
+        UnicodeDecodeError: the file has another encoding.
+        OSError: see `read_regular_file`.
+    """
+    return io.TextIOWrapper(io.BytesIO(read_regular_file(path)), encoding).read()
+
+
+def _require_regular(path: str | os.PathLike[str], mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        kind = KINDS.get(stat.S_IFMT(mode), "something else")
+        raise NotRegularFileError(errno.EINVAL, f"it is {kind}, not a file", os.fspath(path))
+
+
+def _too_large(path: str | os.PathLike[str], limit: int) -> TooLargeFileError:
+    reason = f"it has more than {limit / 2**20:,.0f} MiB, the limit for such a file"
+    return TooLargeFileError(errno.EFBIG, reason, os.fspath(path))
 
 
 # ---- files of tensors
@@ -43,6 +149,8 @@ class DamagedFileError(UserError):
 
 def write(path: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain values to a checksummed file, atomically; see `write_bytes`."""
+    import torch  # imported here: reading YAML files does not need it, and its import takes seconds
+
     buffer = io.BytesIO()
     torch.save(content, buffer)
     # Not getbuffer(): if writing fails, the exception keeps the memoryview alive until the BytesIO has been finalized, which
@@ -62,7 +170,12 @@ def read(path: Path, *, require_checksum: bool = False) -> Any:
         FileNotFoundError: the file does not exist.
         DamagedFileError: the checksum does not match, or the file holds anything but tensors and plain values.
     """
-    data = path.read_bytes()
+    import torch
+
+    try:
+        data = read_regular_file(path, MAX_TENSOR_BYTES)
+    except (NotRegularFileError, TooLargeFileError) as error:
+        raise DamagedFileError(f"{path} is not a file of weights: {error.strerror}") from error
     if not data:
         raise DamagedFileError(f"{path} is empty")
     body, trailer = data[:-TRAILER_BYTES], data[-TRAILER_BYTES:]
@@ -85,7 +198,7 @@ def read(path: Path, *, require_checksum: bool = False) -> Any:
 def zip_members(path: Path) -> list[str]:
     """Return the names of the members of a zip archive; [] for anything else, or if the archive is damaged."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open(path, "rb", opener=open_regular) as file, zipfile.ZipFile(file) as archive:
             return archive.namelist()
     except Exception:  # for damaged archives zipfile raises errors of many types
         return []
@@ -164,7 +277,7 @@ def lock_folder(folder: Path, remedy: str = "choose another `save` folder for th
     Raises:
         UserError: another process holds the lock; the message ends with `remedy`.
     """
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+    with open(folder / ".lock", "a+", encoding="utf-8", opener=open_regular) as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

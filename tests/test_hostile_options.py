@@ -96,8 +96,8 @@ def test_only_regular_files_are_read_as_options(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")  # nothing writes to it, so that opening it would wait for ever
     (tmp_path / "binary").write_bytes(b"\xff\xfe\0")
     for name, message in (
-        (tmp_path / "fifo", "is not a regular file"),
-        ("/dev/zero", "is not a regular file"),
+        (tmp_path / "fifo", "it is a FIFO (named pipe), not a file"),
+        ("/dev/zero", "it is a device, not a file"),
         (tmp_path, "Is a directory"),
         (tmp_path / "absent", "No such file"),
         (tmp_path / "binary", "is not YAML"),

@@ -1,7 +1,5 @@
 """Reading YAML files that somebody else may have written: no aliases, and limits of size and depth."""
 
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ from yaml.constructor import ConstructorError
 from yaml.nodes import Node, ScalarNode
 
 from ..errors import UserError
+from ..files import TooLargeFileError, read_regular_file
 
 MAX_BYTES = 2**18
 MAX_DEPTH = 10
@@ -77,21 +76,10 @@ def _place(error: Exception) -> str:
 
 def _read_bytes(path: str | Path) -> bytes:
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UserError(f"{path} cannot be read: it is not a regular file")
-            content = file.read(MAX_BYTES + 1)
-    except UserError:
-        raise
+        return read_regular_file(path, MAX_BYTES)
+    except TooLargeFileError:
+        raise UserError(f"{path} is no file of options: it has more than {MAX_BYTES:,} bytes") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError:
         raise UserError(f"{str(path)!r} is not the name of a file") from None
-    if len(content) > MAX_BYTES:
-        raise UserError(f"{path} is no file of options: it has more than {MAX_BYTES:,} bytes")
-    return content
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file without waiting; a FIFO to which nothing writes would otherwise be waited for without end."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 
+from ..files import open_regular
 from .datasets import Dataset, FolderDataset, Subset
 
 
@@ -131,7 +132,7 @@ class _Comparison:
             if self._bytes_left < 0:
                 raise _LimitReachedError
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=open_regular) as file:
                 return hashlib.blake2b(file.read(size), digest_size=16).digest()
         except OSError:
             return b""

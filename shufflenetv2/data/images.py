@@ -8,7 +8,7 @@ from the low frequencies.
 import os
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 # Silence OpenCV's messages about images that it cannot read: Pillow reads some of these, and ImageError reports the others.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
@@ -18,6 +18,7 @@ import numpy as np
 import PIL.Image
 
 from ..errors import UserError
+from ..files import NotRegularFileError, TooLargeFileError, read_regular_file
 from .jitter import UNCHANGED, Jitter
 from .resize import compiled, resize
 
@@ -28,6 +29,8 @@ cv2.setNumThreads(0)
 REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 MAX_SCALE = max(REDUCED)
 
+MAX_IMAGE_BYTES = 256 * 2**20  # of a file; a photograph of 100 million pixels takes about 50 MiB as JPEG
+
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".ico", ".pcx", ".sgi"}
@@ -35,9 +38,18 @@ IMAGE_SUFFIXES = frozenset(
 
 
 class ImageError(UserError):
-    """A file is not a readable image."""
+    """A file is not a readable image.
+
+    Attributes:
+        kind: what is wrong with the file: 'unreadable' (missing, no permission, ...), 'not a file' (a FIFO, a device,
+            a folder), 'too large', or 'damaged' (not an image, or one whose content is incomplete or altered).
+    """
 
     status = 1
+
+    def __init__(self, message: str, kind: Literal["unreadable", "not a file", "too large", "damaged"] = "damaged") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class CropResize(NamedTuple):
@@ -167,10 +179,13 @@ def read_file(path: str | Path) -> bytes:
         ImageError: for a file that cannot be read.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
+        return read_regular_file(path, MAX_IMAGE_BYTES)
+    except TooLargeFileError as error:
+        raise ImageError(f"{path} is too large: {error.strerror}; remove it or replace it", "too large") from error
+    except (NotRegularFileError, IsADirectoryError) as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}", "not a file") from error
     except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror}") from error
+        raise ImageError(f"{path} cannot be read: {error.strerror}", "unreadable") from error
 
 
 def open_encoded(name: str, encoded: bytes) -> Image:

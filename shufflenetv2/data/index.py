@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
-from ..files import write_bytes
+from ..files import MAX_RECORD_BYTES, read_regular_file, write_bytes
 from .images import IMAGE_SUFFIXES
 
 # Smaller data sets are not cached: listing 10,000 images takes 20 ms on a local disk, and would take a second on a network file
@@ -210,7 +210,8 @@ def _devices_without_times() -> set[int]:
 
 def _read_cache(file: Path) -> dict[str, Listing]:
     with contextlib.suppress(Exception):  # missing, truncated or written by another program: list every folder
-        cache_format, listings = json.loads(gzip.decompress(file.read_bytes()))  # gzip verifies a checksum
+        compressed = read_regular_file(file, MAX_RECORD_BYTES)
+        cache_format, listings = json.loads(gzip.decompress(compressed))  # gzip verifies a checksum
         if cache_format == CACHE_FORMAT:
             return {folder: Listing(*map(str, fields)) for folder, fields in listings.items()}
     return {}

@@ -33,7 +33,7 @@ from typing import TypeVar
 import cv2
 
 from ..errors import UserError
-from ..files import lock_folder, write_bytes
+from ..files import lock_folder, read_regular_file, write_bytes
 from ..terminal import Progress
 from .images import Image, ImageError, open_encoded, read_file
 from .index import images_by_class
@@ -135,7 +135,7 @@ def _check_destination(source: Path, destination: Path, record: str) -> None:
     if not destination.exists():
         return
     if (destination / RECORD).exists():
-        earlier_record = os.fsdecode((destination / RECORD).read_bytes()).strip()
+        earlier_record = os.fsdecode(read_regular_file(destination / RECORD)).strip()
         if earlier_record != record:
             raise UserError(
                 f"{destination} was made from {earlier_record}; name another folder, or correct {destination / RECORD} "

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..config import DataConfig
 from ..errors import UserError
+from ..files import read_text_file
 from ..rng import HELD_OUT, generator
 from .datasets import Dataset, FolderDataset, Subset
 from .index import list_folder
@@ -132,7 +133,7 @@ def read_class_map(path: str | Path) -> list[str]:
         UserError: if the file cannot be read, is empty or names a class twice.
     """
     try:
-        lines = Path(path).read_text("utf-8-sig").split("\n")
+        lines = read_text_file(path, "utf-8-sig").split("\n")
     except OSError as error:
         raise UserError(
             f"`class_map` {path} cannot be read: {error.strerror}; it should hold one class name per line, and may be left out"

@@ -21,6 +21,7 @@ from ..data import (
 from ..engine import choose_devices
 from ..engine.evaluation import count_correct
 from ..errors import UserError
+from ..files import MAX_TENSOR_BYTES, read_regular_file
 from ..network import ShuffleNetV2
 from ..weights import Preprocessing, read_weights
 from .images import SkipUnreadable, open_images
@@ -172,7 +173,7 @@ def load(path: str | Path, device: str = "auto", *, use_ema: bool = False) -> Cl
     if device not in ("auto", "cpu"):
         raise UserError(f"`device` {device}: an exported file runs on the CPU only; use the weight file instead")
     try:
-        content = path.read_bytes()
+        content = read_regular_file(path, MAX_TENSOR_BYTES)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     program = open_program(format, content, str(path))

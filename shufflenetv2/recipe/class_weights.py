@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, nearest
+from ..files import read_text_file
 
 # Exponent of the number of images per class, which the weight is divided by.
 RULES = {"balanced": 1.0, "sqrt": 0.5}
@@ -89,7 +90,7 @@ def _read_weights(path: str, class_names: list[str]) -> np.ndarray:
 def _pairs(path: str) -> Iterator[tuple[str, str]]:
     """Yield the class names and the texts of their weights in a file."""
     try:
-        content = Path(path).read_text("utf-8-sig")
+        content = read_text_file(path, "utf-8-sig")
     except FileNotFoundError as error:
         near = nearest(path, RULES)
         remedy = f"did you mean {near}?" if near else "it may also be balanced or sqrt"

@@ -1,12 +1,14 @@
 """The log of a run: train.log, short lines and a progress bar on the terminal, and the records of its metrics."""
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .. import terminal
 from ..errors import printable
+from ..files import open_regular
 from .records import Records
 
 logger = logging.getLogger("shufflenetv2")
@@ -72,6 +74,7 @@ class RunLog:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "train.log"
+            os.close(open_regular(path, os.O_WRONLY | os.O_CREAT))  # raises an error if it is no file
             self._handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
             self._handlers[-1].setFormatter(_Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
         for handler in self._handlers:

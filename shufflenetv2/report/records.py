@@ -84,7 +84,7 @@ class Records:
             self._rewrite(lambda other: (other["iteration"], other["kind"]) != (iteration, kind))
         self._written.add((iteration, kind))
         for path, line in ((self._json_lines, _json_line(row)), (self._csv, _csv_line(row))):
-            with user_error(path), open(path, "ab") as file:
+            with user_error(path), open(path, "ab", opener=files.open_regular) as file:
                 file.write(line)
         with user_error(self._folder / EVENT_FILES):
             self._write_events(iteration, kind, numbers)
@@ -100,7 +100,7 @@ class Records:
         """Rewrite both files with the rows for which `keep` is true, and return (iteration, kind) of each of these rows."""
         rows = []
         with user_error(self._json_lines, "read"), contextlib.suppress(FileNotFoundError):
-            for line in self._json_lines.read_bytes().split(b"\n"):
+            for line in files.read_regular_file(self._json_lines, files.MAX_RECORD_BYTES).split(b"\n"):
                 with contextlib.suppress(ValueError):  # an incomplete line after a kill, or zeros after a power failure
                     rows.append(json.loads(line))
         rows = [row for row in rows if keep(row)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..files import open_regular
 from .records import user_error
 
 # Name in the file -> package whose version is recorded. Some of the packages take seconds to import.
@@ -54,7 +55,7 @@ class Session:
         if self._path is None:
             return
         entry = {"event": entry["event"], "time": datetime.now().astimezone().isoformat(timespec="seconds")} | entry
-        with user_error(self._path), open(self._path, "ab+") as file:
+        with user_error(self._path), open(self._path, "ab+", opener=open_regular) as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a kill or a full disk has cut the last line

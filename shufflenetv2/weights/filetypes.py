@@ -31,7 +31,7 @@ ONNX = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x3a\x42]")
 
 def identify(path: Path) -> str | None:
     """Return what a file is that is not a weight file, for example 'a JPEG image'; None if it is not recognized."""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=files.open_regular) as file:
         head = file.read(512)
     for signature, offset, kind in SIGNATURES:
         if head[offset:].startswith(signature):
@@ -49,7 +49,7 @@ def identify(path: Path) -> str | None:
 
 def is_safetensors(path: Path) -> bool:
     """Return whether a file begins like a .safetensors file: with a length that is less than the file's, then a JSON object."""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=files.open_regular) as file:
         head = file.read(9)
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
