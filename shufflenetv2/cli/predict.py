@@ -28,15 +28,16 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 predict") -> int:
     parser = OptionParser(prog, PredictConfig, description=DESCRIPTION)
 
     def warn(reason: str) -> None:
-        print_line(f"{prog}: skipped: {reason}", file=sys.stderr)
+        print_line(f"{prog}: skipped: {parser.spell(reason)}", file=sys.stderr)
 
     def run() -> None:
         config = parser.parse_group(PredictConfig, argv)
         # Imported here, because importing torch takes seconds.
-        from ..data import ImageFiles
+        from ..data import ImageFiles, limit_pixels
         from ..export import load, predict
         from ..export.images import DIGITS, image_paths, open_images
 
+        limit_pixels(config.max_image_pixels)
         classifier = load(config.model, config.device, use_ema=config.use_ema)
         if config.images == (DIGITS,):
             images = open_images(DIGITS, "val", "images")

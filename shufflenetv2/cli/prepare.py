@@ -29,9 +29,11 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 prepare") -> int:
 
     def run() -> int:
         config = parser.parse_group(PrepareConfig, argv)
-        from ..data.shrinking import shrink  # here because torch and OpenCV take seconds to import
+        from ..data import limit_pixels  # here because torch and OpenCV take seconds to import
+        from ..data.shrinking import shrink
 
         terminal.configure(quiet=config.quiet)
+        limit_pixels(config.max_image_pixels)
         outcome = shrink(
             Path(config.source),
             Path(config.destination),
@@ -40,7 +42,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 prepare") -> int:
             workers=config.workers,
         )
         for reason in outcome.unreadable:
-            print_line(f"{prog}: skipped: {reason}", file=sys.stderr)
+            print_line(f"{prog}: skipped: {parser.spell(reason)}", file=sys.stderr)
         terminal.show(
             f"{outcome.images:,} images in {config.destination}: {outcome.encoded:,} encoded, {outcome.copied:,} copied "
             f"unchanged, {outcome.existing:,} already there, {len(outcome.unreadable):,} unreadable",

@@ -24,6 +24,7 @@ from .config import VALIDATION_FOLDERS as VALIDATION_FOLDERS
 from .config import Config as Config
 from .config import GivenRate as GivenRate
 from .config import describe_changes as describe_changes
+from .data import MAX_IMAGE_PIXELS as MAX_IMAGE_PIXELS
 from .data import DataConfig as DataConfig
 from .data import Interpolation as Interpolation
 from .fields import Option as Option

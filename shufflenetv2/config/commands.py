@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..errors import UserError
+from .data import MAX_IMAGE_PIXELS
 from .fields import group, option
 from .run import QUIET, USE_EMA, Files
-from .types import Accepts, BatchSize, Count, Distance, File, Folder, Natural, Pixels, Quality, Text, Workers
+from .types import Accepts, BatchSize, Count, Distance, File, Folder, Natural, PixelCount, Pixels, Quality, Text, Workers
 
 WeightFormat = Literal["original", "torchvision", "mmpretrain", "shufflenetv2", "safetensors"]
 ExportFormat = Literal["onnx", "torchscript", "exported", "executorch"]
@@ -26,6 +27,7 @@ Opset = Annotated[int, Field(ge=OPSETS[0], le=OPSETS[1]), Accepts(f"a whole numb
 
 WEIGHT_FILE = "weight file of this trainer, the original, torchvision or mmpretrain"
 CHECK_WEIGHTS = "do not refuse weights that are NaN or infinite, and variances below 0"
+PIXEL_LIMIT = "largest number of pixels of an image; a larger image is skipped"
 LOADER_THREADS = "number of threads that load images; default: the usable cores"
 
 
@@ -44,6 +46,7 @@ class PrepareConfig:
     quality: Quality = option(95, "quality of the resulting JPEG files, from 1 to 100")
     workers: Workers | None = option(None, "number of threads; default: the usable cores", short="-j")
     quiet: bool = option(False, QUIET)
+    max_image_pixels: PixelCount = option(MAX_IMAGE_PIXELS, PIXEL_LIMIT)
 
 
 @group("arguments of this command")
@@ -202,6 +205,7 @@ class PredictConfig:
     batch_size: BatchSize = option(64, "images in a batch", short="-b")
     workers: Workers | None = option(None, LOADER_THREADS, short="-j")
     device: Text = option("auto", "auto, cpu, cuda, cuda:N or mps; exported files run on the CPU only")
+    max_image_pixels: PixelCount = option(MAX_IMAGE_PIXELS, PIXEL_LIMIT)
 
 
 @group("arguments of this command")

@@ -13,10 +13,14 @@ from .types import (
     ImageFraction,
     ImageSize,
     InputSize,
+    PixelCount,
     PositiveColour,
     Repeats,
     Text,
 )
+
+# 512 MiB of pixels in memory, in each loader thread. Pillow refuses larger images, too.
+MAX_IMAGE_PIXELS = 178_956_970
 
 Interpolation = Literal["bilinear", "bicubic", "area", "nearest", "lanczos"]
 TrainInterpolation = Literal["bilinear", "bicubic", "area", "nearest", "lanczos", "random"]
@@ -63,6 +67,9 @@ class DataConfig:
         recipe=True,
     )
     aug_repeats: Repeats = option(1, "number of differently augmented copies of each sample in a batch", recipe=True)
+    max_image_pixels: PixelCount = option(
+        MAX_IMAGE_PIXELS, "largest number of pixels of an image; a larger image is refused before it is decoded"
+    )
     val_batch_size: BatchSize = option(
         None,
         "images in a validation batch, per process; default: `batch_size`, at most 256",

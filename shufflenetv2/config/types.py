@@ -102,6 +102,8 @@ BatchSizeOrAuto = Annotated[  # the value of auto is None until the number is ch
     WrapValidator(_auto_as_none, json_schema_input_type=BatchSize | Literal["auto"]),
     Accepts(f"a whole number of at least 1, at most {MAX_BATCH_SIZE}, or auto", "N|auto"),
 ]
+# OpenCV refuses images of more pixels.
+PixelCount = Annotated[int, Field(ge=1, le=2**30), Accepts("a whole number from 1 to 2**30", "N")]
 Workers = Annotated[int, Field(ge=1, le=1024), Accepts("a whole number from 1 to 1024", "N")]
 Repeats = Annotated[int, Field(ge=1, le=1000), Accepts("a whole number from 1 to 1000", "N")]
 Cycles = Annotated[int, Field(ge=1, le=300), Accepts("a whole number from 1 to 300", "N")]

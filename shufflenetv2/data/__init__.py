@@ -19,6 +19,7 @@ from .duplicates import shared_files as shared_files
 from .erasing import RandomErasing as RandomErasing
 from .images import DecodedImage as DecodedImage
 from .images import ImageError as ImageError
+from .images import limit_pixels as limit_pixels
 from .images import read_image as read_image
 from .index import find_images as find_images
 from .loader import DataIterator as DataIterator

@@ -17,10 +17,12 @@ import cv2
 import numpy as np
 import PIL.Image
 
-from ..errors import UserError
+from ..config import MAX_IMAGE_PIXELS
+from ..errors import UserError, one_line
 from ..files import NotRegularFileError, TooLargeFileError, read_regular_file
+from .headers import image_size, jpeg_frame
 from .jitter import UNCHANGED, Jitter
-from .resize import compiled, resize
+from .resize import Part, ResizeError, compiled, needed_box, resize, resize_part
 
 # The loader runs its own threads; OpenCV's threads would compete with them for the cores.
 cv2.setNumThreads(0)
@@ -30,6 +32,8 @@ REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_RED
 MAX_SCALE = max(REDUCED)
 
 MAX_IMAGE_BYTES = 256 * 2**20  # of a file; a photograph of 100 million pixels takes about 50 MiB as JPEG
+
+_max_pixels = MAX_IMAGE_PIXELS  # see limit_pixels
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif"}
@@ -67,8 +71,13 @@ class CropResize(NamedTuple):
 
 
 class Image:
-    """An image whose size is known before its pixels are decoded."""
+    """An image whose size is known before its pixels are decoded.
 
+    Attributes:
+        name: path of the file, or a description, for error messages.
+    """
+
+    name: str
     height: int
     width: int
 
@@ -102,12 +111,38 @@ class Image:
         )
         return crop.jitter(pixels, out) if has_jitter else pixels
 
+    def resize_part(self, part: Part, interpolation: str = "bilinear", min_size: tuple[int, int] | None = None) -> np.ndarray:
+        """Resize the image, and return a part of the result; decode and compute no more than the part needs, where possible.
+
+        Args:
+            min_size: see `crop`; the whole image is then decoded.
+
+        Returns:
+            uint8 (part.height, part.width, 3), BGR.
+
+        Raises:
+            ImageError: the resized image is so large that it cannot be computed.
+        """
+        source_size = self.height, self.width
+        try:
+            if min_size is not None:
+                pixels = self.crop(0, 0, *source_size, min_size=min_size)
+                return resize_part(pixels, (0, 0), pixels.shape[:2], part, interpolation)
+            box = needed_box(source_size, part, interpolation)
+            return resize_part(self.crop(*box), box[:2], source_size, part, interpolation)
+        except (ResizeError, cv2.error) as error:
+            raise ImageError(
+                f"{self.name} is too long and thin: {self.width:,} x {self.height:,} pixels would be resized to "
+                f"{part.size[1]:,} x {part.size[0]:,}; remove the file or replace it",
+                "too large",
+            ) from error
+
 
 class DecodedImage(Image):
     """An image in memory, uint8 (H, W, 3), BGR."""
 
-    def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels = pixels
+    def __init__(self, pixels: np.ndarray, name: str = "an image") -> None:
+        self.pixels, self.name = pixels, name
         self.height, self.width = pixels.shape[:2]
 
     def crop(self, top: int, left: int, height: int, width: int, min_size: tuple[int, int] | None = None) -> np.ndarray:
@@ -167,7 +202,8 @@ def open_image(path: str | Path) -> Image:
     dropped. The pixels of grey and three-colour JPEG files are bit-identical to Pillow's.
 
     Raises:
-        ImageError: for a file that cannot be read or decoded; for some files only when `crop` or `crop_resize` is called.
+        ImageError: for a file that cannot be read or decoded, or has more pixels than `limit_pixels` allows; for some files
+            only when `crop` or `crop_resize` is called.
     """
     return open_encoded(str(path), read_file(path))
 
@@ -194,12 +230,34 @@ def open_encoded(name: str, encoded: bytes) -> Image:
     Args:
         name: path of the file, for error messages.
     """
-    size = jpeg_size(encoded)
+    frame = jpeg_frame(encoded) if encoded.startswith(b"\xff\xd8") else None
+    try:
+        _check_size(name, frame[:2] if frame else image_size(encoded))
+    except PIL.Image.DecompressionBombError as error:
+        raise ImageError(f"{name} is too large: {one_line(error)}", "too large") from error
     # Truncated files lack the end marker. If a truncated file happens to end with the marker, OpenCV recognizes it later.
-    if size is not None and encoded.endswith(b"\xff\xd9"):
-        return SequentialJpeg(name, encoded, *size)
+    if frame and frame.is_supported and encoded.endswith(b"\xff\xd9"):
+        return SequentialJpeg(name, encoded, frame.height, frame.width)
     pixels = decode_with_opencv(encoded)
-    return DecodedImage(decode_with_pillow(name, encoded) if pixels is None else pixels)
+    return DecodedImage(decode_with_pillow(name, encoded) if pixels is None else pixels, name)
+
+
+def limit_pixels(max_pixels: int) -> None:
+    """Set the largest number of pixels of an image that this process decodes; see `open_image`."""
+    global _max_pixels
+    _max_pixels = max_pixels
+    if PIL.Image.MAX_IMAGE_PIXELS is not None:
+        PIL.Image.MAX_IMAGE_PIXELS = max(max_pixels, PIL.Image.MAX_IMAGE_PIXELS)  # Pillow warns of images above its limit
+
+
+def _check_size(name: str, size: tuple[int, int] | None) -> None:
+    if size is not None and size[0] * size[1] > _max_pixels:
+        height, width = size
+        raise ImageError(
+            f"{name} is too large: {width:,} x {height:,} pixels, and `max_image_pixels` is {_max_pixels:,}; "
+            "raise the limit, or remove or replace the file",
+            "too large",
+        )
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -243,32 +301,3 @@ def decode_with_pillow(name: str, encoded: bytes) -> np.ndarray:
 def unreadable(name: str) -> ImageError:
     """Return the error for a file that neither OpenCV nor Pillow can decode."""
     return ImageError(f"{name} is not a readable image; remove it or replace it")
-
-
-# Start-of-frame markers of progressive, lossless, hierarchical and arithmetic JPEG files (ITU-T T.81, table B.1)
-UNSUPPORTED_FRAMES = frozenset(range(0xC2, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
-
-def jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    """Return (height, width) of a sequential JPEG with 8 bits and one or three components; None for other files.
-
-    The marker segments are described in ITU-T T.81, B.1 and B.2.
-    """
-    if encoded[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 10 < len(encoded) and encoded[at] == 0xFF:
-        marker = encoded[at + 1]
-        if marker == 0xFF:  # fill byte before a marker
-            at += 1
-        elif marker in (0xC0, 0xC1):
-            precision, components = encoded[at + 4], encoded[at + 9]
-            height, width = (int.from_bytes(encoded[at + i : at + i + 2], "big") for i in (5, 7))
-            if precision == 8 and components in (1, 3) and height and width:
-                return height, width
-            return None
-        elif marker in UNSUPPORTED_FRAMES or marker in (0xD9, 0xDA):
-            return None
-        else:
-            at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
-    return None

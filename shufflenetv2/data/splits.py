@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..files import read_text_file
 from ..rng import HELD_OUT, generator
 from .datasets import Dataset, FolderDataset, Subset
+from .images import limit_pixels
 from .index import list_folder
 from .named import open_named
 
@@ -34,6 +35,7 @@ def open_datasets(config: DataConfig, seed: int) -> tuple[Dataset, Dataset | Non
     Raises:
         UserError: if a data set cannot be opened, or does not have `num_classes` classes.
     """
+    limit_pixels(config.max_image_pixels)
     train_set = _open_training_set(config)
     if config.num_classes and config.num_classes != len(train_set.class_names):
         raise UserError(f"`num_classes` {config.num_classes}: the training images have {len(train_set.class_names)} classes")
@@ -54,6 +56,7 @@ def open_validation_set(config: DataConfig, seed: int, class_names: list[str] | 
     Raises:
         UserError: if the data set cannot be opened.
     """
+    limit_pixels(config.max_image_pixels)
     if config.val_fraction:
         _, val_set = open_datasets(config, seed)
         assert val_set is not None

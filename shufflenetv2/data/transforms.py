@@ -18,11 +18,11 @@ from ..config import AugmentationConfig, DataConfig, Size, describe_size, height
 from ..weights import Preprocessing
 from .crops import central_offset, crop_or_pad, draw_kept_ratio, draw_position, draw_resized_crop, fitted_size
 from .erasing import RandomErasing
-from .images import CropResize, Image
+from .images import CropResize, DecodedImage, Image
 from .jitter import UNCHANGED, draw_jitter
 from .operations import GREY
 from .policies import IMAGENET_MEAN, Policy, parse_policy
-from .resize import resize
+from .resize import Part, resize
 
 CROP_NAMES = {"rrc": "RandomResizedCrop", "rkrc": "ResizeKeepRatioCenterCrop", "rkrr": "ResizeKeepRatioRandomCrop"}
 BLUR_SIGMA = (0.1, 2.0)  # range of the standard deviation in pixels, as in torchvision's references and timm
@@ -112,12 +112,15 @@ class CenterCrop:
 
     def __call__(self, image: PIL.Image.Image | np.ndarray) -> np.ndarray:
         image = as_bgr(image)
-        height, width = image.shape[:2]
+        top, left, height, width = self.box(*image.shape[:2])
+        return image[top : top + height, left : left + width]
+
+    def box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return (top, left, height, width) of the crop in an image of this height and width."""
         crop_height, crop_width = height_width(self.size)
         if height < crop_height or width < crop_width:
             raise ValueError(f"a crop of {describe_size(self.size)} does not fit into an image of {height} x {width}")
-        top, left = round((height - crop_height) / 2), round((width - crop_width) / 2)
-        return image[top : top + crop_height, left : left + crop_width]
+        return round((height - crop_height) / 2), round((width - crop_width) / 2), crop_height, crop_width
 
 
 class ToBGRTensor:
@@ -154,29 +157,43 @@ class EvaluationTransform:
     channels: int = 3
 
     def __call__(self, image: Image, out: np.ndarray, rng: np.random.Generator | None = None) -> None:
-        resized = self._resize(image.crop(0, 0, image.height, image.width))
-        crops = [CenterCrop(self.size)(resized)]
-        if self.views >= 5:
-            height, width = height_width(self.size)
-            edges = [[slice(None, length), slice(-length, None)] for length in (height, width)]
-            crops += [resized[rows, columns] for rows in edges[0] for columns in edges[1]]
+        crops = self._crops(image)
         if self.views in (2, 10):
             crops += [crop[:, ::-1] for crop in crops]
         for view, crop in zip(_list_of_views(out), crops, strict=True):
             view[...] = to_grey(crop) if self.channels == 1 else crop
 
-    def _resize(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the resized image, with padding if it is smaller than the crop."""
+    def _crops(self, image: Image) -> list[np.ndarray]:
+        """Return the centre of the resized image, and its corners if they are views."""
+        height, width = size = self._resized_size(image.height, image.width)
+        if self.crop_mode == "border":
+            whole = image.resize_part(Part(size, 0, 0, height, width), self.interpolation)
+            crop_height, crop_width = height_width(self.size)
+            padded = max(height, crop_height), max(width, crop_width)
+            top, left = central_offset(height, padded[0]), central_offset(width, padded[1])
+            whole = crop_or_pad(whole, top, left, padded, self.fill)
+            return [whole[top : top + rows, left : left + columns] for top, left, rows, columns in self._boxes(*padded)]
+        boxes = self._boxes(height, width)
+        if len(boxes) > 1:
+            image = DecodedImage(image.crop(0, 0, image.height, image.width), image.name)  # decode once
+        return [image.resize_part(Part(size, *box), self.interpolation) for box in boxes]
+
+    def _resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width to which an image of this height and width is resized."""
         if self.crop_mode == "center":
-            return OpencvResize(self.resize_size, self.interpolation)(pixels)
+            new_width, new_height = OpencvResize(self.resize_size).target(height, width)
+            return new_height, new_width
         size = height_width(self.resize_size)
-        if self.crop_mode == "squash":
-            return resize(pixels, *size, self.interpolation)
-        height, width = fitted_size(pixels.shape[0], pixels.shape[1], size)
+        return size if self.crop_mode == "squash" else fitted_size(height, width, size)
+
+    def _boxes(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
+        """Return (top, left, height, width) of each crop in a resized image of this height and width."""
         crop_height, crop_width = height_width(self.size)
-        padded = max(height, crop_height), max(width, crop_width)
-        top, left = central_offset(height, padded[0]), central_offset(width, padded[1])
-        return crop_or_pad(resize(pixels, height, width, self.interpolation), top, left, padded, self.fill)
+        boxes = [CenterCrop(self.size).box(height, width)]
+        if self.views >= 5:
+            tops, lefts = (0, height - crop_height), (0, width - crop_width)
+            boxes += [(top, left, crop_height, crop_width) for top in tops for left in lefts]
+        return boxes
 
 
 @dataclass(frozen=True, repr=False)
@@ -291,8 +308,13 @@ class TrainTransform:
         else:
             top, left = draw_position(height, size[0], rng), draw_position(width, size[1], rng)
         hflip, vflip, interpolation = self._draw_flips_and_interpolation(rng)
-        resized = image.crop_resize(CropResize(0, 0, image.height, image.width, (height, width), interpolation))
-        part = crop_or_pad(resized, top, left, size)[:: -1 if vflip else 1, :: -1 if hflip else 1]
+        # The rows and columns that the part has in common with the resized image; all of them where pixels have to be mirrored.
+        first_row, rows = (top, size[0]) if 0 <= top <= height - size[0] else (0, height)
+        first_column, columns = (left, size[1]) if 0 <= left <= width - size[1] else (0, width)
+        common = Part((height, width), first_row, first_column, rows, columns)
+        resized = image.resize_part(common, interpolation, min_size=(height, width))
+        part = crop_or_pad(resized, top - first_row, left - first_column, size)
+        part = part[:: -1 if vflip else 1, :: -1 if hflip else 1]
         if out is None:
             return np.ascontiguousarray(part)
         out[...] = part

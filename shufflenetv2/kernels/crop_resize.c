@@ -36,16 +36,26 @@ INLINE int find_neighbours(int i, int length, int count, int16_t weights[2]) {
     return (int)first;
 }
 
-/* Find the source columns of each column of the result. */
-static void find_columns(int width, int new_width, int hflip, Columns *columns) {
-    for (int x = 0; x < new_width || x % GROUP; x++) {
+/* Samples [first, first + count) of `length` samples are given, of which samples [new_first, new_first + new_count) of
+ * `new_length` samples are computed, in reverse order if `flip`. */
+typedef struct {
+    int length, first, count, new_length, new_first, new_count, flip;
+} Axis;
+
+/* Find the source columns of each column of the result. Return DECLINED if one of them is not given. */
+static int find_columns(Axis axis, Columns *columns) {
+    for (int x = 0; x < axis.new_count || x % GROUP; x++) {
         int16_t weights[2];
-        int column = min(x, new_width - 1), position = LOAD_POSITION[x % GROUP];
-        int first = find_neighbours(hflip ? new_width - 1 - column : column, new_width, width, weights);
-        if (first < 0 || first >= width - 1) first = first < 0 ? 0 : width - 1, weights[0] = 2048, weights[1] = 0;
+        int column = min(x, axis.new_count - 1), position = LOAD_POSITION[x % GROUP];
+        if (axis.flip) column = axis.new_count - 1 - column;
+        int first = find_neighbours(axis.new_first + column, axis.new_length, axis.length, weights);
+        if (first < 0 || first >= axis.length - 1) first = first < 0 ? 0 : axis.length - 1, weights[0] = 2048, weights[1] = 0;
+        first -= axis.first;
+        if (first < 0 || first + (weights[1] != 0) >= axis.count) return DECLINED;
         columns[x / GROUP].offset[position] = 3 * first;
         for (int i = 0; i < 2 * LANES; i++) columns[x / GROUP].weights[position][i] = weights[i % 2];
     }
+    return DONE;
 }
 
 /* Interpolate a row between columns. */
@@ -89,32 +99,48 @@ static void blend_rows(const int16_t *a, const int16_t *b, const int16_t weights
     }
 }
 
-int resize_bilinear(const uint8_t *pixels, ptrdiff_t stride, int height, int width, uint8_t *resized, int new_height,
-                    int new_width, int hflip, int vflip, uint8_t *scratch, size_t scratch_size) {
-    size_t groups = ((size_t)new_width + GROUP - 1) / GROUP, row_size = groups * GROUP * LANES;
-    if (scratch_size < groups * sizeof(Columns) + 2 * row_size * sizeof(int16_t) + 3 * (size_t)width + OVERREAD)
-        return DECLINED;
+static int resize_axes(const uint8_t *pixels, ptrdiff_t stride, Axis vertical, Axis horizontal, uint8_t *resized,
+                       uint8_t *scratch, size_t scratch_size) {
+    size_t groups = ((size_t)horizontal.new_count + GROUP - 1) / GROUP, row_size = groups * GROUP * LANES;
+    size_t width = (size_t)horizontal.count, new_width = (size_t)horizontal.new_count;
+    if (scratch_size < groups * sizeof(Columns) + 2 * row_size * sizeof(int16_t) + 3 * width + OVERREAD) return DECLINED;
     Columns *columns = (Columns *)scratch;
     int16_t *rows[2] = {(int16_t *)(columns + groups), (int16_t *)(columns + groups) + row_size};
     uint8_t *last = (uint8_t *)(rows[1] + row_size);
     int source_row[2] = {-1, -1}; /* of each of `rows`; even source rows are in the first, odd ones in the second */
-    find_columns(width, new_width, hflip, columns);
-    for (int y = 0; y < new_height; y++) {
+    if (find_columns(horizontal, columns)) return DECLINED;
+    for (int y = 0; y < vertical.new_count; y++) {
         int16_t weights[2];
-        int first = find_neighbours(y, new_height, height, weights), parity[2];
+        int first = find_neighbours(vertical.new_first + y, vertical.new_length, vertical.length, weights), parity[2];
         for (int i = 0; i < 2; i++) {
-            int row = max(0, min(first + i, height - 1));
+            int row = max(0, min(first + i, vertical.length - 1)) - vertical.first;
+            if (row < 0 || row >= vertical.count) return DECLINED;
             parity[i] = row % 2;
             if (source_row[row % 2] == row) continue;
             const uint8_t *source = pixels + row * stride;
-            if ((height - 1 - row) * stride < OVERREAD) source = memcpy(last, source, 3 * (size_t)width);
+            if ((vertical.count - 1 - row) * stride < OVERREAD) source = memcpy(last, source, 3 * width);
             resize_row(source, columns, (int)groups, rows[row % 2]);
             source_row[row % 2] = row;
         }
-        ptrdiff_t target = vflip ? new_height - 1 - y : y;
-        blend_rows(rows[parity[0]], rows[parity[1]], weights, new_width, resized + target * 3 * new_width);
+        size_t target = (size_t)(vertical.flip ? vertical.new_count - 1 - y : y);
+        blend_rows(rows[parity[0]], rows[parity[1]], weights, (int)new_width, resized + target * 3 * new_width);
     }
     return DONE;
+}
+
+int resize_bilinear(const uint8_t *pixels, ptrdiff_t stride, int height, int width, uint8_t *resized, int new_height,
+                    int new_width, int hflip, int vflip, uint8_t *scratch, size_t scratch_size) {
+    Axis vertical = {height, 0, height, new_height, 0, new_height, vflip};
+    Axis horizontal = {width, 0, width, new_width, 0, new_width, hflip};
+    return resize_axes(pixels, stride, vertical, horizontal, resized, scratch, scratch_size);
+}
+
+int resize_bilinear_part(const uint8_t *pixels, ptrdiff_t stride, int height, int width, int given_top, int given_left,
+                         int given_height, int given_width, uint8_t *part, int new_height, int new_width, int top, int left,
+                         int part_height, int part_width, uint8_t *scratch, size_t scratch_size) {
+    Axis vertical = {height, given_top, given_height, new_height, top, part_height, 0};
+    Axis horizontal = {width, given_left, given_width, new_width, left, part_width, 0};
+    return resize_axes(pixels, stride, vertical, horizontal, part, scratch, scratch_size);
 }
 
 int jpeg_crop_resize(const uint8_t *encoded, size_t length, int scale, int top, int left, int height, int width,

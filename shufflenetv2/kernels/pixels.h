@@ -33,6 +33,17 @@ int jpeg_decode(const uint8_t *encoded, size_t length, int scale, int top, int l
 int resize_bilinear(const uint8_t *pixels, ptrdiff_t stride, int height, int width, uint8_t *resized, int new_height,
                     int new_width, int hflip, int vflip, uint8_t *scratch, size_t scratch_size);
 
+/* Resize an image with bilinear interpolation, and compute only rows [top, top + part_height) and columns
+ * [left, left + part_width) of the result, which has new_height x new_width pixels.
+ *
+ * pixels: rows [given_top, given_top + given_height) and columns [given_left, given_left + given_width) of the image, which has
+ *     height x width pixels; they have to include all that the part depends on.
+ * scratch: 40 * (part_width + 8) + 3 * given_width + 16 bytes suffice.
+ */
+int resize_bilinear_part(const uint8_t *pixels, ptrdiff_t stride, int height, int width, int given_top, int given_left,
+                         int given_height, int given_width, uint8_t *part, int new_height, int new_width, int top, int left,
+                         int part_height, int part_width, uint8_t *scratch, size_t scratch_size);
+
 /* Map each of `count` pixels to own * pixel + shared * grey(pixel) + mean * (mean grey value of all pixels).
  *
  * jittered: may be `pixels`.

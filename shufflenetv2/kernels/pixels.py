@@ -16,6 +16,7 @@ from .bindings import load_library
 
 LIBRARY = Path(__file__).with_name("_pixels")
 HEADER = Path(__file__).with_name("pixels.h")
+MAX_SIDE = (1 << 31) - 1  # of an image before and after resizing
 MAX_PIXELS = 1 << 28  # in a resized image, because the C code computes offsets as 32-bit integers
 
 
@@ -116,6 +117,36 @@ def resize_bilinear(pixels: np.ndarray, flips: tuple[bool, bool], out: np.ndarra
     size = _scratch.reserve(_resize_scratch_size(pixels.shape[1], out.shape[1])).size
     source, target = (pixels.ctypes.data, pixels.strides[0], *pixels.shape[:2]), (out.ctypes.data, *out.shape[:2])
     return not functions.resize_bilinear(*source, *target, *flips, _scratch.address, size)
+
+
+def resize_bilinear_part(
+    pixels: np.ndarray,
+    given: tuple[int, int],
+    source_size: tuple[int, int],
+    size: tuple[int, int],
+    part: tuple[int, int],
+    out: np.ndarray,
+) -> bool:
+    """Resize an image, and compute only a part of the result.
+
+    Args:
+        pixels: uint8 (H, W, 3), a rectangle of the image, which includes all pixels that the part depends on.
+        given: (top, left) of this rectangle in the image.
+        source_size: (height, width) of the image.
+        size: (height, width) of the whole result.
+        part: (top, left) of the part in the result.
+        out: uint8 (H', W', 3), contiguous, receives the part.
+
+    Returns:
+        Whether `out` was written.
+    """
+    functions = library()
+    if functions is None or pixels.strides[1:] != (3, 1) or pixels.shape[1] > MAX_PIXELS or max(*source_size, *size) > MAX_SIDE:
+        return False
+    scratch_size = _scratch.reserve(_resize_scratch_size(pixels.shape[1], out.shape[1])).size
+    source = (pixels.ctypes.data, pixels.strides[0], *source_size, *given, *pixels.shape[:2])
+    target = (out.ctypes.data, *size, *part, *out.shape[:2])
+    return not functions.resize_bilinear_part(*source, *target, _scratch.address, scratch_size)
 
 
 def apply_jitter(pixels: np.ndarray, jitter: tuple[float, float, float], out: np.ndarray) -> bool:

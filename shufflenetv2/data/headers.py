@@ -1,0 +1,78 @@
+"""Read the size of an image from the header of its file, before its pixels are decoded.
+
+A file of a few kB can claim, or hold, so many pixels that they would fill the memory.
+"""
+
+import re
+from io import BytesIO
+from typing import NamedTuple
+
+import PIL.Image
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Formats that OpenCV reads and Pillow does not: portable arbitrary map and Radiance HDR
+PAM = re.compile(rb"P7\n(?=[^\0]*?^WIDTH (?P<width>\d+))(?=[^\0]*?^HEIGHT (?P<height>\d+))", re.MULTILINE)
+HDR = re.compile(rb"#\?.*?\n\n[-+]Y (?P<height>\d+) [-+]X (?P<width>\d+)", re.DOTALL)
+
+# JPEG markers (ITU-T T.81, table B.1)
+START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+SEQUENTIAL_FRAMES = frozenset({0xC0, 0xC1})
+WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
+START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = 0xD8, 0xD9, 0xDA
+
+
+class JpegFrame(NamedTuple):
+    """The frame header of a JPEG file.
+
+    Attributes:
+        height, width: in pixels.
+        is_supported: whether the frame is sequential, with 8 bits per sample, and one or three components.
+        end: offset of the first byte after the frame header.
+    """
+
+    height: int
+    width: int
+    is_supported: bool
+    end: int
+
+
+def image_size(encoded: bytes) -> tuple[int, int] | None:
+    """Return (height, width) that the header of an image file states; None if the format is not known."""
+    if encoded.startswith(b"\xff\xd8"):
+        frame = jpeg_frame(encoded)
+        return frame and (frame.height, frame.width)
+    if encoded.startswith(PNG_SIGNATURE) and encoded[12:16] == b"IHDR":
+        return int.from_bytes(encoded[20:24], "big"), int.from_bytes(encoded[16:20], "big")
+    if match := PAM.match(encoded[:4096]) or HDR.match(encoded[:4096]):
+        return int(match["height"]), int(match["width"])
+    try:
+        with PIL.Image.open(BytesIO(encoded)) as image:
+            return image.height, image.width
+    except PIL.Image.DecompressionBombError:
+        raise
+    except Exception:  # Pillow's decoders raise errors of many types for files of other formats
+        return None
+
+
+def jpeg_frame(encoded: bytes) -> JpegFrame | None:
+    """Return the frame header of a JPEG file; None if there is none before the first scan.
+
+    The marker segments are described in ITU-T T.81, B.1 and B.2. Like libjpeg, skip bytes between them.
+    """
+    at = 2
+    while (at := encoded.find(b"\xff", at)) >= 0 and at + 10 < len(encoded):
+        marker = encoded[at + 1]
+        if marker == 0xFF:  # fill byte before a marker
+            at += 1
+        elif marker in START_OF_FRAME:
+            precision, components = encoded[at + 4], encoded[at + 9]
+            height, width = (int.from_bytes(encoded[at + i : at + i + 2], "big") for i in (5, 7))
+            is_supported = marker in SEQUENTIAL_FRAMES and precision == 8 and components in (1, 3) and bool(height and width)
+            return JpegFrame(height, width, is_supported, at + 2 + int.from_bytes(encoded[at + 2 : at + 4], "big"))
+        elif marker in WITHOUT_LENGTH or marker == 0:
+            at += 2
+        elif marker in (START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN):
+            return None
+        else:
+            at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
+    return None
