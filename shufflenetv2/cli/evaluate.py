@@ -148,7 +148,7 @@ def evaluation_folder(config: Config, path: Path) -> Path:
             content = json.dumps(identity, indent=1).encode(errors="backslashreplace")
             files.write_bytes(folder / IDENTITY_FILE, content, durable=False)
             break
-        if json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8")) == identity:
+        if json.loads(files.read_text_file(folder / IDENTITY_FILE)) == identity:
             break
     return folder
 

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable
 
 from ..data import BadImage, BadImages
+from ..files import MAX_RECORD_BYTES, open_regular, read_regular_file
 from ..report import RunLog, protect, unprotect
 from . import distributed
 
@@ -52,7 +53,7 @@ class BadImageReport:
                 self._log.info(f"left out: {image.reason}")
                 csv.writer(table, lineterminator="\n").writerow((image.split, protect(image.name), protect(image.reason)))
         if self._path and table.tell():
-            with open(self._path, "ab") as file:
+            with open(self._path, "ab", opener=open_regular) as file:
                 file.write(table.getvalue().encode(errors="backslashreplace"))
 
     def summary(self) -> str:
@@ -64,5 +65,5 @@ class BadImageReport:
         """Return the split and name of the images in the file."""
         if self._path is None or not self._path.exists():
             return set()
-        rows = csv.reader(io.StringIO(self._path.read_text(encoding="utf-8", errors="replace")))
+        rows = csv.reader(io.StringIO(read_regular_file(self._path, MAX_RECORD_BYTES).decode(errors="replace")))
         return {(row[0], unprotect(row[1])) for row in rows if len(row) >= 2}

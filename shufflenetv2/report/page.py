@@ -16,6 +16,7 @@ import yaml
 from .. import __version__
 from ..config import OPTIONS, Config
 from ..data import Dataset
+from ..files import MAX_RECORD_BYTES, read_regular_file
 from .commands import next_commands
 from .history import Session, describe_state, read_sessions
 from .records import write_file
@@ -135,7 +136,7 @@ def write_page(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
 def read_page(path: Path) -> Row:
     """Return the data of the run on an existing page; {} if there is none."""
     try:
-        match = DATA.search(path.read_bytes())
+        match = DATA.search(read_regular_file(path, MAX_RECORD_BYTES))
         runs = json.loads(match[1])["runs"] if match else []
     except (OSError, ValueError, KeyError):
         return {}

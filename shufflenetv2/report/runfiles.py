@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
+from ..files import open_regular
 from .tables import unprotect
 
 MAX_GUESSES = 5  # in a row of predictions.csv
@@ -112,7 +113,8 @@ def find_log_folder(run: str | Path) -> Path:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
+        with open(path, encoding="utf-8", errors="surrogateescape", opener=open_regular) as file:
+            return file.read()
     except OSError:
         return ""
 
@@ -145,7 +147,7 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
 
 def _read_predictions(path: Path) -> list[Prediction]:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="", opener=open_regular) as file:
             reader = csv.reader(file)
             columns = {name: column for column, name in enumerate(next(reader, []))}
             image, label, prediction, probability, of_label = (
