@@ -99,7 +99,8 @@ def write_run(
     values = {"dataset": "digits", "total_iters": 400, "save": f"models/{folder.name}"} | (options or {})
     (folder / "options.yaml").write_text(Config.from_values(values).with_length(1438).to_yaml())
     (folder / "train.log").write_text(
-        "[2026-11-20 10:00:01] ShuffleNetV2 0.5x at 32 x 32 pixels\nLayer  Param #\nTotal params: 352,042\n"
+        "[2026-11-20 10:00:01] =====\nLayer (type:depth-idx)  Param #\n=====\nTotal params: 352,042\n=====\n"
+        "[2026-11-20 10:00:01] ShuffleNetV2 0.5x at 32 x 32 pixels: 352,032 parameters, 0.8 M mult-adds\n"
         "[2026-11-20 10:00:02] TRAIN Iter 20: lr = 0.05\n"
     )
     return folder

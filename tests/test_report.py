@@ -44,8 +44,9 @@ def test_the_page_shows_the_result_and_how_the_run_differs_from_the_recipe(tmp_p
     assert ["mixup", "0.2", "0.0"] in data["options"]
     assert ["momentum", "0.9", "0.9"] not in data["options"]
     assert data["curves"]["test"]["top1_error"][-1] == [400, pytest.approx(0.1)]
-    assert data["model"].startswith("ShuffleNetV2 0.5x at 32 x 32 pixels\n")
-    assert data["model"].endswith("Total params: 352,042")
+    assert data["model"] == "ShuffleNetV2 0.5x at 32 x 32 pixels: 352,032 parameters, 0.8 M mult-adds"
+    assert data["layers"].startswith("=====\nLayer (type:depth-idx)")
+    assert data["layers"].endswith("Total params: 352,042\n=====")
     assert sum(data["train_counts"]) == 1438
     assert data["speed"] == pytest.approx(
         {

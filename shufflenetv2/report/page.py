@@ -109,6 +109,7 @@ def collect_run(run: RunFiles, val_set: Dataset | None = None, thumbnails: dict[
         "options": differing_options(run.options),
         "all_options": {name: _plain(value) for name, value in run.options.items()},
         "model": run.model,
+        "layers": run.layers,
         "environment": start.get("environment", {}),
         "command": start.get("command", []),
         "sessions": [vars(session) for session in sessions],

@@ -19,7 +19,8 @@ from .tables import unprotect
 MAX_GUESSES = 5  # in a row of predictions.csv
 LOG_TIME = re.compile(r"^\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\] ", re.MULTILINE)
 LOG_ITERATION = re.compile(r"TRAIN Iter (\d+):")
-MODEL_TABLE = re.compile(r"^\[[\d :-]+\] (ShuffleNetV2 .* at .*\n(?:(?!\[\d{4}-).*\n)*)", re.MULTILINE)
+MODEL = re.compile(r"^\[[\d :-]+\] (ShuffleNetV2 .* pixels.*)$", re.MULTILINE)
+LAYERS = re.compile(r"=+\nLayer \(type(?:.*\n(?!\[\d{4}-))*.*")
 
 Row = dict[str, Any]
 
@@ -63,7 +64,7 @@ class RunFiles:
         sessions: events of sessions.jsonl.
         options: options.yaml, by name with dashes.
         lines: lines of train.log with a time.
-        model: the table of layers in train.log.
+        model, layers: the line about the network in train.log, and the table of its layers.
     """
 
     folder: Path
@@ -74,12 +75,13 @@ class RunFiles:
     options: Mapping[str, Any]
     lines: list[LogLine]
     model: str
+    layers: str
 
     @classmethod
     def read(cls, folder: Path) -> "RunFiles":
         """Read the files in a log folder."""
         log = _read_text(folder / "train.log")
-        models: list[str] = MODEL_TABLE.findall(log)
+        models, layers = MODEL.findall(log), LAYERS.findall(log)
         return cls(
             folder,
             sorted(_read_json_lines(folder / "metrics.jsonl"), key=lambda row: row.get("iteration", 0)),
@@ -88,7 +90,8 @@ class RunFiles:
             _read_json_lines(folder / "sessions.jsonl"),
             _read_yaml(folder / "options.yaml"),
             _read_log_lines(log),
-            models[-1].rstrip() if models else "",
+            models[-1] if models else "",
+            layers[-1].rstrip() if layers else "",
         )
 
 

@@ -27,7 +27,7 @@ function compareSections(runs) {
   const environments = ["device", "processor", "host", "torch", "shufflenetv2"].filter((key) => new Set(runs.map((run) => String(run.environment[key] || ""))).size > 1);
   const optionRows = [
     ...keys.map((key) => [key, runs.map((run) => run.all_options[key])]),
-    ...environments.map((key) => [key, runs.map((run) => run.environment[key])]),
+    ...environments.map((key) => [key === "device" ? "device used" : key, runs.map((run) => run.environment[key])]),
   ].map(([key, values]) => el("tr", {}, el("th", { scope: "row", class: "mono" }, key), values.map((value) => el("td", { class: "wrap" }, value ? String(value) : "–"))));
   return [
     el("section", { class: "hero", id: "result" }, el("h2", {}, `Comparison of ${runs.length} runs`),

@@ -235,7 +235,9 @@ function runSection(run) {
 }
 
 function modelSection(run) {
-  return run.model ? section("model", "Model", run.model.split("\n", 1)[0], el("div", { class: "card flush" }, el("pre", { tabindex: "0", role: "region", "aria-label": "Layers of the network" }, run.model.split("\n").slice(1).join("\n")))) : null;
+  if (!run.model && !run.layers) return null;
+  return section("model", "Model", "", el("p", {}, run.model), run.layers && el("details", {}, el("summary", {}, "Layers"),
+    el("div", { class: "card flush" }, el("pre", { tabindex: "0", role: "region", "aria-label": "Layers of the network" }, run.layers))));
 }
 
 function copy(text, button) {
