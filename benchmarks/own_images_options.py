@@ -45,11 +45,13 @@ ROWS = [
     ("drawings", "--init torch --lr 0.01 --batch-size 32 --scale 0.35 1"),
     ("drawings", "--init torch --lr 0.015 --batch-size 16 --scale 0.35 1"),
     ("drawings", "--init torch --opt adamw --lr 0.002 --weight-decay 0.05 --batch-size 32 --scale 0.35 1"),
+    ("drawings", "--init torch --lr 0.03 --batch-size 32 --scale 0.35 1 --color-jitter 0.1"),
     ("drawings", "--init torch --lr 0.03 --batch-size 32 --scale 0.2 1 --color-jitter 0"),
     ("photographs", "--init original --lr 0.02 --batch-size 32 --scale 0.35 1 --warmup-iters 50"),
     ("photographs", "--init original --lr 0.02 --batch-size 32 --scale 0.08 1"),
     ("photographs", "--init torch --lr 0.1 --batch-size 32 --scale 0.35 1 --warmup-iters 50"),
     ("photographs", "--init torch --lr 0.03 --batch-size 32 --scale 0.2 1"),
+    ("photographs", "--init torch --lr 0.03 --batch-size 32 --scale 0.35 1 --color-jitter 0.1"),
     ("photographs", "--init torch --lr 0.03 --batch-size 32 --scale 0.2 1 --color-jitter 0"),
     ("photographs", "--init torch --lr 0.03 --batch-size 32 --scale 0.08 1 --color-jitter 0"),
 ]
