@@ -139,9 +139,9 @@ def test_a_run_whose_files_do_not_answer_stops_after_a_signal_with_its_last_comp
 
 def test_a_batch_that_memory_cannot_hold_ends_the_run_with_one_line(tmp_path: Path) -> None:
     def limit_memory() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (32 * 2**30, 32 * 2**30))
+        resource.setrlimit(resource.RLIMIT_AS, (10 * 2**30, 10 * 2**30))
 
-    arguments = [*SHORT, "--batch-size", "100000000", "--no-memory-check"]
+    arguments = [*SHORT, "--batch-size", "1000000", "--input-size", "64", "--resize-size", "64", "--no-memory-check"]
     run = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *arguments], cwd=tmp_path, env=os.environ | ONE_THREAD,
         capture_output=True, text=True, timeout=300, preexec_fn=limit_memory,
