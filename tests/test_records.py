@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -16,14 +17,14 @@ import numpy as np
 import pytest
 
 from shufflenetv2.errors import UserError
-from shufflenetv2.report import Records, RunLog, TrainMetrics, ValidationMetrics, write_confusion
-from shufflenetv2.report.records import COLUMNS, EVENT_FILES
+from shufflenetv2.report import Records, RunLog, TensorBoard, TrainMetrics, ValidationMetrics, write_confusion
+from shufflenetv2.report.records import COLUMNS
 from tests.support import ONE_THREAD, ROOT
 
 
 def record(folder: Path, first: int, last: int, after: int = 0, *, tensorboard: bool = False) -> None:
     """Write the rows of iterations `first` to `last` of a run that continues after iteration `after`."""
-    records = Records(folder, after, tensorboard=tensorboard)
+    records = Records(folder, after, [TensorBoard] if tensorboard else [])
     for iteration in range(first, last + 1):
         records.write(iteration, "train", {"learning_rate": 0.1, "loss": 1 / iteration, "top1_error": iteration / 7})
         if iteration % 3 == 0:
@@ -58,7 +59,7 @@ def uninterrupted(tmp_path: Path) -> dict[str, bytes]:
 
 
 def test_values_are_written_exactly(tmp_path: Path) -> None:
-    records = Records(tmp_path / "logs" / "run", 0, tensorboard=False)
+    records = Records(tmp_path / "logs" / "run", 0)
     train = {"learning_rate": 0.1 + 0.2, "loss": 1 / 3, "images_per_second": 1e-17}
     records.write(20, "train", {**train, "extra": 5})
     records.write(20, "test", {"loss": float(np.float32(0.1)), "val_time": 2})
@@ -106,10 +107,10 @@ def test_lines_damaged_by_a_power_failure_are_removed(tmp_path: Path, uninterrup
 def test_a_repeated_validation_is_recorded_once(tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
     """The run was stopped between the two tests of iteration 6, and repeats the first."""
     record(tmp_path, 1, 5)
-    records = Records(tmp_path, 5, tensorboard=False)
+    records = Records(tmp_path, 5)
     records.write(6, "train", {"learning_rate": 0.1, "loss": 1 / 6, "top1_error": 6 / 7})
     records.write(6, "test", {"loss": 2 / 6, "val_time": 77.0})
-    records = Records(tmp_path, 6, tensorboard=False)
+    records = Records(tmp_path, 6)
     records.write(6, "test", {"loss": 2 / 6, "val_time": 0.5})
     records.write(6, "test_ema", {"loss": 3 / 6, "val_time": 0.5})
     record(tmp_path, 7, 10, 6)
@@ -118,13 +119,18 @@ def test_a_repeated_validation_is_recorded_once(tmp_path: Path, uninterrupted: d
 
 def test_a_new_run_replaces_the_files_of_another(tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
     record(tmp_path, 1, 20, tensorboard=True)
-    assert list(tmp_path.glob(EVENT_FILES))
-    record(tmp_path, 1, 10)
+    assert read_events(tmp_path)["train/loss"][-1][0] == 20
+    record(tmp_path, 1, 10, tensorboard=True)
     assert read_files(tmp_path) == uninterrupted
-    assert not list(tmp_path.glob(EVENT_FILES))
+    assert [step for step, _ in read_events(tmp_path)["train/loss"]] == list(range(1, 11))
 
 
-def test_tensorboard_shows_an_interrupted_run_like_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_tensorboard_shows_an_interrupted_run_like_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    seconds = itertools.count(1_800_000_000)  # the names of event files, which TensorBoard reads in order, contain the second
+    monkeypatch.setattr("time.time", lambda: float(next(seconds)))
     threads = set(threading.enumerate())
     record(tmp_path / "a", 1, 10, tensorboard=True)
     record(tmp_path / "b", 1, 8, tensorboard=True)
@@ -133,6 +139,20 @@ def test_tensorboard_shows_an_interrupted_run_like_an_uninterrupted_one(tmp_path
     assert events["train/loss"] == [(iteration, float(np.float32(1 / iteration))) for iteration in range(1, 11)]
     assert [step for step, _ in events["test_ema/loss"]] == [3, 6, 9]
     assert read_events(tmp_path / "b") == events
+
+    # A kill during the validation of iteration 6, which is then repeated: in 'd' before the rows have reached the event files.
+    for name, before in (("c", [TensorBoard]), ("d", [])):
+        record(tmp_path / name, 1, 5, tensorboard=True)
+        records = Records(tmp_path / name, 5, before)
+        records.write(6, "train", {"learning_rate": 0.1, "loss": 1 / 6, "top1_error": 6 / 7})
+        records.write(6, "test", {"loss": 2 / 6, "val_time": 0.5})
+        records.close()
+        records = Records(tmp_path / name, 6, [TensorBoard])
+        records.write(6, "test", {"loss": 2 / 6, "val_time": 0.5})
+        records.write(6, "test_ema", {"loss": 3 / 6, "val_time": 0.5})
+        records.close()
+        record(tmp_path / name, 7, 10, 6, tensorboard=True)
+        assert read_events(tmp_path / name) == events
     assert set(threading.enumerate()) <= threads
 
 
@@ -140,8 +160,8 @@ def test_a_killed_run_keeps_every_row(tmp_path: Path) -> None:
     """TensorBoard, which is not imported before it is used, writes in a thread, which SIGKILL does not let finish."""
     pytest.importorskip("tensorboard")
     program = (
-        "import os, signal, sys; from pathlib import Path; from shufflenetv2.report import Records\n"
-        "records = Records(Path(sys.argv[1]), 0)\n"
+        "import os, signal, sys; from pathlib import Path; from shufflenetv2.report import Records, TensorBoard\n"
+        "records = Records(Path(sys.argv[1]), 0, [TensorBoard])\n"
         "print({'tensorboard', 'matplotlib'} & set(sys.modules), flush=True)\n"
         "for iteration in range(1, 31): records.write(iteration, 'train', {'loss': 1 / iteration})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -176,7 +196,7 @@ def test_records_that_cannot_be_written_raise_an_error_that_names_the_file(tmp_p
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read: Not a directory") as error:
         Records(tmp_path / "file", 0)
     assert error.value.status == 1
-    records = Records(tmp_path / "run", 0, tensorboard=False)
+    records = Records(tmp_path / "run", 0)
     (tmp_path / "run" / "metrics.csv").unlink()
     (tmp_path / "run" / "metrics.csv").mkdir()
     with pytest.raises(UserError, match=r"metrics\.csv cannot be written: Is a directory"):

@@ -21,7 +21,6 @@ LEARNING_RATE = "here --learning-rate is the rate itself: --lr-base times --batc
 LAYER_DECAY = "the only learning rate that differs by layer is that of the backbone: --backbone-lr-scale"
 FEATURES = "the features of networks are not compared, only their outputs" + LEAVE_OUT
 NO_HUB = "data sets of the Hugging Face Hub are not read; --train-dir reads folders of images"
-WANDB = "nothing is sent to Weights & Biases; metrics are in CSV, JSON and TensorBoard files, and --hook calls your code"
 NAFLEX = "NaFlex is for vision transformers" + LEAVE_OUT
 NO_KEYWORDS = "the network has no further arguments; its options are under 'model' in --help"
 COUNTED = "the images are counted" + LEAVE_OUT
@@ -103,10 +102,9 @@ TIMM = {
     "kd-loss-type": "the loss is timm's kl" + LEAVE_OUT,
     "distill-loss-weight": "here it is --distill-alpha A: the loss is (1 - A) * loss of the targets + A * loss of the teacher",
     "task-loss-weight": "here --distill-alpha is one minus it",
-    "log-wandb": WANDB,
-    "wandb-project": WANDB,
-    "wandb-tags": WANDB,
-    "wandb-resume-id": WANDB,
+    "wandb-project": "the environment variable WANDB_PROJECT names the project",
+    "wandb-tags": "the environment variable WANDB_TAGS holds the tags",
+    "wandb-resume-id": "a run continues in Weights & Biases by itself" + LEAVE_OUT,
     "naflex-loader": NAFLEX,
     "naflex-train-seq-lens": NAFLEX,
     "naflex-max-seq-len": NAFLEX,

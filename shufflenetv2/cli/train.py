@@ -4,7 +4,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
+
+import yaml
 
 from .. import data, files, terminal
 from ..config import CommonConfig, Config, read_yaml
@@ -20,7 +23,7 @@ from ..engine import (
 )  # fmt: skip
 from ..engine.results import RESULT
 from ..errors import UserError
-from ..report import RunLog, Session
+from ..report import MLflow, OpenRecorder, RunDescription, RunLog, Session, TensorBoard, Wandb, require_package
 from . import build
 from .description import OPTIONS_FILE, log_description, next_commands
 from .parser import spell_options
@@ -36,6 +39,9 @@ def run_training(config: Config) -> int:
     with distributed.init_process_group(devices.first):
         terminal.configure(quiet=config.common.quiet, silent=distributed.rank() > 0)
         build.check_batch_size(config)
+        for option, package in (("log_wandb", "wandb"), ("log_mlflow", "mlflow")):
+            if getattr(config.run, option):
+                require_package(option, package)
         train_set, val_set = build.open_datasets(config)
         config, weights = build.read_initial_weights(config)
         config, estimate = build.choose_batch_size(config, devices, train_set, weights)
@@ -102,10 +108,18 @@ def run_folder(config: Config) -> Iterator[RunLog]:
         return
     folder = Path(config.common.save)
     folder.mkdir(parents=True, exist_ok=True)
-    with files.lock_folder(folder), RunLog(log_folder(config.common)) as log:
+    with files.lock_folder(folder), RunLog(log_folder(config.common), recorders=choose_recorders(config)) as log:
         if not config.run.auto_continue and (previous := checkpoint.set_aside(folder)):
             log.info(f"starting over; the earlier results are in {previous}")
         yield log
+
+
+def choose_recorders(config: Config) -> list[OpenRecorder]:
+    """Return what receives the metrics of a run: TensorBoard, and the services that the options name."""
+    options = yaml.safe_load(config.to_yaml())
+    run = RunDescription(Path(config.common.save).name, options, starts_over=not config.run.auto_continue)
+    trackers = ((config.run.log_wandb, Wandb), (config.run.log_mlflow, MLflow))
+    return [TensorBoard, *(partial(tracker, run=run) for is_wanted, tracker in trackers if is_wanted)]
 
 
 def log_folder(common: CommonConfig) -> Path:

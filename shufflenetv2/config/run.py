@@ -119,6 +119,12 @@ class RunConfig:
     memory_check: bool = option(True, "do not refuse a run that is estimated to need more memory than is free")
     figures: bool = option(True, "draw no figures at the end of the run")
     save_images: bool = option(False, "save a picture of the network's input with every TRAIN line")
+    log_wandb: bool = option(
+        False, "send the metrics to Weights & Biases too (package wandb; configured by WANDB_PROJECT, WANDB_MODE, ...)"
+    )
+    log_mlflow: bool = option(
+        False, "send the metrics to MLflow too (package mlflow; configured by MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, ...)"
+    )
     hook: Hooks = option((), "class whose methods are called during training; see shufflenetv2.engine.Hook")
     throughput: bool = option(False, "only measure the speed of the network and of the loader, without training")
 

@@ -17,6 +17,8 @@ from .predictions import TOP as TOP
 from .predictions import Predictions as Predictions
 from .predictions import write_predictions as write_predictions
 from .predictions import write_summary as write_summary
+from .records import OpenRecorder as OpenRecorder
+from .records import Recorder as Recorder
 from .records import Records as Records
 from .runfiles import find_log_folder as find_log_folder
 from .sessions import Session as Session
@@ -25,3 +27,8 @@ from .tables import unprotect as unprotect
 from .tables import write_confusion as write_confusion
 from .tables import write_csv as write_csv
 from .tables import write_per_class as write_per_class
+from .tensorboard import TensorBoard as TensorBoard
+from .trackers import MLflow as MLflow
+from .trackers import RunDescription as RunDescription
+from .trackers import Wandb as Wandb
+from .trackers import require_package as require_package

@@ -2,14 +2,18 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .. import terminal
 from ..errors import printable
 from ..files import open_regular
-from .records import Records
+from .records import OpenRecorder, Records
+from .tensorboard import TensorBoard
 
 logger = logging.getLogger("shufflenetv2")
 
@@ -66,10 +70,13 @@ class RunLog:
     Args:
         folder: folder of train.log, which is appended to, and of the records; created if missing. None: the terminal only.
         silent: write nothing to the terminal, in processes other than the first.
+        recorders: receive the metrics as well, besides the files; see `Records`.
     """
 
-    def __init__(self, folder: Path | None = None, *, silent: bool = False) -> None:
-        self.folder, self._silent = folder, silent
+    def __init__(
+        self, folder: Path | None = None, *, silent: bool = False, recorders: Sequence[OpenRecorder] = (TensorBoard,)
+    ) -> None:
+        self.folder, self._silent, self._recorders = folder, silent, recorders
         self._handlers: list[logging.Handler] = [logging.NullHandler() if silent else _TerminalHandler(logging.INFO)]
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +131,7 @@ class RunLog:
         """
         self._finish()
         if self.folder is not None:
-            self._records = Records(self.folder, iteration)
+            self._records = Records(self.folder, iteration, self._recorders)
         self._total_iters, self._val_interval, self._best_accuracy = total_iters, val_interval, best_accuracy
         if not self._silent:
             self._bar = terminal.Progress("", total_iters, "it", initial=iteration, plain=False)
@@ -145,6 +152,11 @@ class RunLog:
         """Add a row to the records, if the run has started and has a folder; see `Records.write`."""
         if self._records is not None:
             self._records.write(iteration, kind, values)
+
+    def picture(self, iteration: int, name: str, pixels: NDArray[np.uint8]) -> None:
+        """Show a picture, RGB (H, W, 3), in TensorBoard and the like, if the run has started and has a folder."""
+        if self._records is not None:
+            self._records.picture(iteration, name, pixels)
 
     def training(self, metrics: TrainMetrics) -> None:
         """Write the TRAIN line in the format of the original, and a short one to the terminal; record the metrics."""

@@ -1,19 +1,18 @@
-"""Machine-readable metrics of a run: metrics.csv, metrics.jsonl and TensorBoard's event files."""
+"""Machine-readable metrics of a run: metrics.csv and metrics.jsonl, and what passes them on to TensorBoard and others."""
 
 import contextlib
 import csv
 import io
 import json
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .. import files
 from ..errors import UserError
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 COLUMNS = (
     "iteration",
@@ -30,42 +29,53 @@ COLUMNS = (
     "balanced_accuracy",
     "macro_f1",
 )
-EVENT_FILES = "events.out.tfevents.*"
 # Files about a validation; those of another run would be mistaken for this one's.
 VALIDATION_FILES = ("summary.json", "predictions.csv", "per_class.csv", "confusion.csv", "figures/*.png")
 
-logger = logging.getLogger("shufflenetv2")
+Row = dict[str, Any]  # 'iteration', 'kind', and values by name
+
+
+class Recorder(Protocol):
+    """Receives the rows of a run.
+
+    When a run continues, the rows before that iteration are offered again, and the following iterations are repeated: a
+    recorder skips what it has received before.
+    """
+
+    def write(self, iteration: int, kind: str, values: Mapping[str, float]) -> None:
+        """Receive a row; see `Records.write`."""
+
+    def picture(self, iteration: int, name: str, pixels: NDArray[np.uint8]) -> None:
+        """Receive a picture, RGB (H, W, 3)."""
+
+    def close(self) -> None:
+        """Finish writing."""
+
+
+OpenRecorder = Callable[[Path, int], Recorder]  # (folder of the log, iteration after which the run continues)
 
 
 class Records:
-    """Write the metrics of a run to three kinds of files. Each row is written immediately, so that a killed run keeps its rows.
-
-    metrics.jsonl holds all values at full precision. metrics.csv has the same columns in every run, with empty fields where a
-    row has no value; it is regenerated from metrics.jsonl when a run continues. TensorBoard's event files hold float32 values
-    under names like train/loss.
-
-    There is one row per iteration and kind. If a row is written a second time, as after a kill during a validation, the new row
-    replaces the old one.
+    """The metrics of a run: each row is written to metrics.jsonl and metrics.csv at once, then passed to other recorders.
 
     Args:
         folder: destination; created if missing.
-        iteration: the iteration after which the run continues. Rows of later iterations are removed, because these iterations
-            will be repeated: the files become those of an uninterrupted run, except for times. 0 starts new files.
-        tensorboard: write event files too, if the package tensorboard is installed.
+        iteration: the iteration after which the run continues; see `Tables`.
+        recorders: open the other recorders, such as `TensorBoard`.
 
     Raises:
         UserError: the files cannot be written.
     """
 
-    def __init__(self, folder: Path, iteration: int, *, tensorboard: bool = True) -> None:
-        self._folder, self._iteration, self._tensorboard = folder, iteration, tensorboard
-        self._csv, self._json_lines = folder / "metrics.csv", folder / "metrics.jsonl"
-        self._events: SummaryWriter | None = None
-        if not iteration:
-            for path in (path for pattern in (EVENT_FILES, *VALIDATION_FILES) for path in folder.glob(pattern)):
-                with user_error(path, "replaced"):
-                    path.unlink(missing_ok=True)
-        self._written = self._rewrite(lambda row: 0 < row["iteration"] <= iteration)
+    def __init__(self, folder: Path, iteration: int, recorders: Sequence[OpenRecorder] = ()) -> None:
+        self._tables = Tables(folder, iteration)
+        self._recorders: list[Recorder] = []
+        for open_recorder in recorders:
+            recorder = open_recorder(folder, iteration)
+            self._recorders.append(recorder)
+            for row in self._tables.rows:
+                values = {name: value for name, value in row.items() if name not in ("iteration", "kind")}
+                recorder.write(row["iteration"], row["kind"], values)
 
     def write(self, iteration: int, kind: str, values: Mapping[str, float | None]) -> None:
         """Add a row.
@@ -79,25 +89,68 @@ class Records:
             UserError: a file cannot be written.
         """
         numbers = {name: float(value) for name, value in values.items() if value is not None}
-        row = {"iteration": iteration, "kind": kind} | numbers
+        self._tables.write(iteration, kind, numbers)
+        for recorder in self._recorders:
+            recorder.write(iteration, kind, numbers)
+
+    def picture(self, iteration: int, name: str, pixels: NDArray[np.uint8]) -> None:
+        """Show a picture, RGB (H, W, 3), where pictures can be shown."""
+        for recorder in self._recorders:
+            recorder.picture(iteration, name, pixels)
+
+    def close(self) -> None:
+        """Close all recorders."""
+        for recorder in self._recorders:
+            recorder.close()
+        self._recorders = []
+
+
+class Tables:
+    """Write metrics.jsonl and metrics.csv. Each row is written immediately, so that a killed run keeps its rows.
+
+    metrics.jsonl holds all values at full precision. metrics.csv has the same columns in every run, with empty fields where a
+    row has no value; it is regenerated from metrics.jsonl when a run continues.
+
+    There is one row per iteration and kind. If a row is written a second time, as after a kill during a validation, the new row
+    replaces the old one.
+
+    Args:
+        folder: destination; created if missing.
+        iteration: the iteration after which the run continues. Rows of later iterations are removed, because these iterations
+            will be repeated: the files become those of an uninterrupted run, except for times. 0 starts new files, and
+            removes those about the validations of an earlier run.
+
+    Attributes:
+        rows: the rows that the files hold at first.
+
+    Raises:
+        UserError: the files cannot be written.
+    """
+
+    def __init__(self, folder: Path, iteration: int) -> None:
+        self._csv, self._json_lines = folder / "metrics.csv", folder / "metrics.jsonl"
+        self.rows = self._rewrite(lambda row: 0 < row["iteration"] <= iteration)
+        self._written = {(row["iteration"], row["kind"]) for row in self.rows}
+        for path in () if iteration else (path for pattern in VALIDATION_FILES for path in folder.glob(pattern)):
+            with user_error(path, "removed"):
+                path.unlink(missing_ok=True)
+
+    def write(self, iteration: int, kind: str, values: Mapping[str, float]) -> None:
+        """Add a row.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        row = {"iteration": iteration, "kind": kind, **values}
         if (iteration, kind) in self._written:
             self._rewrite(lambda other: (other["iteration"], other["kind"]) != (iteration, kind))
         self._written.add((iteration, kind))
         for path, line in ((self._json_lines, _json_line(row)), (self._csv, _csv_line(row))):
             with user_error(path), open(path, "ab", opener=files.open_regular) as file:
                 file.write(line)
-        with user_error(self._folder / EVENT_FILES):
-            self._write_events(iteration, kind, numbers)
 
-    def close(self) -> None:
-        """Close the event files."""
-        if self._events is not None:
-            with contextlib.suppress(OSError):  # `write` has already raised an error for this file
-                self._events.close()
-            self._events = None
-
-    def _rewrite(self, keep: Callable[[dict[str, Any]], bool]) -> set[tuple[int, str]]:
-        """Rewrite both files with the rows for which `keep` is true, and return (iteration, kind) of each of these rows."""
+    def _rewrite(self, keep: Callable[[Row], bool]) -> list[Row]:
+        """Rewrite both files with the rows for which `keep` is true, and return these rows."""
         rows = []
         with user_error(self._json_lines, "read"), contextlib.suppress(FileNotFoundError):
             for line in files.read_regular_file(self._json_lines, files.MAX_RECORD_BYTES).split(b"\n"):
@@ -106,29 +159,7 @@ class Records:
         rows = [row for row in rows if keep(row)]
         write_file(self._json_lines, b"".join(map(_json_line, rows)))
         write_file(self._csv, _csv_line(dict(zip(COLUMNS, COLUMNS, strict=True))) + b"".join(map(_csv_line, rows)))
-        return {(row["iteration"], row["kind"]) for row in rows}
-
-    def _write_events(self, iteration: int, kind: str, values: Mapping[str, float]) -> None:
-        if not self._tensorboard:
-            return
-        if self._events is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter  # imported here: it takes a fifth of a second
-            except Exception as error:  # ImportError if it is not installed; other types if packages are incompatible
-                reason = str(error).partition("\n")[0]
-                logger.warning("no TensorBoard files are written (%s); `pip install tensorboard` may help", reason)
-                self._tensorboard = False
-                return
-            # With purge_step TensorBoard ignores values of this and later steps in earlier files.
-            try:
-                self._events = SummaryWriter(str(self._folder), purge_step=self._iteration + 1 if self._iteration else None)
-            except UnicodeEncodeError:
-                logger.warning("no TensorBoard files are written: the name of the folder %s is not UTF-8 here", self._folder)
-                self._tensorboard = False
-                return
-        for name, value in values.items():
-            self._events.add_scalar(f"{kind}/{name}", float(value), iteration)
-        self._events.flush()
+        return rows
 
 
 def write_file(path: Path, content: bytes) -> None:
