@@ -5,11 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from shufflenetv2.data import Digits
-from shufflenetv2.report import ClassCounts, write_confusion, write_figures, write_grid
-from shufflenetv2.report.figures import draw_class_accuracy, draw_confusion, try_figures, wrap
+from shufflenetv2 import ShuffleNetV2
+from shufflenetv2.data import Digits, build_evaluation_transform
+from shufflenetv2.engine import grad_cam, try_figures
+from shufflenetv2.engine.figures import reduce_to_two
+from shufflenetv2.report import ClassCounts, protect, write_confusion, write_figures, write_grid
+from shufflenetv2.report.figures import draw_class_accuracy, draw_confusion, wrap
+from shufflenetv2.weights import Preprocessing
+from tests.models import random_images
 from tests.runs import write_run
 from tests.support import SHORT, Train
 from tests.test_records import read_csv
@@ -41,12 +47,51 @@ def test_a_run_has_a_figure_of_everything(tmp_path: Path) -> None:
         assert (pixels(tmp_path / f"figures/{name}.png") < 200).any(), name
 
 
-def test_a_training_and_an_evaluation_draw_figures_unless_told_not_to(tmp_path: Path, train_here: Train) -> None:
-    options = [*SHORT, "--batch-size", "128", "--total-iters", "1"]
+def test_a_training_draws_figures_and_an_evaluation_unless_told_not_to(tmp_path: Path, train_here: Train) -> None:
+    options = [*SHORT, "--batch-size", "128", "--total-iters", "1", "--figures"]
     assert train_here(*options).returncode == 0
-    assert not (tmp_path / "logs/models/figures").exists()
-    assert train_here("--eval", "--dataset", "digits", "--device", "cpu").returncode == 0
-    assert {path.stem for path in tmp_path.glob("logs/eval/*/figures/*.png")} >= {"confusion_matrix", "mistakes"}
+    names = {path.stem for path in (tmp_path / "logs/models/figures").iterdir()}
+    assert names >= {"curves", "learning_rate", "confusion_matrix", "class_accuracy", "calibration", "grad_cam", "embedding"}
+    assert "figures" not in (tmp_path / "logs/models/train.log").read_text()  # no warning
+    assert train_here("--eval", "--dataset", "digits", "--device", "cpu", "--no-figures").returncode == 0
+    assert not [*tmp_path.glob("logs/eval/*/figures")]
+
+
+def test_grad_cam_of_the_last_maps_is_their_sum_weighted_by_the_classifier() -> None:
+    """With global average pooling Grad-CAM is CAM (Zhou et al., 2016), which needs no gradient."""
+    network = ShuffleNetV2(128, 5, "0.5x").eval()
+    network.initialize_weights(torch.Generator().manual_seed(0))
+    images = random_images(3, size=128)
+    with torch.no_grad():
+        labels = network(images).argmax(1)
+        maps = network.forward_features(images)["conv_last"]
+        weights = network.state_dict()["classifier.0.weight"][labels]
+    expected = torch.einsum("nk,nkhw->nhw", weights, maps).relu()
+    expected = torch.nn.functional.interpolate(expected[:, None], (128, 128), mode="bilinear")[:, 0]
+    expected /= expected.amax((1, 2), keepdim=True)
+    torch.testing.assert_close(grad_cam(network, images, labels), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [16, 32, 96])
+def test_grad_cam_of_small_images_distinguishes_places(size: int) -> None:
+    network = ShuffleNetV2(size, 5, "0.5x").eval()
+    network.initialize_weights(torch.Generator().manual_seed(0))
+    heat = grad_cam(network, random_images(2, size=size), torch.tensor([1, 3]))
+    assert heat.shape == (2, size, size)
+    assert heat.min() >= 0
+    assert heat.max() == 1
+    assert heat.std() > 0
+
+
+def test_embeddings_of_separate_classes_are_apart() -> None:
+    labels = np.arange(120) % 3
+    embeddings = np.random.default_rng(0).normal(size=(120, 40)) + 20 * np.eye(40)[labels]
+    for count in (120, 30):  # t-SNE if scikit-learn is installed, principal components
+        points = reduce_to_two(embeddings[:count])
+        assert points.shape == (count, 2)
+        centres = np.stack([points[labels[:count] == label].mean(0) for label in range(3)])
+        nearest = np.linalg.norm(points[:, None] - centres, axis=2).argmin(1)
+        assert np.array_equal(nearest, labels[:count])
 
 
 def test_a_run_without_validation_has_its_curves(tmp_path: Path) -> None:
@@ -61,7 +106,7 @@ def test_figures_that_cannot_be_drawn_are_a_warning(tmp_path: Path, caplog: pyte
     write_run(tmp_path)
     (tmp_path / "figures").write_text("")
     with caplog.at_level(logging.INFO, "shufflenetv2"):
-        try_figures(tmp_path)
+        try_figures(tmp_path, None, None, build_evaluation_transform(Preprocessing()))
     (message,) = [entry.getMessage() for entry in caplog.records if entry.name == "shufflenetv2"]
     assert "figures" in message
 
@@ -70,7 +115,7 @@ def test_figures_that_cannot_be_drawn_are_a_warning(tmp_path: Path, caplog: pyte
 def test_unusual_class_names_are_written_and_drawn(tmp_path: Path) -> None:
     counts = np.eye(len(UNUSUAL_NAMES), dtype=np.int64)
     write_confusion(tmp_path, counts, UNUSUAL_NAMES)
-    written = [name.encode(errors="backslashreplace").decode() for name in UNUSUAL_NAMES]
+    written = [protect(name).encode(errors="backslashreplace").decode() for name in UNUSUAL_NAMES]
     assert [row[0] for row in read_csv(tmp_path / "per_class.csv")[1:]] == written
     assert read_csv(tmp_path / "confusion.csv")[0][1:] == written
     draw_confusion(tmp_path / "matrix.png", counts, UNUSUAL_NAMES)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from .. import files, terminal
 from ..config import VALIDATION_FOLDERS, Config, DataConfig, contains, describe_size, height_width, in_words
 from ..data import BadImages, build_evaluation_transform, build_preprocessing, worker_count
-from ..engine import BadImageReport, Devices, EvaluationResult, Evaluator, choose_devices, distributed
+from ..engine import BadImageReport, Devices, EvaluationResult, Evaluator, choose_devices, distributed, try_figures
 from ..errors import UserError
 from ..export import load
 from ..export.runtimes import identify_format
-from ..report import RunLog, try_figures
+from ..report import RunLog
 from ..weights import Preprocessing, read_weights
 from . import build
 
@@ -82,7 +82,7 @@ def run_evaluation(config: Config) -> int:
             report_bad_images()
             evaluator.write_files(result, model.iteration, str(model.path), final=True)
             if log.folder and config.run.figures:
-                try_figures(log.folder, val_set)
+                try_figures(log.folder, val_set, model.module, build_evaluation_transform(model.preprocessing))
             log.result(f"{model.path} on {images}: {describe_result(result)}")
             log.result(f"predictions.csv, summary.json, tables and figures are in {log.folder}")
     return 0

@@ -9,6 +9,8 @@ from .evaluation import EvaluationResult as EvaluationResult
 from .evaluation import Evaluator as Evaluator
 from .evaluation import count_correct as count_correct
 from .evaluation import evaluate as evaluate
+from .figures import grad_cam as grad_cam
+from .figures import try_figures as try_figures
 from .hooks import Hook as Hook
 from .hooks import load_hook as load_hook
 from .loop import Callbacks as Callbacks

@@ -20,7 +20,7 @@ from ..data import (
 )
 from ..network import ShuffleNetV2
 from ..recipe import build_class_weights, describe_class_weights, load_teacher
-from ..report import ReportPage, RunLog, TrainMetrics, try_figures
+from ..report import ReportPage, RunLog, TrainMetrics
 from ..terminal import progress
 from ..weights import Weights, model_record
 from . import distributed
@@ -30,6 +30,7 @@ from .checkpoint import Checkpointer, checkpoint_name
 from .contention import CoreContention
 from .devices import Devices
 from .evaluation import EvaluationResult, Evaluator
+from .figures import try_figures
 from .free_memory import release_freed_memory
 from .hooks import load_hooks
 from .loop import Callbacks, StepSettings, recalibrate_batch_norm, train
@@ -350,7 +351,9 @@ class Trainer(Callbacks):
             self._write(name, self._model_record(state.network) | weights.record())
         self.checkpointer.wait()
         if self.log.folder and self.config.run.figures:
-            try_figures(self.log.folder, self.val_set)
+            network = copy.deepcopy(state.network).eval()
+            network.load_state_dict(results.get(BEST, results[RESULT]).state_dict)
+            try_figures(self.log.folder, self.val_set, network, build_evaluation_transform(self.preprocessing))
         self._report_bad_images()
         if summary := self._report_bad_images.summary():
             self.log.result(summary)

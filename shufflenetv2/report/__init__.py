@@ -1,8 +1,10 @@
 """Reports of a run: the log, metrics in files for programs, and figures."""
 
 from .classes import ClassCounts as ClassCounts
+from .figures import draw_embedding as draw_embedding
+from .figures import draw_heat_maps as draw_heat_maps
 from .figures import draw_learning_rate as draw_learning_rate
-from .figures import try_figures as try_figures
+from .figures import prediction_caption as prediction_caption
 from .figures import write_batch as write_batch
 from .figures import write_figures as write_figures
 from .figures import write_grid as write_grid
@@ -20,7 +22,9 @@ from .predictions import write_summary as write_summary
 from .records import OpenRecorder as OpenRecorder
 from .records import Recorder as Recorder
 from .records import Records as Records
+from .runfiles import Prediction as Prediction
 from .runfiles import find_log_folder as find_log_folder
+from .runfiles import read_predictions as read_predictions
 from .sessions import Session as Session
 from .tables import protect as protect
 from .tables import unprotect as unprotect
@@ -28,6 +32,7 @@ from .tables import write_confusion as write_confusion
 from .tables import write_csv as write_csv
 from .tables import write_per_class as write_per_class
 from .tensorboard import TensorBoard as TensorBoard
+from .thumbnails import find_sample as find_sample
 from .trackers import MLflow as MLflow
 from .trackers import RunDescription as RunDescription
 from .trackers import Wandb as Wandb

@@ -86,7 +86,7 @@ class RunFiles:
             folder,
             sorted(_read_json_lines(folder / "metrics.jsonl"), key=lambda row: row.get("iteration", 0)),
             _read_json(folder / "summary.json"),
-            _read_predictions(folder / "predictions.csv"),
+            read_predictions(folder),
             _read_json_lines(folder / "sessions.jsonl"),
             _read_yaml(folder / "options.yaml"),
             _read_log_lines(log),
@@ -148,9 +148,12 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _read_predictions(path: Path) -> list[Prediction]:
+def read_predictions(folder: Path) -> list[Prediction]:
+    """Read predictions.csv in a log folder."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="", opener=open_regular) as file:
+        with open(
+            folder / "predictions.csv", encoding="utf-8", errors="surrogateescape", newline="", opener=open_regular
+        ) as file:
             reader = csv.reader(file)
             columns = {name: column for column, name in enumerate(next(reader, []))}
             image, label, prediction, probability, of_label = (

@@ -77,15 +77,20 @@ def encode_thumbnails(
     return thumbnails
 
 
+def find_sample(dataset: Dataset, row: Prediction) -> int | None:
+    """Return the index of an image; None if it is not in the data set."""
+    # The rows before it may lack images that could not be decoded.
+    candidates = range(row.position, min(len(dataset), row.position + MAX_MISSING))
+    return next((index for index in candidates if as_written(dataset.name(index)) == row.image), None)
+
+
 def read_pixels(dataset: Dataset, row: Prediction, side: int) -> np.ndarray | None:
     """Read an image: uint8 (H, W, 3), BGR, shrunk until its longer side has at most `side` pixels.
 
     Returns:
         None if the image cannot be read, or the data set is not that of the prediction.
     """
-    # The rows before it may lack images that could not be decoded.
-    candidates = range(row.position, min(len(dataset), row.position + MAX_MISSING))
-    index = next((index for index in candidates if as_written(dataset.name(index)) == row.image), None)
+    index = find_sample(dataset, row)
     if index is None:
         return None
     try:

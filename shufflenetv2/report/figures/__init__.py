@@ -8,5 +8,7 @@ from .curves import draw_learning_rate as draw_learning_rate
 from .grids import wrap as wrap
 from .grids import write_batch as write_batch
 from .grids import write_grid as write_grid
-from .run import try_figures as try_figures
+from .network import draw_embedding as draw_embedding
+from .network import draw_heat_maps as draw_heat_maps
+from .run import prediction_caption as prediction_caption
 from .run import write_figures as write_figures

@@ -1,6 +1,5 @@
 """All figures of a run, from the files in its log folder."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,16 +17,6 @@ from .style import shorten
 
 MAX_CONFUSION_CLASSES = 2_000  # a confusion matrix of this many classes takes 32 MB
 TILE = 128  # pixels
-
-logger = logging.getLogger("shufflenetv2")
-
-
-def try_figures(folder: Path, val_set: Dataset | None = None) -> None:
-    """Call `write_figures`; a failure is a warning, since the results of the run are written."""
-    try:
-        write_figures(folder, val_set)
-    except Exception as error:
-        logger.warning("not all figures are drawn: %s", str(error).partition("\n")[0] or type(error).__name__)
 
 
 def write_figures(folder: Path, val_set: Dataset | None = None) -> None:
@@ -69,11 +58,11 @@ def _write_grid(path: Path, val_set: Dataset, predictions: Sequence[Prediction],
         return
     images = np.stack([tile for _, tile in shown]).transpose(0, 3, 1, 2)
     is_wrong = [row.label != row.prediction for row, _ in shown]
-    captions = [caption(row) for row, _ in shown]
+    captions = [prediction_caption(row) for row, _ in shown]
     write_grid(path, images, captions, columns=6, title=title, is_wrong=is_wrong)
 
 
-def caption(row: Prediction) -> str:
+def prediction_caption(row: Prediction) -> str:
     """Return the prediction of an image with its probability, and the label if it is another."""
     guess = f"{shorten(row.prediction, 12)} {row.probability:.0%}"
     return guess if row.label == row.prediction else f"{guess} (is {shorten(row.label, 12)})"
