@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import torchinfo
@@ -88,9 +89,11 @@ def next_commands(config: Config, log_folder: Path | None) -> list[str]:
 
 def _program(command: str) -> list[str]:
     """Return the words that start a command: as this process was started, or else `python -m shufflenetv2 COMMAND`."""
-    program = Path(sys.argv[0])
+    program, python = Path(sys.argv[0]), sys.orig_argv[0]
     if command == "train" and program.name == "train.py":
-        return ["python", str(program)]
+        return [python, str(program)]
     if program.name == "shufflenetv2":
         return [program.name, command]
-    return ["python", "-m", "shufflenetv2", command]
+    root = Path(__file__).parents[2]
+    is_importable = root == Path.cwd() or any(distributions(name="shufflenetv2"))
+    return [*([] if is_importable else ["env", f"PYTHONPATH={root}"]), python, "-m", "shufflenetv2", command]

@@ -117,9 +117,12 @@ class TrainingState:
         )
         return True
 
-    def is_best(self, result: EvaluationResult) -> bool:
-        """Return whether a result is better than that of the best weights so far."""
-        return self.best is None or result.score(self.eval_metric) > self.best.score(self.eval_metric)
+    def is_best(self, result: EvaluationResult, others: Sequence[EvaluationResult] = ()) -> bool:
+        """Return whether a result is better than that of the best weights so far, and than others of the same validation."""
+        scores = [other.score(self.eval_metric) for other in others]
+        if self.best:
+            scores.append(self.best.score(self.eval_metric))
+        return all(result.score(self.eval_metric) > score for score in scores)
 
     def iterations_without_improvement(self) -> int:
         """Return the number of iterations since the best score, the last change of the recipe, or the start of the run."""

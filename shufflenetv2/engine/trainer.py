@@ -1,7 +1,7 @@
 """A training run: from the newest checkpoint, or from the beginning, to the results."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -300,7 +300,9 @@ class Trainer(Callbacks):
         models = {"": self.placed}
         if state.averaged:
             models["EMA "] = self.devices.place(state.averaged.on(self.devices.first))
-        results = [result for prefix, model in models.items() if (result := self.evaluate(model, prefix))]
+        results: list[EvaluationResult] = []
+        for prefix, model in models.items():
+            results += filter(None, [self.evaluate(model, prefix, others=results)])
         self.model.train()
         is_best = state.complete_validation(results)
         if is_best:
@@ -317,17 +319,27 @@ class Trainer(Callbacks):
             self._write(BEST, self._model_record(self.state.network) | best.record())
             self.log.detail(f"{self.checkpointer.folder / BEST}: {best.name}{best.figures(self.state.eval_metric)}")
 
-    def evaluate(self, model: nn.Module, prefix: str = "", *, recalibrated: int | None = None) -> EvaluationResult | None:
+    def evaluate(
+        self,
+        model: nn.Module,
+        prefix: str = "",
+        *,
+        recalibrated: int | None = None,
+        others: Sequence[EvaluationResult] = (),
+    ) -> EvaluationResult | None:
         """Evaluate a model on the validation set, if there is one; see `Evaluator`.
 
         Args:
             recalibrated: iteration of the weights, which are those of a result; None for the weights of this iteration.
+            others: earlier results of the same validation.
         """
         if self._evaluator is None:
             return None
         self.hooks.before_evaluation(self.state.iteration)
         if recalibrated is None:
-            result = self._evaluator(model, self.state.iteration, prefix=prefix, is_best=self.state.is_best)
+            result = self._evaluator(
+                model, self.state.iteration, prefix=prefix, is_best=lambda result: self.state.is_best(result, others)
+            )
         else:
             result = self._evaluator(model, recalibrated, prefix=prefix, final=True)
         self._report_bad_images()
