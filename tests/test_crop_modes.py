@@ -204,7 +204,7 @@ def test_the_crop_mode_travels_with_the_weights(command: Run, tmp_path: Path, ph
 
     evaluate = ["train", "--eval", "--eval-resume", "model.pkl", "--val-dir", photographs, "--device", "cpu", "--tta"]
     losses = {
-        mode: command(*evaluate, "1", *(["--crop-mode", mode] if mode else []))[1].split("loss = ")[1].split(",")[0]
+        mode: command(*evaluate, "1", *(["--crop-mode", mode] if mode else []))[1].split("loss ")[1].split(",")[0]
         for mode in ("", "border", "center")
     }
     assert losses[""] == losses["border"] != losses["center"]

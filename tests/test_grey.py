@@ -108,7 +108,7 @@ def test_grey_travels_with_the_weights_into_every_command(trained: Path, digits:
     assert f"central {SIZE} x {SIZE} pixels; bilinear, grey, 0..255, mean 80, std 90" in command("info", trained)[1]
     evaluate = ["train", "--eval", "--eval-resume", trained, "--val-dir", val, "--device", "cpu"]
     accuracy = read_weights(trained).details["accuracy"]["top1"]
-    assert f"Top-1 err = {1 - accuracy:.6f}" in command(*evaluate, "--in-chans", "1", "--mean", "80")[1]
+    assert f"top-1 {accuracy:.2%}" in command(*evaluate, "--in-chans", "1", "--mean", "80")[1]
     for options, message in [
         (["--in-chans", "3"], "takes images with --in-chans 1, not 3"),
         (["--mean", "80", "81", "82"], "--mean 80.0 81.0 82.0: the model takes grey images"),

@@ -78,7 +78,7 @@ def test_the_shape_travels_with_the_weights_into_every_command(
         "train", "--eval", "--eval-resume", model, "--val-dir", panoramas / "val", "--device", "cpu"
     )
     assert (status, errors) == (0, "")
-    assert "Top-1 err = 0.000000" in output
+    assert "top-1 100.00%" in output
     status, output, errors = command(
         "recalibrate", model, "again.pkl", "--data-dir", panoramas, "--images", "16", "--device", "cpu"
     )
