@@ -19,7 +19,7 @@ import pytest
 from shufflenetv2.errors import UserError
 from shufflenetv2.report import Records, RunLog, TensorBoard, TrainMetrics, ValidationMetrics, write_confusion
 from shufflenetv2.report.records import COLUMNS
-from tests.support import ONE_THREAD, ROOT
+from tests.support import ONE_THREAD, ROOT, SHORT, Train
 
 
 def record(folder: Path, first: int, last: int, after: int = 0, *, tensorboard: bool = False) -> None:
@@ -250,3 +250,34 @@ def test_tables_that_cannot_be_written_raise_an_error_that_names_the_file(tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"per_class\.csv cannot be written"):
         write_confusion(tmp_path / "file", np.eye(2, dtype=np.int64), ["a", "b"])
+
+
+def test_tensorboard_shows_the_network_the_images_the_mistakes_and_the_accuracy_of_classes(
+    tmp_path: Path, train_here: Train
+) -> None:
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    finished = train_here(*SHORT, "--model-ema")
+    assert finished.returncode == 0, finished.stderr
+    accumulator: Any = accumulators.EventAccumulator(str(tmp_path / "logs/models"))
+    accumulator.Reload()
+    assert {tag: [image.step for image in accumulator.Images(tag)] for tag in accumulator.Tags()["images"]} == {
+        "batch": [1, 6, 12],
+        "mistakes": [6, 12],
+    }
+    nodes = {node.name: node for node in accumulator.Graph().node}
+    assert nodes["first_conv/1"].op == "BatchNorm2d"
+    assert list(nodes["first_conv/1"].input) == ["first_conv/0"]
+    assert [name for name in nodes if name.startswith("classifier/")] == ["classifier/0"]
+
+    rows = [json.loads(line) for line in (tmp_path / "logs/models/metrics.jsonl").read_text().splitlines()]
+    by_class = [row for row in rows if row["kind"] == "class_accuracy"]
+    assert [row["iteration"] for row in by_class] == [6, 12]
+    tests = {row["iteration"]: row for row in rows if row["kind"] == "test"}
+    for row in by_class:
+        mean = np.mean([row[str(digit)] for digit in range(10)])
+        assert mean == pytest.approx(tests[row["iteration"]]["balanced_accuracy"])
+        assert ("class_accuracy/3", (row["iteration"], pytest.approx(row["3"]))) in [
+            (tag, (event.step, event.value)) for tag in accumulator.Tags()["scalars"] for event in accumulator.Scalars(tag)
+        ]
+    assert {row[1] for row in read_csv(tmp_path / "logs/models/metrics.csv")} >= {"train", "test"}
+    assert "class_accuracy" not in (tmp_path / "logs/models/metrics.csv").read_text()

@@ -3,13 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..config import RunConfig
 from ..errors import UserError
 from ..extensions import create, load_object
-from ..report import write_batch
+from ..network import ShuffleNetV2
+from ..report import CLASS_ACCURACY, RESERVED, batch_picture, class_accuracy, mistakes_picture, write_batch
 from .evaluation import EvaluationResult
+
+SHOWN_IMAGES = 16  # of a batch, in TensorBoard
+MAX_SHOWN_CLASSES = 100  # largest number of classes whose accuracies are shown as curves
 
 
 class Hook:
@@ -101,10 +106,12 @@ class HookList(Hook):
 
 
 def load_hooks(config: RunConfig, log_folder: Path | None, class_names: list[str]) -> HookList:
-    """Instantiate the hooks of the `hook` option, and after them `SaveImages` if `save_images` is set."""
+    """Instantiate the hooks of the `hook` option, and after them `SaveImages` if `save_images` is set, and `ShowRun`."""
     hooks = [load_hook(name) for name in config.hook]
     if config.save_images and log_folder:
         hooks.append(SaveImages(log_folder / "images", config.display_interval, class_names))
+    if log_folder:
+        hooks.append(ShowRun(config.val_interval))
     return HookList(hooks)
 
 
@@ -118,3 +125,40 @@ class SaveImages(Hook):
         if iteration % self._interval:
             return
         write_batch(self._folder / f"{iteration:06}.png", images, targets, self._class_names)
+
+
+class ShowRun(Hook):
+    """Show more of a run in TensorBoard: network, images of a batch, mistakes, and the accuracy of each class.
+
+    Args:
+        interval: number of iterations between two batches that are shown, besides the first.
+    """
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+        self._evaluated = 0  # the last iteration whose evaluation was shown
+
+    def before_run(self, run: Any) -> None:
+        self._run = run
+
+    def before_iteration(self, iteration: int, images: Tensor, targets: Tensor) -> None:
+        if iteration == 1:
+            network = self._run.state.network
+            size = self._run.config.data.input_size
+            # Not the network of the run, parts of whose code may be replaced by faster code.
+            self._run.log.graph(ShuffleNetV2(size, network.n_class, network.model_size, **network.architecture))
+        if iteration == 1 or iteration % self._interval == 0:
+            pixels = images[:SHOWN_IMAGES].clamp(0, 255).to("cpu", dtype=torch.uint8).contiguous().numpy()
+            self._run.log.picture(iteration, "batch", batch_picture(pixels))
+
+    def after_evaluation(self, iteration: int, result: EvaluationResult) -> None:
+        """Show the first evaluation of an iteration: that of the weights, not that of their average."""
+        if iteration in (self._evaluated, self._run.state.validated) or result.classes is None or result.predictions is None:
+            return
+        self._evaluated = iteration
+        class_names = self._run.val_set.class_names
+        if len(class_names) <= MAX_SHOWN_CLASSES:
+            self._run.log.record(iteration, CLASS_ACCURACY, class_accuracy(class_names, result.classes.recall, RESERVED))
+        picture = mistakes_picture(self._run.val_set, result.predictions, result.left_out)
+        if picture is not None:
+            self._run.log.picture(iteration, "mistakes", picture)

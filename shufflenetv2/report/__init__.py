@@ -14,11 +14,16 @@ from .log import TrainMetrics as TrainMetrics
 from .log import ValidationMetrics as ValidationMetrics
 from .page import ReportPage as ReportPage
 from .page import write_page as write_page
+from .pictures import batch_picture as batch_picture
+from .pictures import class_accuracy as class_accuracy
+from .pictures import mistakes_picture as mistakes_picture
 from .predictions import MAX_PROBABILITIES as MAX_PROBABILITIES
 from .predictions import TOP as TOP
 from .predictions import Predictions as Predictions
 from .predictions import write_predictions as write_predictions
 from .predictions import write_summary as write_summary
+from .records import CLASS_ACCURACY as CLASS_ACCURACY
+from .records import RESERVED as RESERVED
 from .records import OpenRecorder as OpenRecorder
 from .records import Recorder as Recorder
 from .records import Records as Records

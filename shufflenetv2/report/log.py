@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from .. import terminal
 from ..errors import printable
@@ -157,6 +158,11 @@ class RunLog:
         """Show a picture, RGB (H, W, 3), in TensorBoard and the like, if the run has started and has a folder."""
         if self._records is not None:
             self._records.picture(iteration, name, pixels)
+
+    def graph(self, network: nn.Module) -> None:
+        """Show a network in TensorBoard, if the run has started and has a folder."""
+        if self._records is not None:
+            self._records.graph(network)
 
     def training(self, metrics: TrainMetrics) -> None:
         """Write the TRAIN line in the format of the original, and a short one to the terminal; record the metrics."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from .. import files
 from ..errors import UserError
@@ -33,6 +34,8 @@ COLUMNS = (
 VALIDATION_FILES = ("summary.json", "predictions.csv", "per_class.csv", "confusion.csv", "figures/*.png")
 
 Row = dict[str, Any]  # 'iteration', 'kind', and values by name
+RESERVED = ("iteration", "kind")  # names in a row that are no values
+CLASS_ACCURACY = "class_accuracy"  # kind of rows with a value for each class; not in the CSV file
 
 
 class Recorder(Protocol):
@@ -47,6 +50,9 @@ class Recorder(Protocol):
 
     def picture(self, iteration: int, name: str, pixels: NDArray[np.uint8]) -> None:
         """Receive a picture, RGB (H, W, 3)."""
+
+    def graph(self, network: nn.Module) -> None:
+        """Receive the network, at the beginning of a run."""
 
     def close(self) -> None:
         """Finish writing."""
@@ -74,7 +80,7 @@ class Records:
             recorder = open_recorder(folder, iteration)
             self._recorders.append(recorder)
             for row in self._tables.rows:
-                values = {name: value for name, value in row.items() if name not in ("iteration", "kind")}
+                values = {name: value for name, value in row.items() if name not in RESERVED}
                 recorder.write(row["iteration"], row["kind"], values)
 
     def write(self, iteration: int, kind: str, values: Mapping[str, float | None]) -> None:
@@ -97,6 +103,11 @@ class Records:
         """Show a picture, RGB (H, W, 3), where pictures can be shown."""
         for recorder in self._recorders:
             recorder.picture(iteration, name, pixels)
+
+    def graph(self, network: nn.Module) -> None:
+        """Show a network, which symbolic tracing can follow, where it can be shown."""
+        for recorder in self._recorders:
+            recorder.graph(network)
 
     def close(self) -> None:
         """Close all recorders."""
@@ -187,6 +198,8 @@ def _json_line(row: Mapping[str, Any]) -> bytes:
 
 
 def _csv_line(row: Mapping[str, Any]) -> bytes:
+    if row["kind"] == CLASS_ACCURACY:
+        return b""
     line = io.StringIO()
     csv.DictWriter(line, COLUMNS, extrasaction="ignore", lineterminator="\n").writerow(row)
     return line.getvalue().encode()

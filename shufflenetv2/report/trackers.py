@@ -5,6 +5,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from ..errors import UserError
 from .records import write_file
@@ -23,6 +25,7 @@ from .records import write_file
 PROJECT = "shufflenetv2"  # unless the environment names another
 MAX_KINDS = 16  # of rows of an iteration
 MAX_PARAMETERS, MAX_LENGTH = 100, 500  # of a message to MLflow
+UNACCEPTED = re.compile(r"[^/\w.\- :]")  # characters that MLflow does not accept in a name
 logger = logging.getLogger("shufflenetv2")
 
 
@@ -74,6 +77,9 @@ class Tracker:
         # A run that was killed before its first checkpoint begins at 0 again, and is still the same.
         if iteration or (state.get("options") == self._state["options"] and not run.starts_over):
             self._state = state
+
+    def graph(self, network: nn.Module) -> None:
+        """Send nothing: these services do not show graphs of operations."""
 
     def _save(self, **values: Any) -> None:
         self._state |= values
@@ -189,7 +195,7 @@ class MLflow(Tracker):
         return run_id
 
     def write(self, iteration: int, kind: str, values: Mapping[str, float]) -> None:
-        named = {f"{kind}/{name}": value for name, value in values.items()}
+        named = {UNACCEPTED.sub("_", f"{kind}/{name}"): value for name, value in values.items()}
         now = int(time.time() * 1000)
         metrics = [
             self._metric(name, value, now, iteration) for name, value in named.items() if iteration > self._sent.get(name, 0)
