@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shufflenetv2.engine import EvaluationResult, evaluate
+from shufflenetv2 import UserError
+from shufflenetv2.engine import EvaluationResult, Hook, evaluate
 from shufflenetv2.report import ClassCounts, Predictions, write_predictions, write_summary
 from shufflenetv2.report.tables import protect, unprotect
 from tests.models import write_model
@@ -209,8 +210,15 @@ def test_sessions_record_how_a_run_was_started_and_ended(train_here: Train, tmp_
     assert len((tmp_path / "logs/models/sessions.jsonl").read_text().splitlines()) == 5  # a finished run does not start
 
 
+class Fail(Hook):
+    """End a run with an error after the fifth iteration."""
+
+    def after_iteration(self, iteration: int, loss: Tensor, logits: Tensor) -> None:
+        if iteration == 5:
+            raise UserError("`batch_size` is\nbad", status=1)
+
+
 def test_the_error_that_ended_a_session_is_recorded(train_here: Train, tmp_path: Path) -> None:
-    failed = train_here(*SHORT, "--std", "7e-37")  # white pixels are infinite
-    assert failed.returncode == 1
+    assert train_here(*SHORT, "--hook", "tests.test_predictions:Fail").returncode == 1
     end = read_sessions(tmp_path / "logs/models")[-1]
-    assert end["reason"].startswith("error: the loss is not finite at iteration ")
+    assert (end["iteration"], end["reason"]) == (5, "error: --batch-size is bad")
