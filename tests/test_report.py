@@ -4,17 +4,20 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from shufflenetv2.data import Digits
+from shufflenetv2.engine import Hook
+from shufflenetv2.errors import UserError
 from shufflenetv2.report import ReportPage, find_log_folder
 from tests.browser import CHROMIUM, Browser, chromium
 from tests.runs import END, ENVIRONMENT, START, write_run
-from tests.support import SHORT, Run, Stop, Train
+from tests.support import SHORT, Run, Train
 
 HOSTILE = [
     "</script><script>window.attack = 1</script>", '"><img src=x onerror="window.attack = 2">', "=1+1", "__proto__", "猫 🐱",
@@ -159,20 +162,47 @@ def test_a_page_that_cannot_be_written_is_one_warning(tmp_path: Path, caplog: py
 # ---- in a training
 
 
-def test_a_training_writes_the_page_at_each_validation_and_at_its_end(
-    tmp_path: Path, train_here: Train, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Fail(Hook):
+    """Hook that ends a run with an error after its third iteration."""
+
+    def after_iteration(self, iteration: int, loss: Tensor, logits: Tensor) -> None:
+        if iteration == 3:
+            raise UserError("the disk is on fire", status=1)
+
+
+def test_a_training_writes_the_page_at_each_validation_and_at_its_end(tmp_path: Path, train_here: Train) -> None:
     options = [*SHORT, "--batch-size", "64", "--total-iters", "4", "--val-interval", "2"]
-    monkeypatch.setattr(Stop, "after", 3)
-    assert train_here(*options, "--hook", "tests.support:Stop").returncode == 143
+    assert train_here(*options, "--hook", "tests.test_report:Fail").returncode == 1
     (data,) = read_data(tmp_path / "logs/models/report.html")
-    assert data["total_iters"] == 4
+    assert (data["state"], data["reason"], data["total_iters"]) == ("failed", "the disk is on fire", 4)
     assert [row["iteration"] for row in data["validations"]] == [2]
+    assert len(data["mistakes"]) > 0
     assert train_here(*options).returncode == 0
     (data,) = read_data(tmp_path / "logs/models/report.html")
-    assert data["validations"][-1]["kind"].endswith("bnps")  # the evaluation of the results
+    assert (data["state"], data["iteration"], data["summary"]["final"]) == ("finished", 4, True)
     assert [row["iteration"] for row in data["validations"] if row["kind"] == "test"] == [2, 4]
     assert sum(data["train_counts"]) == 1438
+
+
+def test_while_a_run_goes_on_the_page_says_so(tmp_path: Path) -> None:
+    now = datetime.now().astimezone()
+    folder = write_run(tmp_path, sessions=[START | {"time": (now - timedelta(minutes=30)).isoformat()}])
+    log = folder / "train.log"
+    log.write_text(f"[{now:%Y-%m-%d %H:%M:%S}] TRAIN Iter 400: lr = 0.1\n")
+    assert collect(folder)["state"] == "running"
+    earlier = now - timedelta(days=2)
+    log.write_text(f"[{earlier:%Y-%m-%d %H:%M:%S}] TRAIN Iter 400: lr = 0.1\n")
+    (folder / "sessions.jsonl").write_text(json.dumps(START | {"time": (earlier - timedelta(hours=1)).isoformat()}))
+    data = collect(folder)
+    assert (data["state"], data["reason"]) == ("stopped", "no sign of life since the last line of the log")
+
+
+def test_images_that_were_left_out_are_listed(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    (tmp_path / "bad_images.csv").write_text("training,'=cat/1.jpg,'=cat/1.jpg is not a readable image\n" * 150)
+    data = collect(tmp_path)
+    assert data["bad_images"] == [["training", "=cat/1.jpg", "=cat/1.jpg is not a readable image"]] * 100
+    assert data["bad_image_count"] == 150
 
 
 # ---- the command
@@ -207,6 +237,24 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, command: Run, argume
     status, output, errors = command("report", *arguments)
     assert (status, output, errors.count("\n")) == (2, "", 1)
     assert message in errors
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("summary.json", '{"classes": 5}'),
+        ("summary.json", '{"classes": [1], "confusion": [[0]]}'),
+        ("metrics.jsonl", '{"iteration": 1, "kind": "test"}\n{"iteration": "a", "kind": "test"}'),
+        ("sessions.jsonl", '{"event": "start", "time": "2026-11-20T10:00:00", "iteration": [1]}'),
+        ("options.yaml", "total-iters: [a]"),
+    ],
+)
+def test_files_that_no_run_has_written_are_refused_in_one_line(tmp_path: Path, command: Run, name: str, content: str) -> None:
+    write_run(tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    status, output, errors = command("report", "run")
+    assert (status, output, errors.count("\n")) == (1, "", 1)
+    assert "run has files that no run has written" in errors
 
 
 @pytest.mark.parametrize(

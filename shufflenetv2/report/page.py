@@ -16,6 +16,7 @@ import yaml
 from .. import __version__
 from ..config import OPTIONS, Config
 from ..data import Dataset
+from ..errors import UserError
 from ..files import MAX_RECORD_BYTES, read_regular_file
 from .commands import next_commands
 from .history import Session, describe_state, read_sessions
@@ -26,6 +27,7 @@ from .thumbnails import as_written, encode_thumbnails, select_by_cell, select_mi
 
 PAGE_FILE = "report.html"
 MAX_CELLS = 20_000  # of the confusion matrix, the most frequent
+MAX_BAD_IMAGES = 100
 IMAGENET_IMAGES = 1_281_167
 DATA = re.compile(rb'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
@@ -47,9 +49,21 @@ class ReportPage:
         self._has_failed = False
 
     def collect(self) -> Row:
-        """Return the data of the page; see `collect_run`."""
+        """Return the data of the page; see `collect_run`.
+
+        Raises:
+            UserError: the files in the folder are not those of a run.
+        """
+        try:
+            return self._collect()
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise UserError(f"{self.folder} has files that no run has written: {error!r}", status=1) from error
+
+    def _collect(self) -> Row:
         previous = read_page(self.folder / PAGE_FILE) if self._val_set is None else {}
-        self._thumbnails |= {image[0]: image[-1] for image in previous.get("images", []) if image[-1]}
+        self._thumbnails |= {
+            image[0]: image[-1] for image in previous.get("images", []) if str(image[-1]).startswith("data:image/")
+        }
         data = collect_run(RunFiles.read(self.folder), self._val_set, self._thumbnails)
         if self._train_set is not None:
             data["train_counts"] = _class_counts(self._train_set)
@@ -106,6 +120,8 @@ def collect_run(run: RunFiles, val_set: Dataset | None = None, thumbnails: dict[
         "confusion": sorted(run.summary.get("confusion", []), key=lambda cell: -cell[2])[:MAX_CELLS],
         "calibration": calibration(run.predictions),
         **_images(run, encode_thumbnails(run.predictions, val_set, thumbnails)),
+        "bad_images": run.bad_images[:MAX_BAD_IMAGES],
+        "bad_image_count": len(run.bad_images),
         "options": differing_options(run.options),
         "all_options": {name: _plain(value) for name, value in run.options.items()},
         "model": run.model,

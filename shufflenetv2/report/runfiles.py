@@ -61,6 +61,7 @@ class RunFiles:
         metrics: rows of metrics.jsonl, in the order of their iterations.
         summary: content of summary.json.
         predictions: rows of predictions.csv.
+        bad_images: rows of bad_images.csv: split, image, reason.
         sessions: events of sessions.jsonl.
         options: options.yaml, by name with dashes.
         lines: lines of train.log with a time.
@@ -71,6 +72,7 @@ class RunFiles:
     metrics: list[Row]
     summary: Row
     predictions: list[Prediction]
+    bad_images: list[list[str]]
     sessions: list[Row]
     options: Mapping[str, Any]
     lines: list[LogLine]
@@ -87,6 +89,7 @@ class RunFiles:
             sorted(_read_json_lines(folder / "metrics.jsonl"), key=lambda row: row.get("iteration", 0)),
             _read_json(folder / "summary.json"),
             read_predictions(folder),
+            _read_bad_images(folder / "bad_images.csv"),
             _read_json_lines(folder / "sessions.jsonl"),
             _read_yaml(folder / "options.yaml"),
             _read_log_lines(log),
@@ -166,8 +169,16 @@ def read_predictions(folder: Path) -> list[Prediction]:
                 )
                 for position, row in enumerate(reader)
             ]  # fmt: skip
-    except (OSError, KeyError, IndexError, ValueError):
+    except (OSError, KeyError, IndexError, ValueError, csv.Error):
         return []
+
+
+def _read_bad_images(path: Path) -> list[list[str]]:
+    try:
+        rows = list(csv.reader(_read_text(path).splitlines()))
+    except csv.Error:
+        return []
+    return [[unprotect(field) for field in row[:3]] for row in rows if len(row) >= 3]
 
 
 def _read_log_lines(log: str) -> list[LogLine]:

@@ -4,7 +4,7 @@ function build() {
   const { runs } = JSON.parse(document.getElementById("data").textContent);
   const [run] = runs, isComparison = runs.length > 1;
   const parts = isComparison ? compareSections(runs) : [
-    resultSection(run), curvesSection(run), confusionSection(run), mistakesSection(run), calibrationSection(run), classesSection(run),
+    resultSection(run), curvesSection(run), confusionSection(run), mistakesSection(run), calibrationSection(run), classesSection(run), badImagesSection(run),
     optionsSection(run), modelSection(run), runSection(run), nextSection(run),
   ];
   document.title = isComparison ? `Comparison of ${runs.map((item) => item.name).join(", ")}` : `${run.name}: training report`;

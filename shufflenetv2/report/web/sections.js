@@ -134,6 +134,12 @@ function mistakesSection(run) {
   ];
 }
 
+function badImagesSection(run) {
+  const rows = run.bad_images.map(([split, name, reason]) => el("tr", {}, el("td", {}, split), el("td", { class: "wrap" }, name), el("td", { class: "wrap" }, reason)));
+  const more = run.bad_image_count > rows.length ? `The first ${rows.length} of ${integer(run.bad_image_count)}; bad_images.csv lists all.` : "They cannot be decoded.";
+  return section("left-out", "Images left out", more, rows.length > 0 && el("div", { class: "card flush" }, table(["Split", "Image", "Reason"], rows)));
+}
+
 function calibrationSection(run) {
   if (!run.calibration.length) return null;
   const ideal = run.calibration.map(([x]) => [x, x]);
