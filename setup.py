@@ -30,7 +30,7 @@ def library(name: str, sources: list[str], flags: list[str], link_flags: list[st
 setup(
     ext_modules=[
         # No contraction to fused multiply-adds, so that sample positions equal OpenCV's to the last bit
-        library("pixels", ["jpeg.c", "jpeg_headers.c", "crop_resize.c", "jitter.c"], ["-ffp-contract=off"]),
+        library("pixels", ["jpeg.c", "jpeg_headers.c", "jpeg_verify.c", "crop_resize.c", "jitter.c"], ["-ffp-contract=off"]),
         # OpenMP: at run time the functions use the OpenMP library that torch has loaded, and its threads
         library("training", ["batch_norm.c", "depthwise.c"], ["-fopenmp"], ["-fopenmp"]),
     ]

@@ -127,7 +127,7 @@ def test_unreadable_images_are_reported_and_skipped(run: Run, model: Path, tmp_p
             "empty holds no images",
             "bad/1.jpg is not a readable image; remove it or replace it",
             "bad/3.png is not a readable image; remove it or replace it",
-            "bad/4.jpg is not a readable image; remove it or replace it",
+            "bad/4.jpg is damaged: its data is incomplete or altered; remove the file or replace it",
             "bad/5.jpg is not a readable image; remove it or replace it",
             "nowhere.jpg cannot be read: No such file or directory",
         ]
@@ -139,10 +139,13 @@ def test_an_image_that_cannot_be_resized_is_reported_and_skipped(tmp_path: Path)
     assert cv2.imwrite(dot, np.full((50, 50), 255, np.uint8))
     warnings: list[str] = []
     # With a short side of 4000 pixels, the first image would be four thousand million pixels wide.
-    model = Classifier(lambda images: torch.zeros(len(images), 1), None, Preprocessing(input_size=32, resize_size=4000))
+    model = Classifier(lambda images: torch.zeros(len(images), 1), None, Preprocessing(32, 4000, interpolation="bicubic"))
     predictions = list(predict_images(model, ImageFiles([line, dot]), top=1, batch_size=1, workers=1, warn=warnings.append))
     assert [prediction.path for prediction in predictions] == [dot]
-    assert warnings == [f"{line} is too long and thin to be resized; remove it or replace it"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(
+        f"{line} is too long and thin: 1,000,000 x 1 pixels would be resized to 4,000,000,000 x 4,000;"
+    )
 
 
 @pytest.mark.parametrize("path", ["bad.jpg", "empty"])

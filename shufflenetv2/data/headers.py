@@ -27,13 +27,13 @@ class JpegFrame(NamedTuple):
     Attributes:
         height, width: in pixels.
         is_supported: whether the frame is sequential, with 8 bits per sample, and one or three components.
-        end: offset of the first byte after the frame header.
+        has_end: whether the marker of the end of the image follows. A truncated file lacks it.
     """
 
     height: int
     width: int
     is_supported: bool
-    end: int
+    has_end: bool
 
 
 def image_size(encoded: bytes) -> tuple[int, int] | None:
@@ -68,7 +68,8 @@ def jpeg_frame(encoded: bytes) -> JpegFrame | None:
             precision, components = encoded[at + 4], encoded[at + 9]
             height, width = (int.from_bytes(encoded[at + i : at + i + 2], "big") for i in (5, 7))
             is_supported = marker in SEQUENTIAL_FRAMES and precision == 8 and components in (1, 3) and bool(height and width)
-            return JpegFrame(height, width, is_supported, at + 2 + int.from_bytes(encoded[at + 2 : at + 4], "big"))
+            # Thumbnails, which have their own end, precede the frame header.
+            return JpegFrame(height, width, is_supported, has_end=encoded.rfind(b"\xff\xd9", at) >= 0)
         elif marker in WITHOUT_LENGTH or marker == 0:
             at += 2
         elif marker in (START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN):

@@ -20,7 +20,7 @@ import PIL.Image
 from ..config import MAX_IMAGE_PIXELS
 from ..errors import UserError, one_line
 from ..files import NotRegularFileError, TooLargeFileError, read_regular_file
-from .headers import image_size, jpeg_frame
+from .headers import JpegFrame, image_size, jpeg_frame
 from .jitter import UNCHANGED, Jitter
 from .resize import Part, ResizeError, compiled, needed_box, resize, resize_part
 
@@ -150,7 +150,10 @@ class DecodedImage(Image):
 
 
 class SequentialJpeg(Image):
-    """A sequential JPEG file, of which a part can be decoded, at full or reduced size."""
+    """A sequential JPEG file, of which a part can be decoded, at full or reduced size.
+
+    Damage is found in the rows down to the end of the part.
+    """
 
     def __init__(self, name: str, encoded: bytes, height: int, width: int) -> None:
         self.name, self.encoded, self.height, self.width = name, encoded, height, width
@@ -159,6 +162,9 @@ class SequentialJpeg(Image):
         scale, box = reduced_box((top, left, height, width), min_size)
         pixels: np.ndarray | None = None if compiled is None else compiled.decode_jpeg(self.encoded, scale, box)
         if pixels is None:
+            frame = jpeg_frame(self.encoded)
+            assert frame is not None
+            _require_intact(self.name, self.encoded, frame)
             whole = decode_with_opencv(self.encoded, REDUCED[scale])
             if whole is None:
                 raise unreadable(self.name)
@@ -235,11 +241,24 @@ def open_encoded(name: str, encoded: bytes) -> Image:
         _check_size(name, frame[:2] if frame else image_size(encoded))
     except PIL.Image.DecompressionBombError as error:
         raise ImageError(f"{name} is too large: {one_line(error)}", "too large") from error
-    # Truncated files lack the end marker. If a truncated file happens to end with the marker, OpenCV recognizes it later.
-    if frame and frame.is_supported and encoded.endswith(b"\xff\xd9"):
+    if frame and frame.is_supported and frame.has_end:
         return SequentialJpeg(name, encoded, frame.height, frame.width)
+    if frame:
+        _require_intact(name, encoded, frame)
     pixels = decode_with_opencv(encoded)
     return DecodedImage(decode_with_pillow(name, encoded) if pixels is None else pixels, name)
+
+
+def _require_intact(name: str, encoded: bytes, frame: JpegFrame) -> None:
+    """Raise an ImageError for a JPEG whose data is incomplete or altered, which OpenCV would decode to partly grey pixels.
+
+    The compiled code decodes the data. Without it, only the marker of the end is looked for.
+    """
+    is_damaged = not frame.has_end
+    if compiled is not None and not is_damaged:
+        is_damaged = compiled.is_intact_jpeg(encoded, frame.height, frame.width) is False
+    if is_damaged:
+        raise ImageError(f"{name} is damaged: its data is incomplete or altered; remove the file or replace it")
 
 
 def limit_pixels(max_pixels: int) -> None:

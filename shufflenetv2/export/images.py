@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ..config import height_width
@@ -34,8 +33,6 @@ class SkipUnreadable:
             self.transform(self.dataset.image(index), pixels)
         except ImageError as error:
             self.unreadable[index] = str(error)
-        except cv2.error:
-            self.unreadable[index] = f"{self.name(index)} is too long and thin to be resized; remove it or replace it"
         return DecodedImage(pixels)
 
     def __len__(self) -> int:

@@ -4,8 +4,8 @@
  * crop's last row, since nothing marks where its parts begin (except restart markers: an interval without needed MCUs is
  * skipped), but only the crop's blocks are transformed, interpolated and converted to pixels. The pixels are libjpeg-turbo's,
  * bit for bit: the same integer transforms, the same triangle filter, the same rounding. Unusual files (progressive,
- * arithmetic, twelve bits, several scans, four components, rare subsamplings) and damaged files are declined; a library
- * decodes those.
+ * arithmetic, twelve bits, several scans, four components, rare subsamplings) and damaged files are declined. `jpeg_verify`
+ * tells which of them are damaged; a library decodes the others.
  */
 
 #include "pixels.h"
@@ -41,7 +41,8 @@ INLINE int is_needed(const McuRange *range, int row, int column) {
 }
 
 INLINE int decode_mcu(BitReader *in, Jpeg *jpeg, int row, int column, int is_needed) {
-    int16_t block[BLOCK_SIZE] __attribute__((aligned(32)));
+    int32_t block[BLOCK_SIZE] __attribute__((aligned(32)));
+    int is_regular = 1;
     for (int i = 0; i < jpeg->count; i++) {
         Component *c = &jpeg->components[i];
         const Huffman *dc = &jpeg->dc[c->dc], *ac = &jpeg->ac[c->ac];
@@ -54,13 +55,13 @@ INLINE int decode_mcu(BitReader *in, Jpeg *jpeg, int row, int column, int is_nee
             if (!is_needed) continue;
             int x = column * c->h + b % c->h, y = row * c->v + b / c->h, is_flat = last == END_OF_BLOCK;
             uint8_t *to = c->samples + (y * c->block - c->top) * (ptrdiff_t)c->stride + x * c->block - c->left;
-            if (c->block == 8) transform(block, is_flat, 8, to, c->stride);
-            else if (c->block == 4) transform(block, is_flat, 4, to, c->stride);
-            else if (c->block == 2) transform(block, is_flat, 2, to, c->stride);
-            else transform(block, is_flat, 1, to, c->stride);
+            if (c->block == 8) is_regular &= transform(block, is_flat, 8, to, c->stride);
+            else if (c->block == 4) is_regular &= transform(block, is_flat, 4, to, c->stride);
+            else if (c->block == 2) is_regular &= transform(block, is_flat, 2, to, c->stride);
+            else is_regular &= transform(block, is_flat, 1, to, c->stride);
         }
     }
-    return DONE;
+    return is_regular ? DONE : DECLINED;
 }
 
 /* Copy the entropy-coded data up to the next marker to `*to` unless that is NULL, without the zero byte that follows each 0xff
@@ -94,6 +95,7 @@ static int decode_scan(Jpeg *jpeg, const McuRange *range, uint8_t *segment) {
         while (mcu < stop && !is_needed(range, mcu / columns, mcu % columns)) mcu++;
         uint8_t *segment_end = mcu < stop ? segment : NULL;
         from = next_segment(from, jpeg->end, &segment_end);
+        if (jpeg->end - from < 2) return DECLINED; /* no marker follows: truncated */
         if (!segment_end) continue;
 
         BitReader in = {segment, 0, 0};

@@ -12,6 +12,9 @@
 enum { LOOKAHEAD_BITS = 11, LOOKAHEAD_SIZE = 1 << LOOKAHEAD_BITS };
 
 /* An end-of-block code advances past every coefficient. Coefficients beyond the 64 of a block are written to padding. */
+/* Regular files have smaller values than these. With larger ones, libjpeg's results depend on the sizes of its variables. */
+enum { MAX_DC = 1 << 14, MAX_SUM = INT16_MAX, MAX_FLAT = 4000 };
+
 enum { END_OF_BLOCK = 128, UNUSED_INDEX = 64, BLOCK_SIZE = 80 };
 
 /* Fields of an entry of `Huffman.lookup`, from the lowest bit: total length of code and value in bits (6), whether the value

@@ -55,7 +55,7 @@ INLINE int read_long(BitReader *in, const Huffman *table, uint32_t entry, int is
  * `with_ac`. Return END_OF_BLOCK if all AC coefficients are zero, another positive number if some may not be, and -1 for
  * damaged data. [F.2.2] */
 INLINE int decode_block(BitReader *in, const Huffman *dc, const Huffman *ac, const Quantization *quantization, int *last_dc,
-                        int with_ac, int16_t block[BLOCK_SIZE]) {
+                        int with_ac, int32_t block[BLOCK_SIZE]) {
     refill(in);
     uint32_t entry = dc->lookup[peek(in, LOOKAHEAD_BITS)];
     int difference = (int32_t)entry >> VALUE_SHIFT;
@@ -63,9 +63,10 @@ INLINE int decode_block(BitReader *in, const Huffman *dc, const Huffman *ac, con
         if (!read_long(in, dc, entry, 0, &difference)) return -1;
     } else consume(in, entry);
     if (with_ac)
-        for (int i = 0; i < 4; i++) _mm256_store_si256((__m256i *)block + i, _mm256_setzero_si256());
+        for (int i = 0; i < 8; i++) _mm256_store_si256((__m256i *)block + i, _mm256_setzero_si256());
     *last_dc += difference;
-    block[0] = (int16_t)(*last_dc * quantization->step[0]);
+    if (UNLIKELY(*last_dc < -MAX_DC || *last_dc > MAX_DC)) return -1;
+    block[0] = *last_dc * quantization->step[0];
 
     int k = 0; /* position of the last coefficient in file order */
     do {
@@ -80,12 +81,12 @@ INLINE int decode_block(BitReader *in, const Huffman *dc, const Huffman *ac, con
                 int advance = read_long(in, ac, entry, 1, &value);
                 if (!advance) return -1;
                 k += advance;
-                if (with_ac) block[quantization->index[k]] = (int16_t)(value * quantization->step[k]);
+                if (with_ac) block[quantization->index[k]] = value * quantization->step[k];
                 break;
             }
             consume(in, entry);
             k += entry >> ADVANCE_SHIFT & 0xff;
-            if (with_ac) block[quantization->index[k]] = (int16_t)(value * quantization->step[k]);
+            if (with_ac) block[quantization->index[k]] = value * quantization->step[k];
             if (k >= 63) break;
         }
     } while (k < 63);

@@ -77,7 +77,8 @@ static int read_frame(Jpeg *jpeg, const uint8_t *at, const uint8_t *end) {
         Component *c = &jpeg->components[i];
         const uint8_t *spec = at + 6 + 3 * i;
         c->id = spec[0], c->h = spec[1] >> 4, c->v = spec[1] & 15, c->quantization = spec[2];
-        if (jpeg->count == 1) c->h = c->v = 1; /* one component alone has no subsampling [A.2.2] */
+        if (jpeg->count == 1 && c->h >= 1 && c->h <= 4 && c->v >= 1 && c->v <= 4)
+            c->h = c->v = 1; /* one component alone has no subsampling [A.2.2] */
         int limit = i == 0 ? 2 : 1;
         if (c->h < 1 || c->h > limit || c->v < 1 || c->v > limit || c->quantization > 3) return DECLINED;
     }

@@ -25,6 +25,15 @@ int header_checksum(void);
 int jpeg_decode(const uint8_t *encoded, size_t length, int scale, int top, int left, int height, int width, uint8_t *pixels,
                 uint8_t *scratch, size_t scratch_size);
 
+/* Verify that the data of a JPEG is intact: that no block of its image is missing, and that all codes are valid.
+ *
+ * scratch: 30,000 bytes suffice, and for a progressive JPEG 8 bytes more for each block of 8 x 8 samples.
+ *
+ * Returns 0 if it is, 2 if it is damaged, and 1 if that is not known, because the headers are invalid or the file is of a rare
+ * kind: arithmetic coding, lossless, hierarchical, more than eight bits.
+ */
+int jpeg_verify(const uint8_t *encoded, size_t length, uint8_t *scratch, size_t scratch_size);
+
 /* Resize an image with bilinear interpolation, then flip it.
  *
  * stride: distance of the rows of `pixels` in bytes.

@@ -70,6 +70,24 @@ def decode_jpeg(encoded: bytes, scale: int, box: tuple[int, int, int, int]) -> n
     return None if declined else pixels[: height * width * 3].reshape(height, width, 3)
 
 
+def is_intact_jpeg(encoded: bytes, height: int, width: int) -> bool | None:
+    """Return whether all data of a JPEG is there and can be decoded.
+
+    Args:
+        encoded: a JPEG file.
+        height, width: in pixels.
+
+    Returns:
+        False if the file is damaged. None if that is not known: the library is not available, the headers are invalid, or the
+        file is of a rare kind (arithmetic coding, lossless, hierarchical, more than eight bits).
+    """
+    functions = library()
+    if functions is None:
+        return None
+    size = _scratch.reserve(30_000 + 4 * 8 * (height // 8 + 8) * (width // 8 + 8)).size
+    return {0: True, 2: False}.get(functions.jpeg_verify(encoded, len(encoded), _scratch.address, size))
+
+
 def jpeg_crop_resize(
     encoded: bytes,
     scale: int,
