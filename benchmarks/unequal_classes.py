@@ -34,14 +34,30 @@ ALL = "--device cpu --workers 1 --no-memory-check"
 TEXTURES, VAL_TEXTURES = 6, 50  # classes; validation images of each
 
 
+CLASS_WEIGHTS = {"class weights, square root": "--class-weights sqrt", "class weights": "--class-weights balanced"}
+BALANCED_SAMPLING = {"balanced sampling": "--balanced-sampling"}
+FOCAL_LOSS = {
+    "focal loss": "--focal-gamma 2",
+    "balanced sampling, focal loss": "--balanced-sampling --focal-gamma 2",
+}
+
+
 @dataclass(frozen=True)
 class Task:
-    """Training images of large, middle and small classes; iterations; images of an iteration; options of train.py."""
+    """A task, and how it is trained.
+
+    Attributes:
+        sizes: training images of a large, a middle and a small class.
+        iterations, batch_size: iterations of a run; images of an iteration.
+        options: of train.py, for all variants.
+        variants: name -> further options.
+    """
 
     sizes: tuple[int, int, int]
     iterations: int
     batch_size: int
     options: str
+    variants: dict[str, str]
 
     def size_of_class(self, label: int, seed: int) -> int:
         return self.sizes[(label + seed) % len(self.sizes)]
@@ -51,19 +67,13 @@ TASKS = {
     "digits": Task(
         (140, 40, 8), 200, 64,
         f"--config configs/digits.yaml --dataset folder --input-size 32 --resize-size 32 --batch-size 64 --lr 0.02 {ALL}",
+        {"as published": "", **CLASS_WEIGHTS, **BALANCED_SAMPLING, **FOCAL_LOSS},
     ),
     "textures": Task(
-        (500, 100, 20), 400, 32, f"--config configs/own-images.yaml --model-size 0.5x --input-size 64 --batch-size 32 {ALL}"
+        (500, 100, 20), 300, 32, f"--config configs/own-images.yaml --model-size 0.5x --input-size 64 --batch-size 32 {ALL}",
+        {"without": "", "class weights, square root": "--class-weights sqrt", **BALANCED_SAMPLING},
     ),
 }  # fmt: skip
-VARIANTS = {
-    "as published": "",
-    "class weights, square root": "--class-weights sqrt",
-    "class weights": "--class-weights balanced",
-    "balanced sampling": "--balanced-sampling",
-    "focal loss": "--focal-gamma 2",
-    "balanced sampling, focal loss": "--balanced-sampling --focal-gamma 2",
-}
 
 
 def write_data(name: str, folder: Path, seeds: Sequence[int]) -> None:
@@ -114,7 +124,9 @@ def train(folder: Path, task: Task, options: str, seed: int) -> dict[str, Any]:
         for size in task.sizes
     }
     names = {"balanced accuracy": "balanced_accuracy", "macro F1": "macro_f1", "top-1": "top1"}
-    return {**{name: accuracy[key] for name, key in names.items()}, **by_size}
+    metrics = {**{name: accuracy[key] for name, key in names.items()}, **by_size}
+    print(f"seed {seed}, {options or 'without'}: {metrics}", flush=True)
+    return metrics
 
 
 def main() -> None:
@@ -129,8 +141,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.jobs) as pool:
         folder = Path(temporary)
         write_data(options.task, folder, seeds)
-        runs = {name: [pool.submit(train, folder, task, text, seed) for seed in seeds] for name, text in VARIANTS.items()}
-        results = {name: summarize(VARIANTS[name], [run.result() for run in of_variant]) for name, of_variant in runs.items()}
+        runs = {name: [pool.submit(train, folder, task, text, seed) for seed in seeds] for name, text in task.variants.items()}
+        results = {
+            name: summarize(task.variants[name], [run.result() for run in of_variant]) for name, of_variant in runs.items()
+        }
     report = write_report(
         options.out or RESULTS / f"unequal_{'classes' if options.task == 'digits' else options.task}.json",
         ["python", "benchmarks/unequal_classes.py", *sys.argv[1:]],
