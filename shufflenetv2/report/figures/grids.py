@@ -57,7 +57,8 @@ def write_grid(
     step_x, step_y = width + GAP, height + GAP + LINE_HEIGHT * max(map(len, texts))
     top = GAP + TITLE_HEIGHT * bool(title)
     canvas = np.full((top + -(-count // columns) * step_y, GAP + columns * step_x, 3), 255, np.uint8)
-    with new_figure(path, canvas.shape[1] / DPI, canvas.shape[0] / DPI) as figure:
+    inches = ((pixels + 0.01) / DPI for pixels in canvas.shape[1::-1])  # matplotlib rounds the number of pixels down
+    with new_figure(path, *inches) as figure:
         figure.set_layout_engine("none")
 
         def write(x: float, y: float, text: str, **style: Any) -> None:
