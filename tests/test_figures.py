@@ -51,7 +51,16 @@ def test_a_training_draws_figures_and_an_evaluation_unless_told_not_to(tmp_path:
     options = [*SHORT, "--batch-size", "128", "--total-iters", "1", "--figures"]
     assert train_here(*options).returncode == 0
     names = {path.stem for path in (tmp_path / "logs/models/figures").iterdir()}
-    assert names >= {"curves", "learning_rate", "confusion_matrix", "class_accuracy", "calibration", "grad_cam", "embedding"}
+    assert names >= {
+        "curves",
+        "learning_rate",
+        "confusion_matrix",
+        "class_accuracy",
+        "calibration",
+        "grad_cam",
+        "embedding",
+        "batch-1",
+    }
     assert "figures" not in (tmp_path / "logs/models/train.log").read_text()  # no warning
     assert train_here("--eval", "--dataset", "digits", "--device", "cpu", "--no-figures").returncode == 0
     assert not [*tmp_path.glob("logs/eval/*/figures")]

@@ -1,7 +1,7 @@
 """The figures of a run, with those that need the network: Grad-CAM, and a map of embeddings."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -33,7 +33,13 @@ PERPLEXITY = 30.0
 logger = logging.getLogger("shufflenetv2")
 
 
-def try_figures(folder: Path, val_set: Dataset | None, network: nn.Module | None, transform: Transform) -> None:
+def try_figures(
+    folder: Path,
+    val_set: Dataset | None,
+    network: nn.Module | None,
+    transform: Transform,
+    further: Callable[[], object] = lambda: None,
+) -> None:
     """Draw all figures of a run into the subfolder `figures` of its log folder; a failure is a warning.
 
     Args:
@@ -41,9 +47,11 @@ def try_figures(folder: Path, val_set: Dataset | None, network: nn.Module | None
         val_set: the validation set, if there is one.
         network: other networks than ShuffleNetV2 have no figures of their own.
         transform: transforms a decoded image into the pixels that the network receives.
+        further: draws figures that need more than these.
     """
     try:
         write_figures(folder, val_set)
+        further()
         if val_set is not None and isinstance(network, ShuffleNetV2):
             predictions = read_predictions(folder)
             _draw_heat_maps(folder / "figures/grad_cam.png", network, val_set, transform, predictions)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..config import Config
 from ..data import (
+    BadImages,
     DataIterator,
     Dataset,
     Subset,
@@ -37,7 +38,7 @@ def draw_batches(folder: Path, config: Config, train_set: Dataset, count: int) -
     batches = DataIterator(
         train_set, build_train_transform(config.data, config.augmentation), optimization.batch_size, seed=optimization.seed,
         workers=worker_count(config.common.workers, 1), repeats=config.data.aug_repeats,
-        balanced=config.data.balanced_sampling,
+        balanced=config.data.balanced_sampling, bad_images=BadImages.from_config(config.data, train_set, "training"),
     )  # fmt: skip
     with closing(batches):
         for iteration in range(1, count + 1):

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from .free_memory import release_freed_memory
 from .hooks import load_hooks
 from .loop import Callbacks, StepSettings, recalibrate_batch_norm, train
 from .nonfinite import NonFiniteLossError, next_gap, recover_from_nonfinite
+from .preview import draw_batches
 from .recalibration import RECALIBRATION_IMAGES
 from .results import BEST, RESULT, RESULT_EMA, ValidatedWeights, finished_lines, name_weights
 from .signals import GracefulShutdown, ShutdownRequested
@@ -363,14 +365,20 @@ class Trainer(Callbacks):
             self._write(name, self._model_record(state.network) | weights.record())
         self.checkpointer.wait()
         if self.log.folder and self.config.run.figures:
-            network = copy.deepcopy(state.network).eval()
-            network.load_state_dict(results.get(BEST, results[RESULT]).state_dict)
-            try_figures(self.log.folder, self.val_set, network, build_evaluation_transform(self.preprocessing))
+            self._draw_figures(self.log.folder, results.get(BEST, results[RESULT]))
         self._report_bad_images()
         if summary := self._report_bad_images.summary():
             self.log.result(summary)
         for line in finished_lines(self.checkpointer.folder, results, state.eval_metric):
             self.log.result(line)
+
+    def _draw_figures(self, folder: Path, weights: ValidatedWeights) -> None:
+        network = copy.deepcopy(self.state.network).eval()
+        network.load_state_dict(weights.state_dict)
+        try_figures(
+            folder, self.val_set, network, build_evaluation_transform(self.preprocessing),
+            lambda: list(draw_batches(folder / "figures", self.config, self.train_set, 1)),
+        )  # fmt: skip
 
     def _best_of(self, candidates: list[ValidatedWeights]) -> ValidatedWeights:
         """Return the best of the results and of the best weights during training, recalibrated; the first of equals."""
