@@ -151,6 +151,32 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, pred
     )  # fmt: skip
 
 
+class _Rows:
+    """Rows of a table that grows, on the device of the rows.
+
+    One tensor holds them all: a small tensor for each batch would lie between the large ones of the network, whose memory the
+    C library could then not use again (300 MB for 50,000 images of 1,000 classes).
+    """
+
+    def __init__(self) -> None:
+        self._table, self._used = torch.empty(0), 0
+
+    def append(self, rows: Tensor) -> None:
+        if not self._used:
+            self._table = rows.new_empty(max(4096, len(rows)), *rows.shape[1:])
+        while self._used + len(rows) > len(self._table):
+            self._table = torch.cat((self._table, torch.empty_like(self._table)))
+        self._table[self._used : self._used + len(rows)] = rows
+        self._used += len(rows)
+
+    def read(self) -> Tensor:
+        """Return the rows in host memory."""
+        return self._table[: self._used].cpu()
+
+    def __len__(self) -> int:
+        return self._used
+
+
 class _PredictionRecorder:
     """Keeps the predictions of each batch, on the device, so that no batch waits for the device.
 
@@ -160,8 +186,8 @@ class _PredictionRecorder:
 
     def __init__(self) -> None:
         self.lengths: list[int] = []
-        self._labels: list[Tensor] = []  # int64 (N, 1 + K): target, guesses
-        self._probabilities: list[Tensor] = []  # float32 (N, 1 + K) or (N, 1 + K + n_class), in the same order
+        self._labels = _Rows()  # int64 (N, 1 + K): target, guesses
+        self._probabilities = _Rows()  # float32 (N, 1 + K) or (N, 1 + K + n_class), in the same order
 
     def record(self, logits: Tensor, targets: Tensor, guesses: Tensor) -> None:
         """Keep the predictions of a batch with images."""
@@ -177,8 +203,8 @@ class _PredictionRecorder:
         """Return the predictions of all processes, in the order of the data set."""
         width, keeps_all = 1 + min(TOP, n_class), n_class <= MAX_PROBABILITIES
         labels, probabilities = torch.zeros(0, width, dtype=torch.int64), torch.zeros(0, width + n_class * keeps_all)
-        if self._labels:
-            labels, probabilities = torch.cat(self._labels).cpu(), torch.cat(self._probabilities).cpu()
+        if len(self._labels):
+            labels, probabilities = self._labels.read(), self._probabilities.read()
         labels, probabilities = (gather_rows(rows, self.lengths) for rows in (labels, probabilities))
         of_labels, of_all = probabilities.numpy()[:, :width], probabilities.numpy()[:, width:]
         return Predictions(
