@@ -236,11 +236,13 @@ def write_bytes(path: Path, *chunks: bytes, durable: bool = True) -> None:
             files that can be regenerated; a killed program still leaves no partial file.
 
     Raises:
-        UserError: the disk is full, the folder is read-only, ...
+        UserError: the disk is full, the folder is read-only, `path` is a folder, a FIFO or a device, ...
     """
     # Not path.name plus a suffix, which could be longer than the file system allows
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
+        with contextlib.suppress(FileNotFoundError):
+            _require_regular(path, os.stat(path).st_mode)  # os.replace would put a file in the place of a device
         with open(temporary, "xb") as file:
             for chunk in chunks:
                 file.write(chunk)

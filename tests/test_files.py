@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,3 +140,39 @@ def test_other_commands_refuse_a_fifo(command: Run, arguments: list[str]) -> Non
         torch.save(ShuffleNetV2(32, 3, "0.5x").state_dict(), "weights.pkl")
     _, _, errors = command(*arguments)
     assert FIFO in errors
+
+
+@pytest.mark.parametrize("name", ["fifo", "device", "folder"])
+def test_nothing_takes_the_place_of_what_is_no_file(folder: Path, command: Run, name: str) -> None:
+    weights, target = folder / "weights.pkl", folder / name
+    torch.save(ShuffleNetV2(32, 3, "0.5x").state_dict(), weights)
+    before = target.stat().st_mode
+    status, _, errors = command("convert", str(weights), str(target), "--to", "original")
+    assert status == 1
+    assert f"{target} cannot be written: " in errors
+    assert len(errors.splitlines()) == 1
+    assert target.stat().st_mode == before
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    mount_point = tmp_path / "disk"
+    mount_point.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", mount_point], capture_output=True).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    yield mount_point
+    subprocess.run(["umount", "--lazy", mount_point], check=True)
+
+
+def test_a_run_goes_on_when_the_disk_of_its_log_is_full(train_here: Train, small_disk: Path) -> None:
+    (small_disk / "ballast").write_bytes(
+        bytes(24 * 1024)
+    )  # it is full during the run, not at the start, when the user is there
+    done = train_here(*SHORT, "--log-dir", str(small_disk))
+    assert done.returncode == 0, done.stderr
+    assert Path("models/model.pkl").exists()
+    warnings = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("warning: ")]
+    assert 1 <= len(warnings) <= 3
+    assert "No space left on device" in warnings[0]
+    assert "Traceback" not in done.stderr

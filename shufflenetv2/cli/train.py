@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def record_session(log: RunLog, trainer: Trainer) -> Iterator[None]:
         reason = f"error: {spell_options(str(error), {}) or type(error).__name__}"
         raise
     finally:
-        with nullcontext() if reason == "finished" else suppress(UserError):  # the error that ended the run counts
+        with log.optional() if reason == "finished" else suppress(UserError):  # the error that ended the run counts
             session.end(trainer.state.iteration, reason)
 
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..data import (
     build_train_transform,
     worker_count,
 )
+from ..errors import UserError
 from ..network import ShuffleNetV2
 from ..recipe import build_class_weights, describe_class_weights, load_teacher
 from ..report import ReportPage, RunLog, TrainMetrics
@@ -160,10 +161,12 @@ class Trainer(Callbacks):
                 self.checkpointer.while_waiting(time_limit())
                 self._save_at_exit()
                 raise
-            except ImageError:
-                self._report_bad_images.write(self._report_bad_images.take_new())
-                if distributed.world_size() == 1:  # saving needs all processes, and the others did not read this image
-                    self._save_at_exit()
+            except UserError as error:
+                if isinstance(error, ImageError):
+                    self._report_bad_images.write(self._report_bad_images.take_new())
+                if distributed.world_size() == 1:  # saving needs all processes, and the others may not have this error
+                    with suppress(UserError):  # such as the error of the checkpoint before
+                        self._save_at_exit()
                 raise
         self.checkpointer.wait()  # the weights are final: what follows can be repeated from this checkpoint
         self.log.end_training()
@@ -310,7 +313,8 @@ class Trainer(Callbacks):
         if is_best:
             self._write_best()
         better = max(results, key=lambda result: result.score(state.eval_metric))
-        self._evaluator.write_files(better, state.iteration, BEST if is_best else "")
+        with self.log.optional():
+            self._evaluator.write_files(better, state.iteration, BEST if is_best else "")
         patience, is_last = self.config.run.early_stop_iters, state.iteration == self.config.optimization.total_iters
         if patience and not is_last and state.iterations_without_improvement() >= patience:
             state.stop_reason = f"no better {state.eval_metric} on validation for {patience} iterations"
@@ -360,7 +364,8 @@ class Trainer(Callbacks):
         if self._evaluator:
             best = results[BEST] = self._best_of([*results.values()])
             if best.result:
-                self._evaluator.write_files(best.result, best.iteration, BEST, final=True)
+                with self.log.optional():
+                    self._evaluator.write_files(best.result, best.iteration, BEST, final=True)
         for name, weights in reversed(results.items()):  # model.pkl last: its presence means that the run is finished
             self._write(name, self._model_record(state.network) | weights.record())
         self.checkpointer.wait()

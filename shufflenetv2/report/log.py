@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .. import terminal
-from ..errors import printable
+from ..errors import UserError, printable
 from ..files import open_regular
 from .records import OpenRecorder, Records
 from .tensorboard import TensorBoard
@@ -83,13 +85,14 @@ class RunLog:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "train.log"
             os.close(open_regular(path, os.O_WRONLY | os.O_CREAT))  # raises an error if it is no file
-            self._handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
+            self._handlers.append(_FileHandler(path, encoding="utf-8", errors="backslashreplace"))
             self._handlers[-1].setFormatter(_Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
         for handler in self._handlers:
             logger.addHandler(handler)
         logger.setLevel(logging.DEBUG)
         logger.propagate = False
         self._records: Records | None = None
+        self._has_failed = False
         self._bar: terminal.Progress | None = None
         self._total_iters = 0
         self._val_interval, self._val_times = 0, dict[str, float]()  # seconds by prefix of the TEST line
@@ -152,12 +155,24 @@ class RunLog:
     def record(self, iteration: int, kind: str, values: Mapping[str, float | None]) -> None:
         """Add a row to the records, if the run has started and has a folder; see `Records.write`."""
         if self._records is not None:
-            self._records.write(iteration, kind, values)
+            with self.optional():
+                self._records.write(iteration, kind, values)
+
+    @contextmanager
+    def optional(self) -> Iterator[None]:
+        """Let the run go on if the block cannot write a file of the log folder, whose disk may be full; warn once."""
+        try:
+            yield
+        except UserError as error:
+            if not self._has_failed:
+                self.warning(f"{error}; the run goes on without it")
+            self._has_failed = True
 
     def picture(self, iteration: int, name: str, pixels: NDArray[np.uint8]) -> None:
         """Show a picture, RGB (H, W, 3), in TensorBoard and the like, if the run has started and has a folder."""
         if self._records is not None:
-            self._records.picture(iteration, name, pixels)
+            with self.optional():
+                self._records.picture(iteration, name, pixels)
 
     def graph(self, network: nn.Module) -> None:
         """Show a network in TensorBoard, if the run has started and has a folder."""
@@ -248,6 +263,25 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _FileHandler(logging.FileHandler):
+    """Appends to train.log. If that fails, as on a full disk, it warns once on the terminal, and the run goes on."""
+
+    _has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        if not self._has_failed:
+            error = sys.exc_info()[1]
+            reason = error.strerror if isinstance(error, OSError) else error
+            terminal.show(
+                f"warning: {self.baseFilename} cannot be written: {reason}; the run goes on without it", important=True
+            )
+        self._has_failed = True
+
+    def close(self) -> None:
+        with suppress(OSError):  # of lines that could not be written
+            super().close()
 
 
 class _Formatter(logging.Formatter):
