@@ -19,6 +19,7 @@ from shufflenetv2.data import (
     evaluation_batches,
 )
 from shufflenetv2.data.bad_images import TooManyBadImagesError
+from shufflenetv2.report.page import read_page
 from tests.support import SHORT, Train, same_tensors
 
 TRANSFORM = TrainTransform(size=32)
@@ -136,6 +137,8 @@ def test_a_run_with_bad_images_names_each_once_and_continues_exactly(
     names = [("training", name) for name in dirty_digits] + [("validation", name) for name in dirty_digits]
     assert sorted((split, name) for split, name, _ in rows) == sorted(names)
     assert all(complete.stdout.count(f"left out: {reason}") == 1 for _, _, reason in rows)
+    page = read_page(tmp_path / "complete/logs/report.html")
+    assert page["bad_images"] == rows
     assert "4 of 44 validation images cannot be decoded and are left out" in complete.stdout
     assert "4 training images and 4 validation images cannot be decoded and were left out; " in complete.stdout
 

@@ -178,8 +178,7 @@ def scan_file(folders: dict[str, Path], min_side: int, image: ImagePath) -> Scan
         pixels = opened.crop(0, 0, opened.height, opened.width, min_size=(min(side, 64), min(side, 64)))
     except ImageError as error:
         reason = one_line(error).removeprefix(f"{path} ")
-        kind = getattr(error, "kind", "damaged" if digest else "unreadable")
-        return ScannedFile(image, {PROBLEM_OF[kind]: reason}, digest)
+        return ScannedFile(image, {PROBLEM_OF[error.kind]: reason}, digest)
     if side < min_side:
         problems["tiny"] = f"{opened.width} x {opened.height} pixels"
     format = content_format(encoded)

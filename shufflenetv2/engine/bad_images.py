@@ -1,16 +1,12 @@
 """Report the images that cannot be decoded: each once, in the log and in bad_images.csv."""
 
-import csv
-import io
 from collections.abc import Iterable
 
 from ..data import BadImage, BadImages
-from ..files import MAX_RECORD_BYTES, open_regular, read_regular_file
-from ..report import RunLog, protect, unprotect
+from ..report import BAD_IMAGES_FILE, RunLog, append_bad_images, read_bad_images
 from . import distributed
 
-FILE = "bad_images.csv"  # columns: split, image, reason
-Row = tuple[str, str]  # split, image
+SHOWN = 10  # on the terminal; all are in the log
 
 
 class BadImageReport:
@@ -24,10 +20,11 @@ class BadImageReport:
 
     def __init__(self, log: RunLog, collections: dict[str, BadImages | None], *, is_new: bool) -> None:
         self._log, self._collections = log, {split: images for split, images in collections.items() if images is not None}
-        self._path = log.folder and log.folder / FILE
-        if self._path and is_new:
-            self._path.unlink(missing_ok=True)
-        self._reported = self._read()
+        self._reported: set[tuple[str, str]] = set()  # split, image
+        if log.folder and is_new:
+            (log.folder / BAD_IMAGES_FILE).unlink(missing_ok=True)
+        elif log.folder:
+            self._reported = {(split, image) for split, image, _ in read_bad_images(log.folder)}
 
     def __call__(self) -> None:
         """Report the images since the last call; all processes of a run must call this equally often.
@@ -45,25 +42,21 @@ class BadImageReport:
 
     def write(self, images: Iterable[BadImage]) -> None:
         """Write images that were not reported before."""
-        table = io.StringIO()
+        rows = []
         for image in images:
             self._collections[image.split].merge(image)
-            if (image.split, image.name) not in self._reported:
-                self._reported.add((image.split, image.name))
-                self._log.info(f"left out: {image.reason}")
-                csv.writer(table, lineterminator="\n").writerow((image.split, protect(image.name), protect(image.reason)))
-        if self._path and table.tell():
-            with open(self._path, "ab", opener=open_regular) as file:
-                file.write(table.getvalue().encode(errors="backslashreplace"))
+            if (image.split, image.name) in self._reported:
+                continue
+            self._reported.add((image.split, image.name))
+            rows.append((image.split, image.name, image.reason))
+            write = self._log.warning if len(self._reported) <= SHOWN else self._log.detail
+            write(f"left out: {image.reason}")
+        if rows and self._log.folder:
+            with self._log.optional():
+                append_bad_images(self._log.folder, rows)
 
     def summary(self) -> str:
         """Return a line about the numbers of bad images; '' if there are none."""
         counts = [f"{len(images):,} {split} images" for split, images in self._collections.items() if len(images)]
-        return f"{' and '.join(counts)} cannot be decoded and were left out; {self._path} lists them" if counts else ""
-
-    def _read(self) -> set[Row]:
-        """Return the split and name of the images in the file."""
-        if self._path is None or not self._path.exists():
-            return set()
-        rows = csv.reader(io.StringIO(read_regular_file(self._path, MAX_RECORD_BYTES).decode(errors="replace")))
-        return {(row[0], unprotect(row[1])) for row in rows if len(row) >= 2}
+        where = f"; {self._log.folder / BAD_IMAGES_FILE} lists them" if self._log.folder else ""
+        return f"{' and '.join(counts)} cannot be decoded and were left out{where}" if counts else ""

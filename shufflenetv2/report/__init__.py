@@ -1,5 +1,8 @@
 """Reports of a run: the log, metrics in files for programs, and figures."""
 
+from .bad_images import BAD_IMAGES_FILE as BAD_IMAGES_FILE
+from .bad_images import append_bad_images as append_bad_images
+from .bad_images import read_bad_images as read_bad_images
 from .classes import ClassCounts as ClassCounts
 from .figures import draw_embedding as draw_embedding
 from .figures import draw_heat_maps as draw_heat_maps

@@ -14,6 +14,8 @@ import yaml
 
 from ..errors import UserError
 from ..files import open_regular
+from .bad_images import Row as BadImageRow
+from .bad_images import read_bad_images
 from .tables import unprotect
 
 MAX_GUESSES = 5  # in a row of predictions.csv
@@ -72,7 +74,7 @@ class RunFiles:
     metrics: list[Row]
     summary: Row
     predictions: list[Prediction]
-    bad_images: list[list[str]]
+    bad_images: list[BadImageRow]
     sessions: list[Row]
     options: Mapping[str, Any]
     lines: list[LogLine]
@@ -89,7 +91,7 @@ class RunFiles:
             sorted(_read_json_lines(folder / "metrics.jsonl"), key=lambda row: row.get("iteration", 0)),
             _read_json(folder / "summary.json"),
             read_predictions(folder),
-            _read_bad_images(folder / "bad_images.csv"),
+            read_bad_images(folder),
             _read_json_lines(folder / "sessions.jsonl"),
             _read_yaml(folder / "options.yaml"),
             _read_log_lines(log),
@@ -171,14 +173,6 @@ def read_predictions(folder: Path) -> list[Prediction]:
             ]  # fmt: skip
     except (OSError, KeyError, IndexError, ValueError, csv.Error):
         return []
-
-
-def _read_bad_images(path: Path) -> list[list[str]]:
-    try:
-        rows = list(csv.reader(_read_text(path).splitlines()))
-    except csv.Error:
-        return []
-    return [[unprotect(field) for field in row[:3]] for row in rows if len(row) >= 3]
 
 
 def _read_log_lines(log: str) -> list[LogLine]:
