@@ -223,23 +223,35 @@ PUBLISHED_ERRORS = {"0.5x": 38.9, "1.0x": 30.6, "1.5x": 27.4, "2.0x": 25.0}
 
 def sizes(report: dict[str, Any]) -> str:
     """Render the size, the published accuracy and the speed of each network."""
-    lines = [
-        "| `--model-size` | parameters | mult-adds | published top-1 accuracy on ImageNet | images per second on one core |",
-        "|---|---:|---:|---:|---:|",
-    ]
+    columns = (
+        "`--model-size`",
+        "parameters",
+        "mult-adds",
+        "published top-1 accuracy on ImageNet",
+        "images per second on one core",
+    )
+    return size_table(report, columns) + (
+        "1,000 classes, 224 x 224 pixels. The accuracies are the original's and were not measured here. Images per second:\n"
+        f"ONNX Runtime {report['versions']['onnxruntime']}, float32, batches of one image, {threads(report)}, medians;\n"
+        f"{cores_and_load(report, report['cores lost to other processes'])}; {report['date']}."
+    )
+
+
+def sizes_zh(report: dict[str, Any]) -> str:
+    """Render the table of `sizes` in Chinese."""
+    columns = ("`--model-size`", "参数量", "乘加次数", "已发表的 ImageNet top-1 准确率", "单核每秒图片数")
+    return size_table(report, columns).rstrip()
+
+
+def size_table(report: dict[str, Any], columns: tuple[str, ...]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|---|---:|---:|---:|---:|"]
     for size, row in report["results"].items():
         speed = row["images per second"]["ONNX Runtime"]["median"]
         lines.append(
             f"| {size} | {row['parameters'] / 1e6:.1f} M | {row['mult-adds'] / 1e6:.1f} M "
             f"| {100 - PUBLISHED_ERRORS[size]:.1f} % | {speed:.0f} |"
         )
-    lines += [
-        "",
-        "1,000 classes, 224 x 224 pixels. The accuracies are the original's and were not measured here. Images per second:",
-        f"ONNX Runtime {report['versions']['onnxruntime']}, float32, batches of one image, {threads(report)}, medians;",
-        f"{cores_and_load(report, report['cores lost to other processes'])}; {report['date']}.",
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", ""])
 
 
 def end_to_end(report: dict[str, Any]) -> str:
@@ -329,6 +341,7 @@ TABLES = {
     "save_time": save_time,
     "shared_cores": shared_cores,
     "sizes": sizes,
+    "sizes_zh": sizes_zh,
     "start_up": start_up,
     "time_to_accuracy": time_to_accuracy,
     "train_step": train_step,
@@ -345,7 +358,7 @@ def with_tables(text: str) -> str:
     for name, render in TABLES.items():
         before, after = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         if before in text:
-            table = render(json.loads((RESULTS / f"{name}.json").read_text()))
+            table = render(json.loads((RESULTS / f"{name.removesuffix('_zh')}.json").read_text()))
             text = text[: text.index(before)] + before + table + "\n" + text[text.index(after) :]
     return text
 

@@ -6,7 +6,8 @@ import textwrap
 
 from tests.support import ROOT
 
-DOCUMENTS = [path.relative_to(ROOT).as_posix() for path in (*sorted(ROOT.glob("README*.md")), *sorted(ROOT.glob("docs/*.md")))]
+DOCUMENTS = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))]
+TRANSLATION = "README.zh-CN.md"
 FENCED = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 # Commands that the tests do not run, by a word or a part of a word in them. docs/exactness.md shows this table.

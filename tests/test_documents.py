@@ -23,11 +23,11 @@ from shufflenetv2.config import (
     ReportConfig,
     options_of,
 )
-from tests.documents import DOCUMENTS
+from tests.documents import DOCUMENTS, TRANSLATION, commands
 from tests.models import write_model
 from tests.support import ROOT
 
-ALL_DOCUMENTS = [*DOCUMENTS, "CONTRIBUTING.md", "benchmarks/README.md"]
+ALL_DOCUMENTS = [*DOCUMENTS, TRANSLATION, "CONTRIBUTING.md", "benchmarks/README.md"]
 OTHER_PROGRAMS = {"--nodes", "--gpus-per-node", "--extra-index-url"}  # options of sbatch and pip
 # Documents with options that do not exist: those of other trainers, and mistyped ones. Other tests check them.
 WITH_OTHER_OPTIONS = ("docs/coming-from.md", "docs/features.md", "docs/troubleshooting.md")
@@ -45,11 +45,20 @@ def test_the_tables_show_the_results() -> None:
 
 @pytest.mark.parametrize("document", ALL_DOCUMENTS)
 def test_every_file_that_a_document_names_exists(document: str) -> None:
-    text = (ROOT / document).read_text()
+    text = (ROOT / document).read_text(encoding="utf-8")
     paths = re.findall(r"\b(?:shufflenetv2|configs|benchmarks|tests|docs|scripts)/[\w./-]*\w", text)
     links = [link for link in re.findall(r"\]\(([^)#:]+)\)", text) if link]
     assert [path for path in paths if not (ROOT / path).exists() and f"~/.cache/{path}" not in text] == []
     assert [link for link in links if not (ROOT / document).parent.joinpath(link).exists()] == []
+
+
+def test_the_translation_has_the_commands_links_and_output_of_the_readme() -> None:
+    def content(document: str) -> tuple[list[list[str]], list[str], list[str], int]:
+        text = (ROOT / document).read_text(encoding="utf-8")
+        links = re.findall(r"\]\((?!README)([^)]+)\)", text)
+        return commands(document), sorted(links), re.findall(r"^    .*$", text, re.MULTILINE)[:12], text.count("\n#")
+
+    assert content(TRANSLATION) == content("README.md")
 
 
 def test_every_option_that_a_document_names_exists() -> None:
