@@ -27,7 +27,9 @@ from shufflenetv2.config import (
     InfoConfig,
     PredictConfig,
     PrepareConfig,
+    PreviewConfig,
     RecalibrateConfig,
+    ReportConfig,
 )
 from shufflenetv2.data.policies import parse_policy
 from shufflenetv2.export import load
@@ -35,7 +37,16 @@ from shufflenetv2.export.metadata import KEYS, ExportMetadata
 from shufflenetv2.weights import Preprocessing, describe
 from tests.models import write_model
 
-COMMANDS = (InfoConfig, ConvertConfig, RecalibrateConfig, ExportConfig, PredictConfig, PrepareConfig)
+COMMANDS = (
+    InfoConfig,
+    ConvertConfig,
+    RecalibrateConfig,
+    ExportConfig,
+    PredictConfig,
+    PrepareConfig,
+    PreviewConfig,
+    ReportConfig,
+)
 
 
 def end(parser: OptionParser, run: Callable[[], object]) -> int:

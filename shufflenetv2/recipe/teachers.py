@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 from .. import files
 from ..config import DistillationConfig, height_width
 from ..errors import UserError, nearest
-from ..weights import describe_mismatch, read_weights
+from ..weights import check_tensors, check_values, describe_mismatch, plain_items, read_weights
 
 FILE_ENDINGS = (".pkl", ".pt", ".pth", ".tar")
 # Keys under which trainers store a state dict. The first key that a file has is used; averaged weights come first, because they
@@ -225,10 +225,13 @@ def _load_checkpoint(network: nn.Module, checkpoint: str, model: str) -> None:
         raise UserError(f"`teacher_checkpoint`: {error}") from error
     except OSError as error:
         raise UserError(f"`teacher_checkpoint` {checkpoint} cannot be read: {error.strerror}") from error
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise UserError(f"`teacher_checkpoint` {checkpoint} holds a {type(content).__name__}, not a state dict")
-    content = next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)), content)
-    state_dict = {str(name).removeprefix("module."): tensor for name, tensor in content.items() if name != "n_averaged"}
-    if difference := describe_mismatch(network.state_dict(), state_dict):
+    content = plain_items(content)
+    content = plain_items(next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), dict)), content))
+    entries = {str(name).removeprefix("module."): tensor for name, tensor in content.items() if name != "n_averaged"}
+    if difference := describe_mismatch(network.state_dict(), entries):
         raise UserError(f"`teacher_checkpoint` {checkpoint} does not fit {model}: {difference}")
+    state_dict = check_tensors(Path(checkpoint), entries)
+    check_values(Path(checkpoint), {name: tensor for name, tensor in state_dict.items() if tensor.is_floating_point()})
     network.load_state_dict(state_dict, strict=False)

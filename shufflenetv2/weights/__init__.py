@@ -20,5 +20,8 @@ from .schema import ImageSize as ImageSize
 from .schema import Iteration as Iteration
 from .schema import Metadata as Metadata
 from .schema import check_metadata as check_metadata
+from .schema import check_tensors as check_tensors
+from .schema import check_values as check_values
+from .schema import plain_items as plain_items
 from .writing import convert as convert
 from .writing import input_description as input_description

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
 import torchinfo
 
 from ..config import height_width
@@ -47,7 +48,7 @@ def describe(path: str | Path, *, use_ema: bool = False, check_weights: bool = T
     preprocessing = weights.preprocessing_or_default()
     summary = torchinfo.summary(
         network,
-        (1, preprocessing.channels, *height_width(preprocessing.input_size)),
+        input_data=torch.empty(1, preprocessing.channels, *height_width(preprocessing.input_size), device="meta"),
         depth=2,
         mode="eval",
         device="meta",
