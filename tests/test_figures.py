@@ -64,6 +64,7 @@ def test_a_training_draws_figures_and_an_evaluation_unless_told_not_to(tmp_path:
     assert "figures" not in (tmp_path / "logs/models/train.log").read_text()  # no warning
     assert train_here("--eval", "--dataset", "digits", "--device", "cpu", "--no-figures").returncode == 0
     assert not [*tmp_path.glob("logs/eval/*/figures")]
+    assert len([*tmp_path.glob("logs/eval/*/report.html")]) == 1
 
 
 def test_grad_cam_of_the_last_maps_is_their_sum_weighted_by_the_classifier() -> None:

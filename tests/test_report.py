@@ -391,6 +391,18 @@ def test_many_classes_are_a_picture_of_which_every_point_can_be_selected(tmp_pat
     assert browser.problems == []
 
 
+def test_an_evaluation_has_a_page_without_what_only_a_training_has(tmp_path: Path, browser: Browser, command: Run) -> None:
+    folder = write_run(tmp_path / "evaluation")
+    for name in ("metrics.jsonl", "sessions.jsonl", "options.yaml", "train.log"):
+        (folder / name).unlink()
+    assert command("report", "evaluation")[0] == 0
+    browser.open(folder / "report.html", width=390)
+    sections = browser.evaluate("[...document.querySelectorAll('section')].map((section) => section.id)")
+    assert sections == ["result", "confusion", "mistakes", "uncertain", "calibration", "classes"]
+    assert text(browser, "#result .headline").endswith("are classified correctly by best.pkl.")
+    assert browser.problems == []
+
+
 def test_runs_are_compared(tmp_path: Path, browser: Browser, command: Run) -> None:
     write_run(tmp_path / "a", accuracy=0.9)
     write_run(tmp_path / "b", accuracy=0.8, options={"mixup": "0.2"})

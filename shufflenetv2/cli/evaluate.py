@@ -18,7 +18,7 @@ from ..engine import BadImageReport, Devices, EvaluationResult, Evaluator, choos
 from ..errors import UserError
 from ..export import load
 from ..export.runtimes import identify_format
-from ..report import RunLog
+from ..report import ReportPage, RunLog
 from ..weights import Preprocessing, read_weights
 from . import build
 
@@ -83,8 +83,10 @@ def run_evaluation(config: Config) -> int:
             evaluator.write_files(result, model.iteration, str(model.path), final=True)
             if log.folder and config.run.figures:
                 try_figures(log.folder, val_set, model.module, build_evaluation_transform(model.preprocessing))
+            if log.folder:
+                ReportPage(log.folder, None, val_set).update()
             log.result(f"{model.path} on {images}: {describe_result(result)}")
-            log.result(f"predictions.csv, summary.json, tables and figures are in {log.folder}")
+            log.result(f"predictions.csv, summary.json, report.html, tables and figures are in {log.folder}")
     return 0
 
 

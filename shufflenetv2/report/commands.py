@@ -6,7 +6,7 @@ from typing import Any
 
 
 def next_commands(options: Mapping[str, Any], command: Sequence[str], state: str, is_final: bool) -> list[tuple[str, str]]:
-    """Return (purpose, command) pairs.
+    """Return (purpose, command) pairs; none for an evaluation, which has no options of a run.
 
     Args:
         options: options.yaml, by name with dashes.
@@ -14,7 +14,9 @@ def next_commands(options: Mapping[str, Any], command: Sequence[str], state: str
         state: see `describe_state`.
         is_final: the results of the run are written.
     """
-    folder = str(options.get("save", "models"))
+    if "save" not in options:
+        return []
+    folder = str(options["save"])
     commands = []
     if command and state in ("stopped", "failed") and not is_final:
         commands.append(("Continue the run", shlex.join(command)))

@@ -113,7 +113,7 @@ def find_log_folder(run: str | Path) -> Path:
         at = len(parts) - 1 - parts[::-1].index("models")
         candidates.append(Path(*parts[:at], "logs", *(parts[at + 1 :] or ("models",))))
     for candidate in candidates:
-        if (candidate / "metrics.jsonl").exists() or (candidate / "options.yaml").exists():
+        if any((candidate / name).exists() for name in ("metrics.jsonl", "options.yaml", "summary.json")):
             return candidate
     problem = "holds no log of a run (metrics.jsonl)" if folder.is_dir() else "does not exist"
     raise UserError(f"{run} {problem}; give the log folder of a run, such as logs/NAME, or its `save` folder")

@@ -8,6 +8,7 @@ const section = (id, title, note, ...content) => {
 };
 const table = (head, rows, numeric = []) => el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": head.join(", ") },
   el("table", {}, el("thead", {}, el("tr", {}, head.map((name) => el("th", { scope: "col", class: numeric.includes(name) ? "num" : null }, name)))), el("tbody", {}, rows)));
+const grid = (kind, ...children) => children.some(Boolean) && el("div", { class: kind }, children);
 const className = (run, label) => (run.classes[label] ? String(run.classes[label].name) || "(no name)" : `class ${label}`);
 const plural = (count, word) => `${integer(count)} ${word}${count === 1 ? "" : word.endsWith("s") ? "es" : "s"}`;
 
@@ -27,7 +28,7 @@ function resultSection(run) {
   const isOver = run.state === "finished";
   const rest = (run.total_iters - run.iteration) * speed.iteration_time;
   const about = summary.final
-    ? `of ${integer(summary.images)} validation images are classified correctly by the best weights${summary.weights ? `, ${summary.weights}` : ""}.`
+    ? `of ${integer(summary.images)} validation images are classified correctly by ${[run.validations.length && "the best weights", summary.weights].filter(Boolean).join(", ")}.`
     : isNumber(summary.images)
       ? `of ${integer(summary.images)} validation images are classified correctly after iteration ${integer(summary.iteration)}.`
       : accuracy === null ? "There is no validation result yet." : "of the validation images are classified correctly.";
@@ -67,10 +68,10 @@ function curvesSection(run) {
     title, series: [{ name: title.toLowerCase(), points: points("train", name), color: "var(--accent)", thin: points("train", name).length > 200 }], format, low: true, ...options,
   });
   return section("curves", "Learning curves", "Training accuracy is measured on augmented images while the weights change, and may lie below that of validation.",
-    el("div", { class: "grid2" },
+    grid("grid2",
       lineChart({ title: "Accuracy", series: lines("top1_error", inverted), format: percent, axis: percent0, ceiling: 1, floor: 0 }),
       lineChart({ title: "Loss", series: lines("loss", (list) => list), format: decimal, axis: significant, floor: 0 })),
-    el("div", { class: "grid3" },
+    grid("grid3",
       single("Learning rate", "learning_rate", significant, { floor: 0 }),
       single("Images per second", "images_per_second", integer, { floor: 0, axis: compact }),
       single("Waiting for images", "waiting", percent, { floor: 0, axis: percent0 }),
@@ -235,7 +236,7 @@ function runSection(run) {
   ]);
   const cards = [["Hardware and software", hardware], ["Time", times]].filter(([, list]) => list.children.length);
   return section("run", "Run", cost,
-    el("div", { class: "grid2" }, cards.map(([title, list]) => el("div", { class: "card" }, el("h3", { style: { "margin-bottom": "12px" } }, title), list))),
+    cards.length > 0 && el("div", { class: "grid2" }, cards.map(([title, list]) => el("div", { class: "card" }, el("h3", { style: { "margin-bottom": "12px" } }, title), list))),
     rows.length > 0 && el("div", { class: "card flush", style: { "margin-top": "20px" } }, table(["Session", "Start", "Duration", "Iterations", "Repeated", "End"], rows, ["Session", "Duration", "Iterations", "Repeated"])),
     run.command.length > 0 && el("details", {}, el("summary", {}, "Command"), el("div", { class: "card flush" }, el("pre", { tabindex: "0" }, run.command.join(" ")))));
 }
