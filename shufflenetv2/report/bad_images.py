@@ -1,4 +1,7 @@
-"""The file bad_images.csv in the log folder of a run: the images that could not be decoded, one row for each."""
+"""The file bad_images.csv in the log folder of a run: the images that could not be decoded, one row for each.
+
+Rows are appended while the run goes on, so that the file is complete at any time.
+"""
 
 import csv
 import io
