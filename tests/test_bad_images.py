@@ -20,7 +20,7 @@ from shufflenetv2.data import (
 )
 from shufflenetv2.data.bad_images import TooManyBadImagesError
 from shufflenetv2.report.page import read_page
-from tests.support import SHORT, Train, same_tensors
+from tests.support import SHORT, Run, Train, same_tensors
 
 TRANSFORM = TrainTransform(size=32)
 DIRT = {  # of an image
@@ -170,3 +170,17 @@ def test_a_run_with_more_bad_images_than_accepted_stops_and_has_saved_a_checkpoi
     at_once = train_here(*arguments, "--on-bad-image", "stop")
     assert (at_once.returncode, at_once.stderr.count("\n")) == (1, 1)
     assert "remove it or replace it" in at_once.stderr
+
+
+def test_recalibration_replaces_bad_images_and_names_them(
+    dirty_digits: list[str], tmp_path: Path, command: Run, train_here: Train
+) -> None:
+    folders = ["--data-dir", "data", "--device", "cpu"]
+    trained = train_here(*SHORT, "--dataset", "folder", *folders, "--total-iters", "2", "--max-bad-images", "0.1")
+    assert trained.returncode == 0, trained.stderr
+    status, output, errors = command("recalibrate", "models/model.pkl", "out.pkl", *folders, "--max-bad-images", "0.1")
+    assert (status, errors) == (0, "")
+    assert any(f"left out: data/train/{name} " in output for name in dirty_digits)
+    status, _, errors = command("recalibrate", "models/model.pkl", "out.pkl", *folders, "--max-bad-images", "0.001")
+    assert (status, errors.count("\n")) == (1, 1)
+    assert "more than --max-bad-images 0.001 accepts" in errors

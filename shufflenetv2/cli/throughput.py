@@ -5,7 +5,7 @@ from contextlib import closing
 
 from .. import terminal
 from ..config import Config, DistillationConfig
-from ..data import DataIterator, build_train_transform, worker_count
+from ..data import BadImages, DataIterator, build_train_transform, worker_count
 from ..engine import build_training_state, choose_devices, distributed, train_step
 from ..recipe import build_class_weights, build_loss
 from ..report import RunLog
@@ -30,6 +30,7 @@ def run_throughput(config: Config) -> int:
         seed=config.optimization.seed,
         workers=worker_count(config.common.workers, distributed.local_world_size()),
         pin_memory=devices.pin_memory,
+        bad_images=BadImages.from_config(config.data, train_set, "training"),
     )
     with RunLog() as log:
         with closing(iterator):

@@ -9,7 +9,21 @@ from ..errors import UserError
 from .data import MAX_IMAGE_PIXELS
 from .fields import group, option
 from .run import QUIET, USE_EMA, Files
-from .types import Accepts, BatchSize, Count, Distance, File, Folder, Natural, PixelCount, Pixels, Quality, Text, Workers
+from .types import (
+    Accepts,
+    BatchSize,
+    Count,
+    Distance,
+    File,
+    Folder,
+    FractionBelow1,
+    Natural,
+    PixelCount,
+    Pixels,
+    Quality,
+    Text,
+    Workers,
+)
 
 WeightFormat = Literal["original", "torchvision", "mmpretrain", "shufflenetv2", "safetensors"]
 ExportFormat = Literal["onnx", "torchscript", "exported", "executorch"]
@@ -120,6 +134,10 @@ class RecalibrateConfig:
         "for a named data set the folder that holds it",
     )
     class_map: File = option("", "file with the class names, one per line, in the order of their labels")
+    on_bad_image: Literal["skip", "stop"] | None = option(
+        None, "replace images that cannot be decoded (skip), or end at the first of them (stop); default: skip"
+    )
+    max_bad_images: FractionBelow1 | None = option(None, "largest accepted fraction of such images; default: 0.01")
     batch_size: BatchSize | None = option(None, "images in a batch; default: the batch size of the recipe", short="-b")
     workers: Workers | None = option(None, LOADER_THREADS, short="-j")
     device: Text = option("", "auto, cpu, cuda, cuda:N or mps; default: auto")

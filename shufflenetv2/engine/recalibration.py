@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import files
 from ..config import OPTIONS, Config
 from ..data import (
+    BadImages,
     DataIterator,
     Dataset,
     build_evaluation_transform,
@@ -33,7 +34,10 @@ from .loop import recalibrate_batch_norm
 # Over at most this many images: the original uses 1,250 batches of 1,024, about one epoch of ImageNet.
 RECALIBRATION_IMAGES = 1_280_000
 # Training options that `recalibrate` accepts
-ACCEPTED_OPTIONS = ("train_dir", "val_dir", "dataset", "data_dir", "class_map", "batch_size", "workers", "device")
+ACCEPTED_OPTIONS = (
+    *("train_dir", "val_dir", "dataset", "data_dir", "class_map", "on_bad_image", "max_bad_images"),
+    *("batch_size", "workers", "device"),
+)
 
 
 def recalibrate(
@@ -58,7 +62,8 @@ def recalibrate(
         seed: of the order and augmentation of images; None for the seed of the recipe.
         use_ema: take the averaged weights (EMA) of a checkpoint.
         log: called with lines that report the progress and the accuracy.
-        options: options of training: train_dir, val_dir, dataset, data_dir, class_map, batch_size, workers, device.
+        options: options of training: train_dir, val_dir, dataset, data_dir, class_map, on_bad_image, max_bad_images,
+            batch_size, workers, device.
 
     Returns:
         The weights in the new file. Their accuracy is that of the validation images, or None without any.
@@ -89,6 +94,7 @@ def recalibrate(
 
     validation.accuracy(model, lambda line: log(f"before: {line}"))
     log(f"recalibrating batch norm over {count // batch_size:,} batches of {batch_size:,} images on {devices}")
+    bad_images = BadImages.from_config(config.data, train_set, "training")
     iterator = DataIterator(
         train_set,
         build_train_transform(config.data, config.augmentation),
@@ -99,10 +105,12 @@ def recalibrate(
         pin_memory=devices.pin_memory,
         repeats=config.data.aug_repeats,
         balanced=config.data.balanced_sampling,
+        bad_images=bad_images,
     )
     with closing(iterator):
         images_seen = _image_batches(iterator, count // batch_size, batch_size, first_view=config.model.split_bn)
         recalibrate_batch_norm(model, images_seen)
+    _log_bad_images(bad_images, log)
     accuracy = validation.accuracy(model, lambda line: log(f"after: {line}"))
     result = replace(
         weights,
@@ -127,18 +135,26 @@ class Validation:
         """Evaluate a model, and log and return its accuracy and loss; return None without validation images."""
         if self.dataset is None:
             return None
+        bad_images = BadImages.from_config(self.config.data, self.dataset, "validation")
         batches = evaluation_batches(
             self.dataset,
             build_evaluation_transform(build_preprocessing(self.config.data)),
             self.config.val_batch_size,
             workers=worker_count(self.config.common.workers),
             pin_memory=self.devices.pin_memory,
+            bad_images=bad_images,
         )
         with closing(batches):
             steps = progress(batches, "validation", len(self.dataset), "images", lambda batch: len(batch[1]))
             result = evaluate(model, steps)
+        _log_bad_images(bad_images, log)
         log(f"top-1 {1 - result.top1_error:.2%}, top-5 {1 - result.top5_error:.2%}, loss {result.loss:.4f}")
         return result.accuracy()
+
+
+def _log_bad_images(images: BadImages | None, log: Callable[[str], object]) -> None:
+    for image in images.take_new() if images else ():
+        log(f"left out: {image.reason}")
 
 
 def recalibration_config(weights: Weights, options: dict[str, Any]) -> Config:
