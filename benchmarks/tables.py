@@ -104,24 +104,30 @@ def unequal_classes(report: dict[str, Any]) -> str:
 def time_to_accuracy(report: dict[str, Any]) -> str:
     """Render accuracy and time of torchvision's reference, configs/own-images.yaml and the published recipe, by task."""
     lines = [
-        "| task | torchvision | own-images | published | torchvision, to its accuracy | own-images, to the same | ratio |",
-        "|---|" + "---:|" * 6,
+        "| task | torchvision | own-images | published | torchvision to its accuracy | own-images to the same | ratio "
+        "| ratio to torchvision's whole run |",
+        "|---|" + "---:|" * 7,
     ]
     for task, result in report["results"].items():
         programs = result["programs"]
+        if not programs:
+            continue
         cells = [
             f"{run['top1']:.1%}, {run['seconds']:.0f} s ({run['CPU seconds']:.0f} s)" if run else ""
             for run in (programs.get(name) for name in ("torchvision", "own-images", "published"))
         ]
         reference, ours = (programs[name]["seconds to accuracy"] for name in ("torchvision", "own-images"))
-        cells += [f"{reference:.0f} s", f"{ours:.0f} s" if ours else "not reached", f"{ours / reference:.2f}" if ours else ""]
+        whole = programs["torchvision"]["seconds"]
+        ratios = (f"{ours / reference:.2f}", f"{ours / whole:.2f}") if ours else ("", "")
+        cells += [f"{reference:.0f} s", f"{ours:.0f} s" if ours else "never", *ratios]
         lines.append(f"| {task} | " + " | ".join(cells) + " |")
-    seeds = {len(run["of each seed"]) for result in report["results"].values() for run in result["programs"].values()}
+    counts = sorted({len(run["of each seed"]) for result in report["results"].values() for run in result["programs"].values()})
+    seeds = "One seed" if counts == [1] else f"Medians of {' or '.join(map(str, counts))} seeds"
     versions = report["versions"]
     lines += [
         "",
         "Top-1 accuracy and time of the whole run, with the CPU time in brackets; times to an accuracy until the first",
-        f"validation that has it. Medians of {' or '.join(map(str, sorted(seeds)))} seeds; 0.5x, 64 pixels;",
+        f"validation that has it. {seeds}; 0.5x, 64 pixels;",
         f"{threads(report)} per run, {report['runs at a time']} runs at a time;",
         f"{cores_and_load(report, report['cores lost to other processes'])}; {report['date']};",
         f"torch {versions['torch']}, torchvision {versions['torchvision']}.",
