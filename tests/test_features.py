@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from shufflenetv2 import config
 from shufflenetv2.cli.command import parse
 from shufflenetv2.cli.peers import ANSWERS
-from shufflenetv2.config import OPTIONS
+from shufflenetv2.config import OPTIONS, options_of
 from tests.support import ROOT
 from tests.test_options import refusal
 
@@ -15,6 +16,9 @@ DOCUMENT = (ROOT / "docs/features.md").read_text()
 ROWS = [row.split("|")[1:4] for row in DOCUMENT.splitlines() if row.startswith("| ")][1:]  # capability, options, remarks
 OPTIONS_COLUMN = {name for _, options, _ in ROWS for name in re.findall(r"`(--[a-z0-9-]+)`", options)}
 ALIASES = {alias for option in OPTIONS for alias in option.aliases}
+# Of the other commands, each of which has a group `...Config`
+COMMAND_GROUPS = [group for name, group in vars(config).items() if name.endswith("Config") and name != "Config"]
+COMMAND_OPTIONS = {f"--{prefix}{option.key}" for option in options_of(*COMMAND_GROUPS) for prefix in ("", "no-")}
 NEGATED_SWITCHES = {f"--no-{option.key}" for option in OPTIONS if option.is_switch}
 
 
@@ -32,7 +36,7 @@ def test_an_option_can_be_given_in_a_file_and_its_value_is_checked(key: str, tmp
 
 def test_the_remarks_name_every_alias_and_no_unknown_option() -> None:
     names = set(re.findall(r"`(--[a-z0-9_-]+)`", DOCUMENT))
-    existing = OPTIONS_COLUMN | ALIASES | NEGATED_SWITCHES | {f"--{name}" for name in ANSWERS}
+    existing = OPTIONS_COLUMN | ALIASES | NEGATED_SWITCHES | COMMAND_OPTIONS | {f"--{name}" for name in ANSWERS}
     assert {name.replace("_", "-") for name in names} <= existing
     assert names >= ALIASES
 
