@@ -5,12 +5,14 @@
 #   make train CPU=1                                without CUDA: a smaller installation, where there is no NVIDIA GPU
 #   make docs                                       build the documentation site into site/
 #   make sanitize                                   run the tests of the C code under AddressSanitizer and UBSan
+#   make fuzz SECONDS=600                          fuzz the JPEG decoder against OpenCV, if clang is installed
 #   make fuzz-inputs EXAMPLES=10000                 give the program many generated command lines and files
 #   make check                                      run lint, types, import rule, docs and tests, as CI does
 
 PYTHON ?= python3
 ARGS ?= --config configs/digits.yaml
 EXAMPLES ?= 1000
+SECONDS ?= 60
 BIN := .venv/bin
 
 # With CPU=1, PyTorch's CPU build is installed from this index in place of the one with CUDA.
@@ -19,7 +21,7 @@ ifdef CPU
 PIP_ARGS += --extra-index-url $(TORCH_INDEX)
 endif
 
-.PHONY: train test fuzz-inputs docs check lint format sanitize types imports install hooks clean
+.PHONY: train test fuzz fuzz-inputs docs check lint format sanitize types imports install hooks clean
 
 train: .venv/installed
 	$(BIN)/python train.py $(ARGS)
@@ -33,12 +35,15 @@ check:
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror shufflenetv2/kernels/*.[ch]
+	$(BIN)/clang-format --dry-run --Werror shufflenetv2/kernels/*.[ch] fuzz/*.c
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i shufflenetv2/kernels/*.[ch]
+	$(BIN)/clang-format -i shufflenetv2/kernels/*.[ch] fuzz/*.c
+
+fuzz: install
+	PYTHON=$(BIN)/python bash fuzz/run $(SECONDS)
 
 fuzz-inputs: install
 	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q tests/test_fuzzed_inputs.py

@@ -31,6 +31,10 @@ int header_checksum(void) {
 #include "jpeg_entropy.h"
 #include "jpeg_transform.h"
 
+/* At most as many bytes does an MCU have: six blocks of 64 codes with values, of 16 + 11 bits, and what `refill` reads beyond.
+ */
+enum { MCU_BYTES = 6 * 64 * 27 / 8 + 16 };
+
 /* The MCUs in rows [top, bottom) and columns [left, right). */
 typedef struct {
     int top, left, bottom, right;
@@ -41,7 +45,7 @@ INLINE int is_needed(const McuRange *range, int row, int column) {
 }
 
 INLINE int decode_mcu(BitReader *in, Jpeg *jpeg, int row, int column, int is_needed) {
-    int32_t block[BLOCK_SIZE] __attribute__((aligned(32)));
+    int16_t block[BLOCK_SIZE] __attribute__((aligned(32)));
     int is_regular = 1;
     for (int i = 0; i < jpeg->count; i++) {
         Component *c = &jpeg->components[i];
@@ -49,16 +53,17 @@ INLINE int decode_mcu(BitReader *in, Jpeg *jpeg, int row, int column, int is_nee
         const Quantization *quantization = &jpeg->quantization[c->quantization];
         for (int b = 0; b < c->h * c->v; b++) {
             int last;
-            if (is_needed && c->block > 1) last = decode_block(in, dc, ac, quantization, &c->last_dc, 1, block);
-            else last = decode_block(in, dc, ac, quantization, &c->last_dc, 0, block);
+            uint32_t sum;
+            if (is_needed && c->block > 1) last = decode_block(in, dc, ac, quantization, &c->last_dc, 1, block, &sum);
+            else last = decode_block(in, dc, ac, quantization, &c->last_dc, 0, block, &sum);
             if (UNLIKELY(last < 0)) return DECLINED;
             if (!is_needed) continue;
             int x = column * c->h + b % c->h, y = row * c->v + b / c->h, is_flat = last == END_OF_BLOCK;
             uint8_t *to = c->samples + (y * c->block - c->top) * (ptrdiff_t)c->stride + x * c->block - c->left;
-            if (c->block == 8) is_regular &= transform(block, is_flat, 8, to, c->stride);
-            else if (c->block == 4) is_regular &= transform(block, is_flat, 4, to, c->stride);
-            else if (c->block == 2) is_regular &= transform(block, is_flat, 2, to, c->stride);
-            else is_regular &= transform(block, is_flat, 1, to, c->stride);
+            if (c->block == 8) is_regular &= transform(block, sum, is_flat, 8, to, c->stride);
+            else if (c->block == 4) is_regular &= transform(block, sum, is_flat, 4, to, c->stride);
+            else if (c->block == 2) is_regular &= transform(block, sum, is_flat, 2, to, c->stride);
+            else is_regular &= transform(block, sum, is_flat, 1, to, c->stride);
         }
     }
     return is_regular ? DONE : DECLINED;
@@ -95,9 +100,12 @@ static int decode_scan(Jpeg *jpeg, const McuRange *range, uint8_t *segment) {
         while (mcu < stop && !is_needed(range, mcu / columns, mcu % columns)) mcu++;
         uint8_t *segment_end = mcu < stop ? segment : NULL;
         from = next_segment(from, jpeg->end, &segment_end);
-        if (jpeg->end - from < 2) return DECLINED; /* no marker follows: truncated */
+        if (jpeg->end - from < 2 || from[1] == 0xff) return DECLINED; /* no marker follows */
         if (!segment_end) continue;
 
+        /* The reader takes eight bytes at a time, and looks up more bits than a code has. Truncated data is noticed at the end
+         * of an MCU. */
+        memset(segment_end, 0, MCU_BYTES);
         BitReader in = {segment, 0, 0};
         for (int i = 0; i < jpeg->count; i++) jpeg->components[i].last_dc = 0;
         int row = first / columns, column = first % columns;
@@ -137,8 +145,7 @@ int jpeg_decode(const uint8_t *encoded, size_t length, int scale, int top, int l
         if (i > 0 && c->width <= 2) return DECLINED; /* libjpeg does not interpolate components this narrow */
     }
     size_t rows = (used + 63) / 64 * 64, segment = rows + 3 * ((size_t)width + 128);
-    if (segment + (size_t)(jpeg->end - jpeg->scan) + 4096 > scratch_size)
-        return DECLINED; /* 4096 exceeds what an MCU can read beyond the end */
+    if (segment + (size_t)(jpeg->end - jpeg->scan) + MCU_BYTES > scratch_size) return DECLINED;
     if (decode_scan(jpeg, &range, scratch + segment)) return DECLINED;
     write_pixels(jpeg, top, left, height, width, block > 1, scratch + rows, pixels);
     return DONE;

@@ -11,10 +11,12 @@
 
 enum { LOOKAHEAD_BITS = 11, LOOKAHEAD_SIZE = 1 << LOOKAHEAD_BITS };
 
-/* An end-of-block code advances past every coefficient. Coefficients beyond the 64 of a block are written to padding. */
-/* Regular files have smaller values than these. With larger ones, libjpeg's results depend on the sizes of its variables. */
-enum { MAX_DC = 1 << 14, MAX_SUM = INT16_MAX, MAX_FLAT = 4000 };
+/* With larger values than those of regular files, libjpeg's results depend on the sizes of its variables, which are 16 bits. If
+ * the absolute values of a block have a sum of at most SMALL_SUM, nothing exceeds 16 bits: a transform enlarges values by a
+ * factor of at most 5.66 = 4 * sqrt(2) between its two steps. */
+enum { MAX_DC = 1 << 14, MAX_FLAT = 4000, SMALL_SUM = 5786, MAX_SUM = INT16_MAX };
 
+/* An end-of-block code advances past every coefficient. Coefficients beyond the 64 of a block are written to padding. */
 enum { END_OF_BLOCK = 128, UNUSED_INDEX = 64, BLOCK_SIZE = 80 };
 
 /* Fields of an entry of `Huffman.lookup`, from the lowest bit: total length of code and value in bits (6), whether the value

@@ -52,10 +52,10 @@ INLINE int read_long(BitReader *in, const Huffman *table, uint32_t entry, int is
 }
 
 /* Decode the coefficients of a block and multiply them by their quantization steps; only the first (DC) coefficient unless
- * `with_ac`. Return END_OF_BLOCK if all AC coefficients are zero, another positive number if some may not be, and -1 for
- * damaged data. [F.2.2] */
+ * `with_ac`. Set `sum` to the sum of the absolute values. Return END_OF_BLOCK if all AC coefficients are zero, another positive
+ * number if some may not be, and -1 for damaged data. [F.2.2] */
 INLINE int decode_block(BitReader *in, const Huffman *dc, const Huffman *ac, const Quantization *quantization, int *last_dc,
-                        int with_ac, int32_t block[BLOCK_SIZE]) {
+                        int with_ac, int16_t block[BLOCK_SIZE], uint32_t *sum) {
     refill(in);
     uint32_t entry = dc->lookup[peek(in, LOOKAHEAD_BITS)];
     int difference = (int32_t)entry >> VALUE_SHIFT;
@@ -63,10 +63,12 @@ INLINE int decode_block(BitReader *in, const Huffman *dc, const Huffman *ac, con
         if (!read_long(in, dc, entry, 0, &difference)) return -1;
     } else consume(in, entry);
     if (with_ac)
-        for (int i = 0; i < 8; i++) _mm256_store_si256((__m256i *)block + i, _mm256_setzero_si256());
+        for (int i = 0; i < 4; i++) _mm256_store_si256((__m256i *)block + i, _mm256_setzero_si256());
     *last_dc += difference;
     if (UNLIKELY(*last_dc < -MAX_DC || *last_dc > MAX_DC)) return -1;
-    block[0] = *last_dc * quantization->step[0];
+    int product = *last_dc * quantization->step[0];
+    uint32_t total = (uint32_t)abs(product);
+    block[0] = (int16_t)product;
 
     int k = 0; /* position of the last coefficient in file order */
     do {
@@ -81,15 +83,18 @@ INLINE int decode_block(BitReader *in, const Huffman *dc, const Huffman *ac, con
                 int advance = read_long(in, ac, entry, 1, &value);
                 if (!advance) return -1;
                 k += advance;
-                if (with_ac) block[quantization->index[k]] = value * quantization->step[k];
+                product = value * quantization->step[k];
+                if (with_ac) block[quantization->index[k]] = (int16_t)product, total += (uint32_t)abs(product);
                 break;
             }
             consume(in, entry);
             k += entry >> ADVANCE_SHIFT & 0xff;
-            if (with_ac) block[quantization->index[k]] = value * quantization->step[k];
+            product = value * quantization->step[k];
+            if (with_ac) block[quantization->index[k]] = (int16_t)product, total += (uint32_t)abs(product);
             if (k >= 63) break;
         }
     } while (k < 63);
+    *sum = total;
     return UNLIKELY(k > 63 && k < END_OF_BLOCK) ? -1 : k;
 }
 

@@ -121,7 +121,8 @@ int jpeg_read_headers(Jpeg *jpeg, const uint8_t *at, size_t length) {
         else if (marker == 0xdd && next - body == 2) jpeg->restart_interval = read_u16(body);
         else if (marker == 0xe0 && next - body >= 14 && !memcmp(body, "JFIF", 5)) jpeg->has_jfif = 1;
         else if (marker == 0xee && next - body >= 12 && !memcmp(body, "Adobe", 5)) jpeg->adobe_transform = 1 + body[11];
-        else if (marker < 0xe0) return DECLINED;
+        else if (marker < 0xe0 || (marker > 0xef && marker != 0xfe))
+            return DECLINED; /* neither application data nor a comment */
         if (result == DECLINED) return DECLINED;
         at = next;
     }

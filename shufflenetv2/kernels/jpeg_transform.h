@@ -51,28 +51,34 @@ INLINE void transpose(Int32x8 x[8]) {
     }
 }
 
-/* Return the sums of the absolute values in each column. */
-INLINE Int32x8 column_sums(const Int32x8 x[8]) {
+/* Return whether the sum of the absolute values in each column is at most MAX_SUM. */
+INLINE int are_columns_small(const Int32x8 x[8]) {
     __m256i sums = _mm256_abs_epi32((__m256i)x[0]);
     for (int i = 1; i < 8; i++) sums = _mm256_add_epi32(sums, _mm256_abs_epi32((__m256i)x[i]));
-    return (Int32x8)sums;
+    __m256i is_large = _mm256_cmpgt_epi32(sums, _mm256_set1_epi32(MAX_SUM));
+    return _mm256_testz_si256(is_large, is_large);
 }
 
-/* Write a block's size x size samples. Return whether all values are in the range of regular files, in which libjpeg's
- * arithmetic in 16 bits gives the same samples. */
-INLINE int transform(const int32_t block[BLOCK_SIZE], int is_flat, int size, uint8_t *to, ptrdiff_t stride) {
+/* Write a block's size x size samples. `sum` is the sum of the absolute values of its coefficients. Return whether all values
+ * are in the range of regular files. */
+INLINE int transform(const int16_t block[BLOCK_SIZE], uint32_t sum, int is_flat, int size, uint8_t *to, ptrdiff_t stride) {
     if (is_flat || size == 1) {
         int sample = ((block[0] + 4) >> 3) + 128;
         for (int row = 0; row < size; row++) memset(to + row * stride, min(max(sample, 0), 255), (size_t)size);
-        return block[0] >= -MAX_FLAT && block[0] <= MAX_FLAT;
+        return sum <= MAX_FLAT;
     }
+    int is_regular = sum <= MAX_SUM;
     Int32x8 x[8];
-    for (int row = 0; row < 8; row++) x[row] = (Int32x8)_mm256_load_si256((const __m256i *)block + row);
-    Int32x8 sums = column_sums(x), sums_between;
+    for (int row = 0; row < 8; row++) x[row] = (Int32x8)_mm256_cvtepi16_epi32(_mm_load_si128((const __m128i *)block + row));
     /* The intermediate values keep two more bits than the samples. A smaller transform divides by more. */
-    if (size == 8) transform_8(x, 13 - 2), transpose(x), sums_between = column_sums(x), transform_8(x, 13 + 2 + 3);
-    else if (size == 4) transform_4(x, 13 - 2 + 1), transpose(x), sums_between = column_sums(x), transform_4(x, 13 + 2 + 3 + 1);
-    else transform_2(x, 13 - 2 + 2), transpose(x), sums_between = column_sums(x), transform_2(x, 13 + 2 + 3 + 2);
+    if (size == 8) transform_8(x, 13 - 2);
+    else if (size == 4) transform_4(x, 13 - 2 + 1);
+    else transform_2(x, 13 - 2 + 2);
+    transpose(x);
+    if (UNLIKELY(sum > SMALL_SUM)) is_regular &= are_columns_small(x);
+    if (size == 8) transform_8(x, 13 + 2 + 3);
+    else if (size == 4) transform_4(x, 13 + 2 + 3 + 1);
+    else transform_2(x, 13 + 2 + 3 + 2);
     transpose(x);
     uint8_t samples[64];
     for (int row = 0; row < size;
@@ -84,8 +90,7 @@ INLINE int transform(const int32_t block[BLOCK_SIZE], int is_flat, int size, uin
         _mm256_storeu_si256((__m256i *)(samples + 8 * row), bytes);
     }
     for (int row = 0; row < size; row++) memcpy(to + row * stride, samples + 8 * row, (size_t)size);
-    __m256i is_large = _mm256_cmpgt_epi32(_mm256_max_epu32((__m256i)sums, (__m256i)sums_between), _mm256_set1_epi32(MAX_SUM));
-    return _mm256_testz_si256(is_large, is_large);
+    return is_regular;
 }
 
 #endif
