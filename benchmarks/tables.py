@@ -101,6 +101,47 @@ def unequal_classes(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def similar_images(report: dict[str, Any]) -> str:
+    """Render the fraction of changed copies that `check` takes for images that look alike, by the largest distance."""
+    found, different = report["changed copies found, by largest distance"], report["pairs of different photographs found"]
+    lines = ["| change of the copy | " + " | ".join(f"{distance} bits" for distance in different) + " |"]
+    lines.append("|---|" + "---:|" * len(different))
+    lines += [f"| {name} | " + " | ".join(f"{part:.0%}" for part in parts.values()) + " |" for name, parts in found.items()]
+    count, similar = report["photographs"], ", ".join(map(str, different.values()))
+    pairs = count * (count - 1) // 2
+    lines += [
+        "",
+        f"Of {count} photographs. Of the {pairs:,} pairs of different photographs {similar} were taken for alike.",
+        f"The search among {report['hashes']:,} hashes took {report['seconds of the search']:.0f} s "
+        f"({cores_and_load(report, report['machine']['cores lost to other processes'])}); {report['date']}.",
+    ]
+    return "\n".join(lines)
+
+
+def dirty_images(report: dict[str, Any]) -> str:
+    """Render the accuracy with each seed of the data set without damage, without the damaged files, and with them."""
+    seeds = range(len(report["top-1"]["clean"]))
+    lines = [
+        "| training files | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |",
+        "|---|" + "---:|" * (len(seeds) + 1),
+    ]
+    names = {"clean": "all", "removed": "without those that are damaged below", "dirty": "with damaged ones among them"}
+    for name, description in names.items():
+        values = report["top-1"][name]
+        cells = [*values, sum(values) / len(values)]
+        lines.append(f"| {description} | " + " | ".join(f"{value:.2%}" for value in cells) + " |")
+    listed = report["bad images listed"]
+    same = "the same bits as" if report["interrupted runs have the same bits"] else "OTHER BITS than"
+    lines += [
+        "",
+        f"{listed['training']} damaged training files and {listed['validation']} damaged validation files; "
+        f"{report['iterations']} iterations. Runs with damaged",
+        f"files that were stopped in the middle and continued have {same} uninterrupted ones. {report['date']};",
+        f"torch {report['versions']['torch']}.",
+    ]
+    return "\n".join(lines)
+
+
 def time_to_accuracy(report: dict[str, Any]) -> str:
     """Render accuracy and time of torchvision's reference, configs/own-images.yaml and the published recipe, by task."""
     lines = [
@@ -345,6 +386,8 @@ TABLES = {
     "recipes": recipes,
     "memory": memory,
     "save_time": save_time,
+    "dirty_images": dirty_images,
+    "similar_images": similar_images,
     "shared_cores": shared_cores,
     "sizes": sizes,
     "sizes_zh": sizes_zh,
