@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from shufflenetv2 import files
 from shufflenetv2.errors import printable
-from shufflenetv2.report import write_confusion
+from shufflenetv2.report import RunLog, write_confusion
 from shufflenetv2.report.tables import unprotect
 from tests.models import write_model
 from tests.support import ONE_THREAD, ROOT, Run, photograph
@@ -87,6 +88,22 @@ def test_info_and_error_lines_escape_names_and_metadata(command: Run, model: Pat
         assert_harmless(errors)
     status, _, errors = command("info", "a\nb", "c\x1b")
     assert (status, errors.count("\n")) == (2, 1)
+
+
+def test_a_name_cannot_forge_a_line_of_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "cat\n[2026-01-01 00:00:00] TRAIN Iter 9: lr = 0\x1b[2J\u202e\udcff"
+    with RunLog(tmp_path) as log:
+        log.info(f"classes: {name}")
+        log.warning(f"no images of {name}")
+        logging.getLogger("shufflenetv2.data").warning("%s cannot be read", name)
+        log.detail("a table", f"  of lines with {name}")
+        log.result(f"finished: {name}", "  next:")
+    written = (tmp_path / "train.log").read_text(encoding="utf-8")
+    shown = capsys.readouterr().out
+    assert_harmless(written + shown)
+    assert (written.count("\n"), shown.count("\n")) == (7, 5)
+    assert not any(line.startswith(name[4:30]) for line in (written + shown).splitlines())
+    assert r"classes: cat\n[2026-01-01 00:00:00] TRAIN Iter 9: lr = 0\x1b[2J\u202e\udcff" in written
 
 
 def test_class_names_are_no_formulas_in_tables(tmp_path: Path) -> None:
