@@ -2,7 +2,7 @@
 
 An input is a JPEG file, with five bytes after its end that select the scale and the crop. For each input:
 
-- what `jpeg_decode` accepts has OpenCV's pixels, to the last bit;
+- what `jpeg_decode` accepts of a file with an end marker has OpenCV's pixels, to the last bit;
 - what `jpeg_verify` calls intact is decoded by OpenCV without a warning of libjpeg, or is not decoded at all;
 - AddressSanitizer and UBSan find nothing.
 
@@ -129,7 +129,7 @@ class Target:
         reference, warnings = self.warnings.capture(encoded, REDUCED[scale])
         self.counts[{True: "intact", False: "damaged", None: "of an unknown kind"}[is_intact]] += 1
         self.counts["warned of by libjpeg"] += bool(warnings)
-        if part is not None:
+        if part is not None and frame.has_end:  # the program decodes no other file
             self.counts["accepted by the decoder"] += 1
             expected = None if reference is None else reference[top : top + box[2], left : left + box[3]]
             if expected is None or not np.array_equal(part, expected):
