@@ -20,7 +20,8 @@ from tests.models import random_images
 from tests.support import ROOT, Run, Train
 
 SMALL = ["--model-size", "0.5x", "--input-size", "32", "--resize-size", "32", "--device", "cpu"]
-SHORT = ["--batch-size", "8", "--total-iters", "3"]
+SHORT = ["--batch-size", "8", "--total-iters", "2"]
+FEW_RECORDS = ["--val-interval", "8", "--no-figures"]
 RUN_IN_OTHER_TESTS = ("docs/extending.md",)
 
 
@@ -61,7 +62,7 @@ def shortened(words: list[str]) -> list[str]:
         del options[position : position + 2]
     is_short = "--total-iters" in options and int(options[options.index("--total-iters") + 1]) <= 20
     warmup = ["--warmup-iters", "1"] if "warmup" in str(words) or "600" in str(words) else []
-    return [*options, *SMALL, *warmup, *([] if is_short else SHORT)]
+    return [*options, *SMALL, *FEW_RECORDS, *warmup, *([] if is_short else SHORT)]
 
 
 def forget_unnamed_run(words: list[str]) -> None:
