@@ -40,7 +40,8 @@ class Failure:
         happened: what the user did, for the first column of the table.
         command: the command, in a folder of `make_folder`; SMALL stands for options of a short run.
         remedy: what to do, for the last column.
-        files: further files, {path: text}; a path that ends in / is an empty folder, a text `copy of PATH` a copy.
+        files: further files, {path: text}; a path that ends in / is an empty folder. A text may be `copy of PATH`,
+            `half of PATH`, `bytes: HEX` or `weights: KIND` (see `write_weights`).
         locked: folder that another run uses.
         varies: regular expression of what differs between machines; the table shows ... instead.
     """
@@ -141,6 +142,9 @@ def cause(failure: Failure, folder: Path) -> tuple[int, str]:
                 Path(name).mkdir()
             elif text.startswith("copy of "):
                 shutil.copy(text.removeprefix("copy of "), name)
+            elif text.startswith("half of "):
+                content = Path(text.removeprefix("half of ")).read_bytes()
+                Path(name).write_bytes(content[: len(content) // 2])
             elif text.startswith("bytes: "):
                 Path(name).write_bytes(bytes.fromhex(text.removeprefix("bytes: ")))
             elif text.startswith("weights: "):
