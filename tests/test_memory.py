@@ -190,7 +190,7 @@ def test_nothing_is_written_for_a_run_that_cannot_fit(train_here: Train, tmp_pat
 
 def test_the_estimate_covers_the_real_peak(tmp_path: Path) -> None:
     words = f"{ROOT}/benchmarks/memory.py --measure-here {tmp_path}/result --config {ROOT}/configs/digits.yaml --input-size 64 "
-    words += "--resize-size 64 --batch-size 128 --total-iters 2 --val-interval 2 --device cpu --no-memory-check"
+    words += "--resize-size 64 --batch-size 128 --total-iters 2 --val-interval 2 --device cpu --no-memory-check --no-figures"
     environment = os.environ | ONE_THREAD
     done = subprocess.run([sys.executable, *words.split()], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -218,9 +218,9 @@ def test_with_quiet_only_the_last_lines_are_printed_and_the_commands_in_them_wor
         "finished: models/model.pkl", "finished: models/best.pkl", "log",
     ]  # fmt: skip
     assert "TRAIN Iter 12: " in (tmp_path / "logs/models/train.log").read_text()
-    evaluate, predict, export = (shlex.split(line) for line in lines[3:])
+    evaluate, predict, info, export = (shlex.split(line) for line in lines[3:])
     assert export[-2:] == ["export", "models/best.pkl"]
-    for words in (evaluate, predict):
+    for words in (evaluate, predict, info):
         status, output, errors = command(*words[words.index("shufflenetv2") + 1 :])
         assert (status, errors) == (0, "")
         assert output

@@ -1,8 +1,5 @@
-"""What a run prints at its start and at its end: what it will do, and which commands use its results."""
+"""What a run prints at its start: what it will do."""
 
-import shlex
-import sys
-from importlib.metadata import distributions
 from pathlib import Path
 
 import torchinfo
@@ -10,7 +7,6 @@ import torchinfo
 from .. import data
 from ..config import Config, describe_size, height_width, split_interval
 from ..engine import Trainer
-from ..engine.results import BEST, RESULT
 from ..report import RunLog
 from ..terminal import in_time
 from .parser import spell_options
@@ -66,34 +62,3 @@ def _description(config: Config, trainer: Trainer, log_folder: Path | None) -> d
         "results": f"{config.common.save}, a checkpoint every {' or '.join(intervals)}",
         "log": str(log_folder),
     }
-
-
-def next_commands(config: Config, log_folder: Path | None) -> list[str]:
-    """Return commands that use the result of a finished run, to be pasted into a shell."""
-    folder = Path(config.common.save)
-    model = folder / (BEST if (folder / BEST).exists() else RESULT)
-    images = config.data.val_dir or config.data.train_dir or ("digits" if config.data.dataset == "digits" else "IMAGE")
-    if config.data.val_dir:
-        source = ["--val-dir", config.data.val_dir]
-    elif config.data.dataset == "digits":
-        source = ["--dataset", "digits"]
-    else:
-        source = ["--config", str((log_folder or folder) / OPTIONS_FILE)]
-    commands = [
-        [*_program("train"), "--eval", "--eval-resume", str(model), *source],
-        [*_program("predict"), str(model), images],
-        [*_program("export"), str(model)],
-    ]
-    return [shlex.join(command) for command in (commands if model.name == BEST else commands[1:])]
-
-
-def _program(command: str) -> list[str]:
-    """Return the words that start a command: as this process was started, or else `python -m shufflenetv2 COMMAND`."""
-    program, python = Path(sys.argv[0]), sys.orig_argv[0]
-    if command == "train" and program.name == "train.py":
-        return [python, str(program)]
-    if program.name == "shufflenetv2":
-        return [program.name, command]
-    root = Path(__file__).parents[2]
-    is_importable = root == Path.cwd() or any(distributions(name="shufflenetv2"))
-    return [*([] if is_importable else ["env", f"PYTHONPATH={root}"]), python, "-m", "shufflenetv2", command]

@@ -23,9 +23,9 @@ from ..engine import (
 )  # fmt: skip
 from ..engine.results import RESULT
 from ..errors import UserError
-from ..report import MLflow, OpenRecorder, RunDescription, RunLog, Session, TensorBoard, Wandb, require_package
+from ..report import MLflow, OpenRecorder, RunDescription, RunLog, Session, TensorBoard, Wandb, next_commands, require_package
 from . import build
-from .description import OPTIONS_FILE, log_description, next_commands
+from .description import OPTIONS_FILE, log_description
 from .parser import spell_options
 
 
@@ -72,8 +72,9 @@ def run_training(config: Config) -> int:
                 return signal.status
             finally:
                 trainer.write_report()
-            commands = [f"  {command}" for command in next_commands(config, log.folder)]
-            log.result(f"log, metrics and report.html: {log.folder}; next:", *commands)
+            if log.folder:
+                commands = next_commands(read_yaml(log.folder / OPTIONS_FILE), sys.orig_argv)
+                log.result(f"log, metrics and report.html: {log.folder}; next:", *(f"  {command}" for _, command in commands))
     return 0
 
 

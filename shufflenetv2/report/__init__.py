@@ -4,6 +4,7 @@ from .bad_images import BAD_IMAGES_FILE as BAD_IMAGES_FILE
 from .bad_images import append_bad_images as append_bad_images
 from .bad_images import read_bad_images as read_bad_images
 from .classes import ClassCounts as ClassCounts
+from .commands import next_commands as next_commands
 from .figures import draw_embedding as draw_embedding
 from .figures import draw_heat_maps as draw_heat_maps
 from .figures import draw_learning_rate as draw_learning_rate

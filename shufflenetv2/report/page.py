@@ -130,7 +130,7 @@ def collect_run(run: RunFiles, val_set: Dataset | None = None, thumbnails: dict[
         "command": start.get("command", []),
         "sessions": [vars(session) for session in sessions],
         "speed": _speed(run.metrics, sessions),
-        "next": next_commands(run.options, start.get("command", []), state, is_final),
+        "next": next_commands(run.options, start.get("command", []), state, is_final=is_final),
     }
     return _without_nan(data)  # type: ignore[no-any-return]
 
