@@ -377,7 +377,19 @@ def memory(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def hostile_inputs(report: dict[str, Any]) -> str:
+    """Render how the program ended for each kind of generated input."""
+    lines = ["| kind of input | examples | accepted | refused with one line | traceback |", "|---|---:|---:|---:|---:|"]
+    lines += [
+        f"| {kind} | {result['examples']:,} | {result['accepted']:,} | {result['refused']:,} | {result['traceback']:,} |"
+        for kind, result in report["results"].items()
+    ]
+    lines += ["", f"`{report['command']}`; {report['date']}; torch {report['versions']['torch']}."]
+    return "\n".join(lines)
+
+
 TABLES = {
+    "hostile_inputs": hostile_inputs,
     "data_path": data_path,
     "data_path_large": data_path,
     "kill_test": kills,
