@@ -132,8 +132,10 @@ class Target:
         if part is not None and frame.has_end:  # the program decodes no other file
             self.counts["accepted by the decoder"] += 1
             expected = None if reference is None else reference[top : top + box[2], left : left + box[3]]
-            if expected is None or not np.array_equal(part, expected):
-                self._keep(data, "pixels" if reference is not None else "refused")
+            if expected is None and is_intact is not False:  # otherwise the damage may lie below the crop
+                self._keep(data, "refused")
+            if expected is not None and not np.array_equal(part, expected):
+                self._keep(data, "pixels")
         if is_intact and warnings:
             self._keep(data, "warning")
 

@@ -9,6 +9,8 @@
 
 #include <string.h>
 
+#ifdef __GNUC__
+
 enum { INTACT = 0, UNKNOWN = 1, DAMAGED = 2 };
 enum { MAX_COMPONENTS = 4, MAX_FACTOR = 4, LOOKAHEAD = 9 };
 enum { MAX_SCANS = 256 }; /* encoders write about ten; a file with many would take minutes to decode */
@@ -138,10 +140,22 @@ static int decode_first_ac(Reader *in, Scan *scan, uint64_t *non_zero) {
     return INTACT;
 }
 
+/* Return a mask of coefficients [first, end). */
+static uint64_t mask_of(int first, int end) {
+    return first < end ? (end == 64 ? ~0ull : (1ull << end) - 1) >> first << first : 0;
+}
+
+/* Skip one bit for each coefficient of `mask`. */
+static void skip_refinement(Reader *in, uint64_t mask) {
+    int count = __builtin_popcountll(mask);
+    for (; count > 32; count -= 32) read_bits(in, 32);
+    read_bits(in, count);
+}
+
 /* [G.1.2.3] */
 static int refine_ac(Reader *in, Scan *scan, uint64_t *non_zero) {
-    int k = scan->first;
-    while (!scan->run && k <= scan->last) {
+    int k = scan->first, end = scan->last + 1;
+    while (!scan->run && k < end) {
         int symbol = read_symbol(in, scan->ac[0]), run = symbol >> 4, size = symbol & 15;
         if (symbol < 0 || size > 1) return DAMAGED;
         if (!size && run < 15) {
@@ -149,17 +163,17 @@ static int refine_ac(Reader *in, Scan *scan, uint64_t *non_zero) {
             break;
         }
         read_bits(in, size);
-        for (; k <= scan->last; k++) {
-            if (*non_zero >> k & 1) read_bits(in, 1);
-            else if (--run < 0) break;
-        }
-        if (k > scan->last && size) return DAMAGED;
-        if (size) *non_zero |= 1ull << k;
-        k++;
+        /* The new coefficient is the one after `run` others that were zero; those between that were not are refined. */
+        uint64_t zeros = ~*non_zero & mask_of(k, end);
+        while (run-- && zeros) zeros &= zeros - 1;
+        int next = zeros ? __builtin_ctzll(zeros) : end;
+        skip_refinement(in, *non_zero & mask_of(k, next));
+        if (next == end && size) return DAMAGED;
+        if (size) *non_zero |= 1ull << next;
+        k = next + 1;
     }
     if (scan->run) {
-        for (; k <= scan->last; k++)
-            if (*non_zero >> k & 1) read_bits(in, 1);
+        skip_refinement(in, *non_zero & mask_of(k, end));
         scan->run--;
     }
     return INTACT;
@@ -347,3 +361,5 @@ int jpeg_verify(const uint8_t *encoded, size_t length, uint8_t *scratch, size_t 
     }
     return is_complete(jpeg) ? INTACT : jpeg->scans ? DAMAGED : UNKNOWN;
 }
+
+#endif
