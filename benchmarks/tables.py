@@ -296,7 +296,7 @@ def size_table(report: dict[str, Any], columns: tuple[str, ...]) -> str:
         speed = row["images per second"]["ONNX Runtime"]["median"]
         lines.append(
             f"| {size} | {row['parameters'] / 1e6:.1f} M | {row['mult-adds'] / 1e6:.1f} M "
-            f"| {100 - PUBLISHED_ERRORS[size]:.1f} % | {speed:.0f} |"
+            f"| {100 - PUBLISHED_ERRORS[size]:.1f} % | {speed:,.0f} |"
         )
     return "\n".join([*lines, "", ""])
 
