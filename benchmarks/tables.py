@@ -119,25 +119,17 @@ def similar_images(report: dict[str, Any]) -> str:
 
 
 def dirty_images(report: dict[str, Any]) -> str:
-    """Render the accuracy with each seed of the data set without damage, without the damaged files, and with them."""
-    seeds = range(len(report["top-1"]["clean"]))
-    lines = [
-        "| training files | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |",
-        "|---|" + "---:|" * (len(seeds) + 1),
-    ]
+    """Render the accuracy of training with all files, without the damaged ones, and with damaged ones among them."""
+    lines = ["| training files | top-1 with each seed | mean |", "|---|---|---:|"]
     names = {"clean": "all", "removed": "without those that are damaged below", "dirty": "with damaged ones among them"}
     for name, description in names.items():
         values = report["top-1"][name]
-        cells = [*values, sum(values) / len(values)]
-        lines.append(f"| {description} | " + " | ".join(f"{value:.2%}" for value in cells) + " |")
-    listed = report["bad images listed"]
-    same = "the same bits as" if report["interrupted runs have the same bits"] else "OTHER BITS than"
+        lines.append(f"| {description} | {', '.join(f'{value:.2%}' for value in values)} | {sum(values) / len(values):.2%} |")
+    listed, is_exact = report["bad images listed"], report["interrupted runs have the same bits"]
     lines += [
         "",
-        f"{listed['training']} damaged training files and {listed['validation']} damaged validation files; "
-        f"{report['iterations']} iterations. Runs with damaged",
-        f"files that were stopped in the middle and continued have {same} uninterrupted ones. {report['date']};",
-        f"torch {report['versions']['torch']}.",
+        f"{listed['training']} damaged training files; {report['iterations']} iterations. Runs with damaged files that were",
+        f"stopped and continued have {'the same' if is_exact else 'OTHER'} bits as uninterrupted ones. {report['date']}.",
     ]
     return "\n".join(lines)
 

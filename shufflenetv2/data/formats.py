@@ -35,5 +35,8 @@ def content_format(start: bytes) -> str:
 
 
 def has_image_suffix(name: str) -> bool:
-    """Return whether a data set of class folders contains a file of this name."""
+    """Return whether a data set of class folders contains a file of this name.
+
+    The suffix may be in upper case.
+    """
     return name.lower().endswith(tuple(IMAGE_SUFFIXES))
