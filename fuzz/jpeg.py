@@ -38,7 +38,12 @@ BUILD = Path(__file__).parent.parent / "build/fuzz"
 MAX_PIXELS = 200_000  # larger images only take time
 MAX_BYTES = 4096
 PARAMETERS = 5  # number of bytes after the file
-HARMLESS = ("extraneous bytes", "JFIF revision", "Invalid SOS parameters")  # warnings about files whose pixels are right
+HARMLESS = (
+    "extraneous bytes",
+    "JFIF revision",
+    "Invalid SOS parameters",
+    "Adobe color transform",
+)  # warnings about files whose pixels are right
 TOKENS = [b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xc0", b"\xff\xc1", b"\xff\xc2", b"\xff\xc4", b"\xff\xdb", b"\xff\xdd"]
 TOKENS += [bytes([0xFF, 0xD0 + n]) for n in range(8)] + [b"\xff\x00", b"\xff\xff", b"\xff\xe0", b"\xff\xee", b"Adobe\0"]
 
