@@ -15,6 +15,7 @@ The exit status is 1 if a single bit differs.
 
 import argparse
 import collections
+import csv
 import os
 import platform
 import random
@@ -36,6 +37,7 @@ OPTIONS = (
     f"--total-iters {ITERATIONS} --display-interval 1 --val-interval {VAL_INTERVAL} --save-interval 2 "
     "--model-ema --model-ema-decay 0.95 --drop 0.2 --label-smooth 0.1 --color-jitter 0.4"
 ).split()
+TIMES = ("data_time", "train_time", "images_per_second", "val_time")
 RESULT_FILES = ("model.pkl", "model-ema.pkl", "best.pkl")
 AIMS = ("any time", "save", "validation", "recalibration")
 
@@ -166,8 +168,15 @@ def result_tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{name}: {key}": tensor for name, content in files.items() for key, tensor in content["state_dict"].items()}
 
 
+def metrics_rows(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of metrics.csv without the columns that are times."""
+    with open(folder / "logs" / "models" / "metrics.csv", encoding="utf-8", newline="") as file:
+        return [{name: value for name, value in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Kill a run at random instants and compare the bits of its result.")
+    description = "Kill a run at random instants, and compare the bits of its result and the rows of its metrics.csv."
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--kills", type=int, default=25, help="number of kills (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random instants (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=1, help="processes that torchrun starts; 1: without torchrun")
@@ -180,6 +189,7 @@ def main() -> int:
             sys.exit("the uninterrupted run failed")
         counts = killed_run(killed, arguments.kills, arguments.processes, random.Random(arguments.seed))
         expected, actual = result_tensors(untouched), result_tensors(killed)
+        expected_rows, actual_rows = metrics_rows(untouched), metrics_rows(killed)
     differing = [key for key in expected if not torch.equal(expected[key], actual[key])]
     command = ["python benchmarks/kill_test.py", "--kills", arguments.kills, "--seed", arguments.seed]
     write_report(
@@ -190,10 +200,15 @@ def main() -> int:
             "kills that fell into": counts,
             "tensors compared": len(expected),
             "tensors that differ": differing,
+            "rows of metrics.csv": len(expected_rows),
+            "rows are equal": actual_rows == expected_rows,
         },
     )
     print(f"{arguments.kills} kills, which fell into {counts}; {len(expected)} tensors, {len(differing)} differ")
-    return 1 if differing else 0
+    print(
+        f"the {len(expected_rows)} rows of metrics.csv are {'' if actual_rows == expected_rows else 'NOT '}equal, without times"
+    )
+    return 1 if differing or actual_rows != expected_rows else 0
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from shufflenetv2.config import RunConfig
 from shufflenetv2.data import DataIterator, Digits, FolderDataset, TrainTransform
 from shufflenetv2.engine import Checkpointer, GracefulShutdown, Hook, RunIdentity, ShutdownRequested
 from shufflenetv2.engine.background import BackgroundWriter, time_limit
-from shufflenetv2.engine.checkpoint import checkpoint_name, every, list_checkpoints, read_newest
+from shufflenetv2.engine.checkpoint import checkpoint_name, list_checkpoints, read_newest
+from shufflenetv2.engine.intervals import every
 from shufflenetv2.errors import UserError
 from tests.support import ONE_THREAD, ROOT, SHORT, Stop, Train, same_tensors
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..config import Config
 from ..data import Dataset, Subset, Transform, evaluation_batches
 from ..network import ShuffleNetV2
 from ..report import (
@@ -22,6 +23,7 @@ from ..report import (
     read_predictions,
     write_figures,
 )
+from .preview import draw_batches
 
 SHOWN = 12  # mistakes in the sheet of heat maps, and as many correct predictions
 MIN_MAP_SIDE = 4
@@ -31,6 +33,18 @@ COMPONENTS = 50  # to which embeddings are reduced before t-SNE, as its authors 
 PERPLEXITY = 30.0
 
 logger = logging.getLogger("shufflenetv2")
+
+
+def draw_run_figures(
+    folder: Path, config: Config, datasets: tuple[Dataset, Dataset | None], network: ShuffleNetV2, transform: Transform
+) -> None:
+    """Draw all figures of a training, and the first batch that the network saw; see `try_figures`."""
+    train_set, val_set = datasets
+
+    def draw_first_batch() -> None:
+        list(draw_batches(folder / "figures", config, train_set, 1))
+
+    try_figures(folder, val_set, network, transform, draw_first_batch)
 
 
 def try_figures(

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,12 +31,11 @@ from .checkpoint import Checkpointer, checkpoint_name
 from .contention import CoreContention
 from .devices import Devices
 from .evaluation import EvaluationResult, Evaluator
-from .figures import try_figures
+from .figures import draw_run_figures
 from .free_memory import release_freed_memory
 from .hooks import load_hooks
 from .loop import Callbacks, StepSettings, recalibrate_batch_norm, train
 from .nonfinite import NonFiniteLossError, next_gap, recover_from_nonfinite
-from .preview import draw_batches
 from .recalibration import RECALIBRATION_IMAGES
 from .results import BEST, RESULT, RESULT_EMA, ValidatedWeights, finished_lines, name_weights
 from .signals import GracefulShutdown, ShutdownRequested
@@ -82,12 +80,9 @@ class Trainer(Callbacks):
         self.model = distributed.wrap_ddp(devices.place(self.state.network, training=True), devices.first)
         teacher = load_teacher(config.distillation, len(self.class_names), self.class_names, config.model.in_chans)
         class_weights = build_class_weights(
-            config.optimization.class_weights,
-            self.class_names,
-            self.train_set.targets,
-            balanced_sampling=config.data.balanced_sampling,
-            device=devices.first,
-        )
+            config.optimization.class_weights, self.class_names, self.train_set.targets,
+            balanced_sampling=config.data.balanced_sampling, device=devices.first,
+        )  # fmt: skip
         if class_weights is not None:
             log.info(describe_class_weights(class_weights, self.class_names))
         self.settings = StepSettings.from_config(config, self.state.network, teacher and devices.place(teacher), class_weights)
@@ -370,20 +365,15 @@ class Trainer(Callbacks):
             self._write(name, self._model_record(state.network) | weights.record())
         self.checkpointer.wait()
         if self.log.folder and self.config.run.figures:
-            self._draw_figures(self.log.folder, results.get(BEST, results[RESULT]))
+            network = copy.deepcopy(state.network).eval()
+            network.load_state_dict(results.get(BEST, results[RESULT]).state_dict)
+            transform = build_evaluation_transform(self.preprocessing)
+            draw_run_figures(self.log.folder, self.config, (self.train_set, self.val_set), network, transform)
         self._report_bad_images()
         if summary := self._report_bad_images.summary():
             self.log.result(summary)
         for line in finished_lines(self.checkpointer.folder, results, state.eval_metric):
             self.log.result(line)
-
-    def _draw_figures(self, folder: Path, weights: ValidatedWeights) -> None:
-        network = copy.deepcopy(self.state.network).eval()
-        network.load_state_dict(weights.state_dict)
-        try_figures(
-            folder, self.val_set, network, build_evaluation_transform(self.preprocessing),
-            lambda: list(draw_batches(folder / "figures", self.config, self.train_set, 1)),
-        )  # fmt: skip
 
     def _best_of(self, candidates: list[ValidatedWeights]) -> ValidatedWeights:
         """Return the best of the results and of the best weights during training, recalibrated; the first of equals."""
