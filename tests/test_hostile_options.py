@@ -46,7 +46,7 @@ def refusal(*arguments: str) -> str:
         (["-b", "10000000000"], "-b 10000000000: must be a whole number of at least 1, at most 1048576, or auto"),
         (["--reprob", "1", "--recount", str(10**12)], "--recount 1000000000000: must be a whole number from 1 to 1000"),
         (["--aug-repeats", "5000"], "--aug-repeats 5000: must be a whole number from 1 to 1000"),
-        (["--std", "1e-300"], "--std 1e-300: must be one number from 1e-6 to 1e6, or three"),
+        (["--std", "1e-300"], "--std 1e-300: must be one number from 1e-37 to 1e6, or three"),
         (["--mean", "1e300"], "--mean 1e300: must be one number from -1e6 to 1e6, or three"),
         (["--ratio", "1e-300", "1"], "--ratio 1e-300 1: must be two numbers from 0.01 to 100"),
         (

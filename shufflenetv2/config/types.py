@@ -130,7 +130,7 @@ InputSize = Annotated[
 Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER), Accepts("a number from -1e6 to 1e6", "X")]
 Positive = Annotated[float, Field(gt=0, le=MAX_NUMBER), Accepts("a number above 0, at most 1e6", "X")]
 NonNegative = Annotated[float, Field(ge=0, le=MAX_NUMBER), Accepts("a number of at least 0, at most 1e6", "X")]
-Deviation = Annotated[float, Field(ge=1e-6, le=MAX_NUMBER), Accepts("a number from 1e-6 to 1e6", "X")]
+Deviation = Annotated[float, Field(ge=1e-37, le=MAX_NUMBER), Accepts("a number from 1e-37 to 1e6", "X")]
 Factor = Annotated[float, Field(ge=0.1, le=10), Accepts("a number from 0.1 to 10", "X")]
 Ratio = Annotated[float, Field(ge=0.01, le=100), Accepts("a number from 0.01 to 100", "X")]
 Probability = Annotated[float, Field(ge=0, le=1), Accepts("a number from 0 to 1", "P")]
@@ -161,7 +161,7 @@ PositiveColour = Annotated[
     BeforeValidator(
         _read_numbers, json_schema_input_type=Deviation | tuple[Deviation] | tuple[Deviation, Deviation, Deviation]
     ),
-    Accepts("one number from 1e-6 to 1e6, or three", "X", numbers=3),
+    Accepts("one number from 1e-37 to 1e6, or three", "X", numbers=3),
 ]
 _OneOrThree = NonNegative | tuple[NonNegative] | tuple[NonNegative, NonNegative, NonNegative]
 Jitter = Annotated[
