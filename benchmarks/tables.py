@@ -48,10 +48,13 @@ def kills(report: dict[str, Any]) -> str:
     counts = sorted(report["kills that fell into"].items())
     phases = ", ".join(f"{count} during {'a save' if phase == 'save' else phase}" for phase, count in counts)
     differing = len(report["tensors that differ"])
-    rows = "equal" if report["rows are equal"] else "not equal"
+    rows = ""
+    if "rows are equal" in report:  # compared since 2026-11-26
+        equal = "equal" if report["rows are equal"] else "not equal"
+        rows = f", and the {report['rows of metrics.csv']} rows of metrics.csv are {equal}, apart from times"
     return (
-        f"{sum(count for _, count in counts)} kills: {phases}. Of {report['tensors compared']} tensors {differing} differ, and "
-        f"the {report['rows of metrics.csv']} rows of metrics.csv are {rows}, apart from times ({report['date']})."
+        f"{sum(count for _, count in counts)} kills: {phases}. "
+        f"Of {report['tensors compared']} tensors {differing} differ{rows} ({report['date']})."
     )
 
 
