@@ -229,7 +229,7 @@ def test_after_an_unreadable_image_is_repaired_the_run_continues_to_the_same_bit
     whole = (folder / "cat/3.jpg").read_bytes()
     (folder / "cat/3.jpg").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"cat/3\.jpg is not a readable image"):
-        run(folder, tmp_path, "--workers", "1", "--seed", "3", "--no-validate")
+        run(folder, tmp_path, "--workers", "1", "--seed", "3", "--no-validate", "--on-bad-image", "stop")
     (saved,) = (tmp_path / "models").glob("checkpoint*")
     assert torch.load(saved, weights_only=True)["iteration"] == 2  # saved because of the error
     (folder / "cat/3.jpg").write_bytes(whole)

@@ -263,7 +263,7 @@ def test_a_file_without_preprocessing_is_recognized_as_grey(tmp_path: Path) -> N
         ("--in-chans 1 --mean 1 2 3", "`mean` and `std` of grey images (`in_chans=1`) are a single number each"),
         ("--in-chans 1 --mean 0.1307 --std 0.3081", "`mean` 0.1307 is for pixels of 0..1; here pixels are 0..255"),
         ("--in-chans 3 --input-size 1 28 28", "`input_size` 1 28 28 begins with the channels, and `in_chans` is 3"),
-        ("--mean 1 2", "`mean` 1 2: must be one number or three"),
+        ("--mean 1 2", "`mean` 1 2: must be one number from -1e6 to 1e6, or three"),
     ],
 )
 def test_what_has_no_meaning_for_grey_images_is_refused_in_one_line(options: str, message: str) -> None:
