@@ -19,6 +19,11 @@ BIN := .venv/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ifdef CPU
 PIP_ARGS += --extra-index-url $(TORCH_INDEX)
+# Without the index, pip would install the build with CUDA after all.
+HAS_INDEX := $(PYTHON) -c "import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=20)" $(TORCH_INDEX)/torch/ 2>/dev/null || \
+	{ echo "$(TORCH_INDEX) does not answer; give another index of PyTorch's CPU build as TORCH_INDEX=..., or leave out CPU=1"; exit 1; }
+else
+HAS_INDEX := true
 endif
 
 .PHONY: train test fuzz fuzz-inputs docs check lint format sanitize types imports install hooks clean
@@ -72,6 +77,7 @@ clean:
 	@echo "Installing PyTorch and other packages into .venv; this takes a few minutes."
 	@if [ -z "$(CPU)" ] && [ "$$(uname)" = Linux ] && ! [ -e /dev/nvidia0 ]; then \
 		echo "There is no NVIDIA GPU here: 'make CPU=1' installs 1.3 GB in place of 6 GB, without CUDA."; fi
+	@$(HAS_INDEX)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@start=$$(date +%s); echo "pip install -r requirements.txt -e . $(PIP_ARGS)" && \

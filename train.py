@@ -2,7 +2,7 @@
 
 import sys
 
-from shufflenetv2.cli.command import main
+from shufflenetv2.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["train", *sys.argv[1:]], prog="train.py"))

@@ -373,6 +373,19 @@ def memory(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def soak(report: dict[str, Any]) -> str:
+    """Render how memory, file descriptors and threads of a long training have changed."""
+    result = report["soak"]
+    (least, most), descriptors, threads = (
+        result[f"{name}, smallest and largest"] for name in ("megabytes", "descriptors", "threads")
+    )
+    return (
+        f"After the warm-up {result['megabytes at the start']:.0f} MB, at the end {result['megabytes at the end']:.0f} MB "
+        f"({result['growth in percent']:+.1f} %), between {least:.0f} and {most:.0f} MB in {result['samples']:,} samples; "
+        f"{descriptors[0]} to {descriptors[1]} file descriptors, {threads[0]} to {threads[1]} threads ({report['date']})."
+    )
+
+
 def hostile_inputs(report: dict[str, Any]) -> str:
     """Render how the program ended for each kind of generated input."""
     lines = ["| kind of input | examples | accepted | refused with one line | traceback |", "|---|---:|---:|---:|---:|"]
@@ -393,6 +406,7 @@ TABLES = {
     "own_images": own_images,
     "recipes": recipes,
     "memory": memory,
+    "soak": soak,
     "save_time": save_time,
     "dirty_images": dirty_images,
     "similar_images": similar_images,

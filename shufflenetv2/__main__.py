@@ -37,8 +37,12 @@ HELP = "\n".join(
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "") -> int:
     """Run the command that the first argument names.
+
+    Args:
+        argv: the words after the name of the program; default: those of this process.
+        prog: name of the program in messages; default: `shufflenetv2 COMMAND`.
 
     Returns:
         The exit status of the command; 2 for a missing or unknown name.
@@ -61,8 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print(HELP, file=sys.stderr)
         return 2
-    module = import_module(f".cli.{COMMANDS[name][0]}", __package__)
-    status: int = module.main(arguments, prog=f"shufflenetv2 {name}")
+    prog = prog or f"shufflenetv2 {name}"
+    try:
+        module = import_module(f".cli.{COMMANDS[name][0]}", __package__)
+        status: int = module.main(arguments, prog=prog)
+    except ModuleNotFoundError as error:
+        if (error.name or __package__).partition(".")[0] == __package__ or "--debug" in arguments:
+            raise
+        remedy = "activate its environment with `. .venv/bin/activate`, or make it with `make install`"
+        print(f"{prog}: error: {error.name}, which this program needs, is not installed here; {remedy}", file=sys.stderr)
+        return 1
     return status
 
 

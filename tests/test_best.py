@@ -12,7 +12,7 @@ from shufflenetv2.cli.command import main, parse
 from shufflenetv2.cli.evaluate import run_evaluation
 from shufflenetv2.cli.train import run_training
 from shufflenetv2.engine.checkpoint import set_aside
-from tests.support import Stop, same_tensors
+from tests.support import SHORT, Stop, Train, same_tensors
 
 # After a warm-up with tiny steps the rate is so high that the weights become worse than those of the first validation.
 DIVERGING = ["--lr", "0.1", "--warmup-iters", "5", "--warmup-lr", "1e-6", "--sched", "constant", "--eval-metric", "loss"]
@@ -168,3 +168,17 @@ def test_a_checkpoint_without_validations_continues_as_version_0_1_left_it(
     assert moved
     assert {path.name for path in moved.iterdir()} >= {"best.pth.tar", "best.pkl", "model.pkl", "checkpoint-000006.pth.tar"}
     assert not list(models.glob("*.p*"))
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_and_keeps_its_best_weights(
+    train_here: Train, tmp_path: Path
+) -> None:
+    assert train_here(*SHORT).returncode == 0
+    models = tmp_path / "models"
+    best = (models / "best.pkl").read_bytes()
+    for path in [*models.glob("*checkpoint*"), *models.glob("model*.pkl")]:
+        path.unlink()
+    again = train_here(*SHORT)
+    assert "an earlier start was killed before its first checkpoint; its best.pkl is in models/previous-1\n" in again.stdout
+    assert (models / "previous-1/best.pkl").read_bytes() == best
+    assert (models / "model.pkl").exists()

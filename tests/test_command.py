@@ -245,7 +245,8 @@ def test_an_unreadable_image_ends_the_run_by_name_with_status_1(train_here: Trai
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "data/cat/good.png")
     (tmp_path / "data/cat/bad.jpg").write_bytes(b"not a picture")
     shutil.copytree(tmp_path / "data/cat", tmp_path / "data/dog", ignore=shutil.ignore_patterns("bad.jpg"))
-    done = train_here("--train-dir", "data", "--batch-size", "2", "--total-iters", "2", "--input-size", "32", "--device", "cpu")
+    options = ["--batch-size", "2", "--total-iters", "2", "--input-size", "32", "--device", "cpu", "--on-bad-image", "stop"]
+    done = train_here("--train-dir", "data", *options)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert "data/cat/bad.jpg is not a readable image" in done.stderr
 
@@ -296,3 +297,11 @@ def test_every_command_shows_its_help_and_its_version_and_refuses_a_mistyped_opt
         assert capsys.readouterr().err.startswith(f"shufflenetv2 {name}: error: unknown option '--hlep'")
     assert package_main(["--version"]) == 0
     assert capsys.readouterr().out == f"shufflenetv2 {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["train.py", "--help"], ["-m", "shufflenetv2", "info", "model.pkl"]])
+def test_without_its_packages_the_program_says_so_in_one_line(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-S", *words], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "which this program needs, is not installed here; activate its environment" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -114,7 +114,7 @@ def test_a_word_shows_the_option_with_its_value() -> None:
 
 
 def test_words_without_a_meaning_are_refused_in_one_line(tmp_path: Path) -> None:
-    assert refusal("photos") == "unexpected argument 'photos' on the command line, which is no folder of images"
+    assert refusal("photos") == "unexpected argument 'photos' on the command line, which does not exist"
     assert refusal("photos=3").startswith("unexpected argument 'photos=3' on the command line")
     assert "--config recipe.yaml" in refusal("recipe.yaml")
     assert "configuration files of mmpretrain" in refusal("configs/shufflenet_v2/shufflenet-v2-1x_16xb64_in1k.py", "--amp")

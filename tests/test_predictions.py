@@ -159,8 +159,8 @@ def test_an_evaluation_prints_percent_and_writes_to_a_folder_of_its_own(
         summary = read_summary(tmp_path / folders[-1])
         assert f"{model}/model.pkl on {images}: 21 images, top-1 {summary['top1']:.2%}, top-5 100.00%, " in finished.stdout
         assert (summary["weights"], summary["final"]) == (f"{model}/model.pkl", True)
-    assert folders[0] == folders[3] == f"logs/eval/model-{beetles.name}"
-    assert folders[1:3] == [f"logs/eval/model-{beetles.name}-2", "logs/eval/model-flowers-val"]
+    assert folders[0] == folders[3] == "logs/eval/a-model-beetles"
+    assert folders[1:3] == ["logs/eval/b-model-beetles", "logs/eval/a-model-flowers-val"]
     rows = read_csv(tmp_path / folders[0] / "predictions.csv")
     assert [row["image"] for row in rows] == [f"{name}/{number}.jpg" for name in CLASSES for number in range(7)]
     assert [row["label"] for row in rows] == [row["image"].partition("/")[0] for row in rows]

@@ -52,7 +52,8 @@ class TrainingParser(OptionParser):
                 continue
             if answer := peers.answer_argument(argument, self.options):
                 raise UserError(f"{argument} on the command line: {answer}")
-            raise UserError(f"unexpected argument {argument!r} on the command line, which is no folder of images")
+            reason = "is no folder of images" if os.path.exists(argument) else "does not exist"
+            raise UserError(f"unexpected argument {argument!r} on the command line, which {reason}")
         if len(arguments) > 1:
             raise UserError(f"{' '.join(arguments)} on the command line: give one folder, or `train_dir` and `val_dir`")
         self.folder = arguments[0]

@@ -132,16 +132,24 @@ def describe_images(data: DataConfig) -> str:
 def evaluation_folder(config: Config, path: Path) -> Path:
     """Return the folder for the results of an evaluation: its own for each file and source of images.
 
-    It is logs/eval/FILE-IMAGES, with a number if that folder belongs to the evaluation of a file or of images of the same
-    name.
+    It is logs/eval/RUN-FILE-IMAGES, without RUN for files in `models` itself, and with a number if that folder belongs to the
+    evaluation of a file or of images of the same name.
     """
     images = describe_images(config.data)
     is_folder = config.data.dataset == "folder"
     source = Path(os.path.abspath(images)) if is_folder else Path(images)
     # The name of a folder such as flowers/val says little without that of the folder around it.
     name = "-".join(source.parts[-2:] if is_folder and source.name in VALIDATION_FOLDERS else source.parts[-1:])
-    stem = Path(path.name.removesuffix(".tar")).stem
-    identity = {"file": os.path.abspath(path), "images": str(source), "averaged": config.evaluation.use_ema}
+    if config.data.val_fraction:
+        name += "-held-out"
+    run = Path(os.path.abspath(path)).parent.name
+    stem = ("" if run == "models" else f"{run}-") + Path(path.name.removesuffix(".tar")).stem
+    identity = {
+        "file": os.path.abspath(path),
+        "images": str(source),
+        "val_fraction": config.data.val_fraction,
+        "averaged": config.evaluation.use_ema,
+    }
     parent = Path(config.common.log_dir or "logs") / "eval"
     for number in itertools.count(1):
         folder = parent / (re.sub(r"[^\w.-]+", "_", f"{stem}-{name}") + (f"-{number}" if number > 1 else ""))

@@ -21,7 +21,7 @@ from ..engine import (
     choose_devices,
     distributed,
 )  # fmt: skip
-from ..engine.results import RESULT
+from ..engine.results import BEST, RESULT
 from ..errors import UserError
 from ..report import MLflow, OpenRecorder, RunDescription, RunLog, Session, TensorBoard, Wandb, next_commands, require_package
 from . import build
@@ -112,6 +112,9 @@ def run_folder(config: Config) -> Iterator[RunLog]:
     with files.lock_folder(folder), RunLog(log_folder(config.common), recorders=choose_recorders(config)) as log:
         if not config.run.auto_continue and (previous := checkpoint.set_aside(folder)):
             log.info(f"starting over; the earlier results are in {previous}")
+        elif (folder / BEST).exists() and not (folder / RESULT).exists() and not checkpoint.list_checkpoints(folder):
+            previous = checkpoint.set_aside(folder)
+            log.warning(f"an earlier start was killed before its first checkpoint; its {BEST} is in {previous}")
         yield log
 
 

@@ -97,7 +97,7 @@ class RunConfig:
         "less",
     )
     save_interval: Interval = option(
-        "10000,10m",
+        "10000,1m",
         "number of iterations N, time (90s, 10m, 2h), or both, of which the first to pass counts, between two checkpoints; "
         "with both, a checkpoint between two multiples of N is deleted once there are two newer ones",
     )
