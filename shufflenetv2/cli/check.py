@@ -52,6 +52,8 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 check") -> int:
         if config.html:
             write_findings(Path(config.html), result)
         print(json.dumps(as_json(result), indent=1) if config.json else parser.spell("\n".join(as_text(result))))
+        if config.html:
+            print(f"the page is {config.html}", file=sys.stderr)
         if config.fix:
             print(move_files(result, Path(config.fix)), file=sys.stderr)
         return 0 if result.is_clean else 1
