@@ -116,7 +116,7 @@ def train(folder: Path, seed: int, setting: Setting, options: str) -> Run:
     validations = [
         {"seconds": row["seconds"], "kind": row["kind"], "top1": 1 - row["top1_error"]}
         for row in rows
-        if row["kind"] != "train"
+        if "top1_error" in row and row["kind"] != "train"
     ]
     (result,) = (row for row in validations if row["kind"] == "test_bnps")  # of model.pkl
     return {"top1": result["top1"], "seconds": seconds, "CPU seconds": used, "validations": validations}
