@@ -299,7 +299,7 @@ def test_a_run_writes_its_records_and_pictures(photographs: Path, tmp_path: Path
         (["--recount", "3"], ["--recount", "--reprob"]),
         (["--amp-dtype", "float16"], ["--amp-dtype", "--amp"]),
         (["--warmup-epochs", "5"], ["--warmup-epochs", "--warmup-iters"]),
-        (["photographs"], ["'photographs'", "no folder of images"]),
+        (["photographs"], ["'photographs'", "does not exist"]),
     ],
 )  # fmt: skip
 def test_wrong_use_ends_with_one_line(

@@ -76,7 +76,7 @@ def halve(image, rng):
         (["--dataset", "wrong:NoArguments"], 2, "--dataset wrong:NoArguments: too many positional arguments"),
         (["--dataset", "wrong:Empty"], 2, "has no 'class_names'; a data set has class_names, targets and image(index)"),
         (["--dataset", "wrong:TooFewNames"], 2, "'targets' of split 'train' are 0 to 1, but there are 1 class names"),
-        (["--dataset", "wrong:Unreadable"], 1, "is not a readable image"),
+        (["--dataset", "wrong:Unreadable", "--on-bad-image", "stop"], 1, "is not a readable image"),
         (["--dataset", "digits", "--aa", "wrong:halve"], 2, "--aa wrong:halve must return a uint8 array of shape (32, 32, 3)"),
         (["--dataset", "digits", "--loss", "wrong:WRONG"], 2, "--loss wrong:WRONG: wrong has no WRONG"),
         (["--dataset", "digits", "--loss", "wrong:halve", "--bce-loss"], 2, "--loss replaces cross-entropy; leave --bce-loss"),
