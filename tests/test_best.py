@@ -24,6 +24,7 @@ def run(photographs: Path, folder: Path, *arguments: str) -> int:
         "--train-dir", str(photographs), "--val-dir", str(photographs), "--save", str(folder / "models"),
         "--log-dir", str(folder / "logs"), "--model-size", "0.5x", "--input-size", "32", "--batch-size", "6",
         "--total-iters", "8", "--display-interval", "4", "--val-interval", "2", "--save-interval", "3", "--device", "cpu",
+        "--no-figures",
     ]  # fmt: skip
     return run_training(parse([*common, *arguments]))
 

@@ -59,7 +59,7 @@ def arguments_for(photographs: Path, folder: Path, *arguments: str) -> list[str]
     common = [
         "--train-dir", str(photographs), "--val-dir", str(photographs), "--save", str(folder / "models"),
         "--log-dir", str(folder / "logs"), "--model-size", "0.5x", "--input-size", "32", "--batch-size", "6",
-        "--display-interval", "2", "--val-interval", "4", "--save-interval", "5", "--device", "cpu",
+        "--display-interval", "2", "--val-interval", "4", "--save-interval", "5", "--device", "cpu", "--no-figures",
     ]  # fmt: skip
     length = [] if "--epochs" in arguments else ["--total-iters", "12"]
     return [*common, *length, *arguments]
@@ -117,7 +117,7 @@ def test_the_splits_of_a_named_data_set_can_be_chosen(tmp_path: Path) -> None:
     options = [
         "--dataset", "digits", "--train-split", "val", "--val-split", "train", "--save", str(tmp_path / "models"),
         "--log-dir", str(tmp_path / "logs"), "--model-size", "0.5x", "--input-size", "32", "--batch-size", "300",
-        "--ratio", "1", "1", "--total-iters", "1", "--device", "cpu",
+        "--ratio", "1", "1", "--total-iters", "1", "--device", "cpu", "--no-figures",
     ]  # fmt: skip
     assert run_training(parse(options)) == 0
     log = (tmp_path / "logs/models/train.log").read_text()
@@ -130,6 +130,7 @@ def test_part_of_the_training_images_can_be_held_out(photographs: Path, tmp_path
         "--data-dir", str(tmp_path / "data"), "--val-fraction", "0.3", "--class-map", str(tmp_path / "classes.txt"),
         "--save", str(tmp_path / "models"), "--log-dir", str(tmp_path / "logs"), "--model-size", "0.5x",
         "--input-size", "32", "--batch-size", "6", "--total-iters", "2", "--device", "cpu", "--num-classes", "3",
+        "--no-figures",
     ]  # fmt: skip
     (tmp_path / "data").mkdir()
     (tmp_path / "data/train").symlink_to(photographs)
@@ -265,7 +266,7 @@ def test_a_run_writes_its_records_and_pictures(photographs: Path, tmp_path: Path
     assert run(photographs, tmp_path, "--save-images", "--epochs", "2", "--experiment", "named") == 0
     logs = tmp_path / "logs/named"
     names = {path.name for path in logs.iterdir()}
-    assert {"train.log", "options.yaml", "metrics.csv", "metrics.jsonl", "per_class.csv", "figures"} <= names
+    assert {"train.log", "options.yaml", "metrics.csv", "metrics.jsonl", "per_class.csv"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert sorted(path.name for path in (logs / "images").iterdir()) == ["000002.png", "000004.png", "000006.png"]
     assert "total-iters: 7" in (logs / "options.yaml").read_text()  # two passes over 21 images, six at a time

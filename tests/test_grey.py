@@ -59,7 +59,7 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--data-dir", str(digits), "--save", str(folder / "models"), "--log-dir", str(folder / "logs"), "--in-chans", "1",
         "--input-size", str(SIZE), "--crop-pct", "1", "--mean", "80", "--std", "90", "--model-size", "0.5x", "--lr", "0.05",
         "--scale", "0.8", "1", "--ratio", "0.9", "1.1", "--hflip", "0", "--color-jitter", "0.2", "--total-iters", "40",
-        "--batch-size", "64", "--val-interval", "40", "--workers", "2", "--device", "cpu", "--save-images",
+        "--batch-size", "64", "--val-interval", "40", "--workers", "2", "--device", "cpu", "--no-figures", "--save-images",
     ]  # fmt: skip
     assert run_training(parse(options)) == 0
     return folder / "models/model.pkl"

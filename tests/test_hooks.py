@@ -65,6 +65,7 @@ def test_hooks_are_called_during_a_run_in_order(train: Train, tmp_path: Path, ph
     done = train(
         "--train-dir", photographs, "--val-dir", photographs, "--model-size", "0.5x", "--input-size", "32", "--lr", "0.01",
         "--batch-size", "8", "--total-iters", "12", "--val-interval", "6", "--save-interval", "4", "--device", "cpu",
+        "--no-figures",
         "--mixup", "0.5", "--model-ema", "--hook", "mine.hooks:Recorder", "--hook", "mine.hooks:Silent", "mine.hooks:Second",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -45,7 +45,7 @@ def train_on(panoramas: Path, folder: Path, *options: str) -> float:
     common = [
         "--data-dir", str(panoramas), "--save", str(folder / "models"), "--log-dir", str(folder / "logs"), "--device", "cpu",
         "--model-size", "0.5x", "--batch-size", "16", "--lr", "0.05", "--total-iters", "20", "--color-jitter", "0",
-        "--label-smooth", "0", "--workers", "2",
+        "--label-smooth", "0", "--workers", "2", "--no-figures",
     ]  # fmt: skip
     assert run_training(parse([*common, *options])) == 0
     accuracy: float = read_weights(folder / "models/model.pkl").details["accuracy"]["top1"]
@@ -65,6 +65,10 @@ def test_what_stands_at_the_ends_of_panoramas_is_learned_with_a_rectangular_inpu
 ) -> None:
     assert "at 32 x 112 pixels (height x width)" in (rectangular / "logs/models/train.log").read_text()
     assert train_on(panoramas, tmp_path, "--input-size", "32", "--crop-pct", "1") < 0.8
+
+
+def test_what_stands_at_the_ends_of_panoramas_is_learned_when_they_are_squashed(panoramas: Path, tmp_path: Path) -> None:
+    assert train_on(panoramas, tmp_path, "--input-size", "32", "--crop-mode", "squash", *HALF) > 0.9
 
 
 def test_the_shape_travels_with_the_weights_into_every_command(

@@ -52,7 +52,7 @@ def test_the_start_names_the_classes_with_their_images_and_warns_of_shared_files
         (val / "cat" / f"{number}.jpg").unlink()
     done = train_here(
         "--train-dir", photographs, "--val-dir", val, "--input-size", "32", "--batch-size", "4", "--total-iters", "1",
-        "--device", "cpu", "--model-size", "0.5x",
+        "--device", "cpu", "--no-figures", "--model-size", "0.5x",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "training    21 images in 3 classes (" in done.stdout

@@ -42,7 +42,7 @@ def arguments_for(folder: Path, *arguments: str | Path) -> list[str | Path]:
     """Return the command line of a run of six iterations on the images in `folder`."""
     common: list[str | Path] = [
         "--train-dir", folder, "--val-dir", folder, "--model-size", "0.5x", "--input-size", "32", "--batch-size", "6",
-        "--total-iters", "6", "--display-interval", "2", "--device", "cpu", "--workers", "1",
+        "--total-iters", "6", "--display-interval", "2", "--device", "cpu", "--no-figures", "--workers", "1",
     ]  # fmt: skip
     return [*common, *arguments]
 
