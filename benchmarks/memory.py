@@ -44,7 +44,7 @@ CASES_GPU = (
     "--model-size 1.5x --batch-size 512 --mixup 0.2 --model-ema",
     "--model-size 1.5x --batch-size 1024 --grad-accum-steps 4",
 )
-# Without figures: they are drawn when the training has freed its memory, and take up to 0.2 GB, most of it the libraries.
+# No figures: they are drawn after the training has freed its memory. They need up to 0.2 GB, most of it for libraries.
 COMMON = (
     "--input-size 224 --resize-size 224 --total-iters 40 --val-interval 20 --save-interval 8 --display-interval 100 "
     "--learning-rate 0.01 --no-memory-check --no-figures"

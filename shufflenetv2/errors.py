@@ -56,8 +56,8 @@ def one_line(error: BaseException) -> str:
 def printable(text: str, keep: str = "") -> str:
     """Return a text in which characters that are not printable are escaped, as Python writes them in a string.
 
-    Names of files and classes come from whoever made a data set or a file. Printed as they are, they could move the cursor,
-    begin a line of their own, reverse the direction of writing, or be impossible to encode.
+    Names of files and classes are chosen by the author of a data set or a file. If they were printed unchanged, they could move
+    the cursor, begin a new line, reverse the direction of writing, or be impossible to encode.
 
     Args:
         keep: characters that are not escaped.

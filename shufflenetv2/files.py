@@ -33,7 +33,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 MARKER = b"sha256->"
-ALLOCATION = b"builtin__\nbytearray\n"  # in a pickle: a bytearray, of whatever size the pickle wants
+ALLOCATION = b"builtin__\nbytearray\n"  # in a pickle: a bytearray, whose size the pickle chooses
 TRAILER_BYTES = len(MARKER) + hashlib.sha256().digest_size
 
 # The largest files that are read into memory, in bytes

@@ -20,33 +20,12 @@ from shufflenetv2 import files
 from shufflenetv2.cli.command import parse, run_command, training_parser
 from shufflenetv2.cli.info import format_info
 from shufflenetv2.cli.parser import OptionParser
-from shufflenetv2.config import (
-    OPTIONS,
-    ConvertConfig,
-    ExportConfig,
-    InfoConfig,
-    PredictConfig,
-    PrepareConfig,
-    PreviewConfig,
-    RecalibrateConfig,
-    ReportConfig,
-)
+from shufflenetv2.config import COMMAND_GROUPS, OPTIONS, InfoConfig, PredictConfig
 from shufflenetv2.data.policies import parse_policy
 from shufflenetv2.export import load
 from shufflenetv2.export.metadata import KEYS, ExportMetadata
 from shufflenetv2.weights import Preprocessing, describe
 from tests.models import write_model
-
-COMMANDS = (
-    InfoConfig,
-    ConvertConfig,
-    RecalibrateConfig,
-    ExportConfig,
-    PredictConfig,
-    PrepareConfig,
-    PreviewConfig,
-    ReportConfig,
-)
 
 
 def end(parser: OptionParser, run: Callable[[], object]) -> int:
@@ -112,7 +91,7 @@ def _text(number: float) -> str:
 
 
 TRAINING_LINES = _words(OPTIONS)
-COMMAND_LINES = st.sampled_from(COMMANDS).flatmap(
+COMMAND_LINES = st.sampled_from(COMMAND_GROUPS).flatmap(
     lambda group: st.tuples(st.just(group), _words(OptionParser("x", group).options))
 )
 

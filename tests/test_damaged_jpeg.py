@@ -94,7 +94,7 @@ def test_a_header_that_claims_a_larger_size_is_refused(kind: str) -> None:
 
 @compiled
 @pytest.mark.parametrize("kind", KINDS)
-def test_whatever_libjpeg_warns_of_is_refused(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_all_damage_of_which_libjpeg_warns_is_refused(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Bytes are altered at random. What libjpeg finds no fault with may be read."""
     encoded, rng = jpeg(kind), np.random.default_rng(1)
     start, warned = start_of_data(encoded), 0

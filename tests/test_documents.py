@@ -10,19 +10,7 @@ import pytest
 import torch.distributed.run
 
 import shufflenetv2
-from shufflenetv2.config import (
-    OPTIONS,
-    CheckConfig,
-    ConvertConfig,
-    ExportConfig,
-    InfoConfig,
-    PredictConfig,
-    PrepareConfig,
-    PreviewConfig,
-    RecalibrateConfig,
-    ReportConfig,
-    options_of,
-)
+from shufflenetv2.config import COMMAND_GROUPS, OPTIONS, options_of
 from tests.documents import DOCUMENTS, TRANSLATION, commands
 from tests.models import write_model
 from tests.support import ROOT
@@ -64,22 +52,11 @@ def test_the_translation_has_the_commands_links_and_output_of_the_readme() -> No
 def test_every_option_that_a_document_names_exists() -> None:
     documents = [name for name in DOCUMENTS if name not in WITH_OTHER_OPTIONS]
     text = "".join(re.sub(r"<!--.*?-->", "", (ROOT / name).read_text()) for name in documents)
-    commands = (
-        CheckConfig,
-        ConvertConfig,
-        ExportConfig,
-        InfoConfig,
-        PredictConfig,
-        PrepareConfig,
-        PreviewConfig,
-        RecalibrateConfig,
-        ReportConfig,
-    )
     helps = [
         torch.distributed.run.get_args_parser().format_help(),
         run_script("benchmarks/kill_test.py", "--help").stdout,
     ]
-    options = (*OPTIONS, *options_of(*commands))
+    options = (*OPTIONS, *options_of(*COMMAND_GROUPS))
     existing = (
         {"--" + option.key for option in options}
         | {f"--no-{option.key}" for option in options if option.is_switch}

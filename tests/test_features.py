@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from shufflenetv2 import config
 from shufflenetv2.cli.command import parse
 from shufflenetv2.cli.peers import ANSWERS
-from shufflenetv2.config import OPTIONS, options_of
+from shufflenetv2.config import COMMAND_GROUPS, OPTIONS, options_of
 from tests.support import ROOT
 from tests.test_options import refusal
 
@@ -16,8 +15,6 @@ DOCUMENT = (ROOT / "docs/features.md").read_text()
 ROWS = [row.split("|")[1:4] for row in DOCUMENT.splitlines() if row.startswith("| ")][1:]  # capability, options, remarks
 OPTIONS_COLUMN = {name for _, options, _ in ROWS for name in re.findall(r"`(--[a-z0-9-]+)`", options)}
 ALIASES = {alias for option in OPTIONS for alias in option.aliases}
-# Of the other commands, each of which has a group `...Config`
-COMMAND_GROUPS = [group for name, group in vars(config).items() if name.endswith("Config") and name != "Config"]
 COMMAND_OPTIONS = {f"--{prefix}{option.key}" for option in options_of(*COMMAND_GROUPS) for prefix in ("", "no-")}
 NEGATED_SWITCHES = {f"--no-{option.key}" for option in OPTIONS if option.is_switch}
 

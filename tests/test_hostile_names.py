@@ -57,7 +57,7 @@ def test_printable_text_stays_and_everything_else_is_escaped_as_in_python() -> N
     assert printable("a\tb\n", keep="\t") == "a\tb\\n"
 
 
-def test_predict_prints_one_line_for_each_image_whatever_the_names_are(command: Run, model: Path, tmp_path: Path) -> None:
+def test_predict_prints_one_line_for_each_image_with_any_names(command: Run, model: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for number, name in enumerate(["a\nb.png: cat 100.00%", "\x1b[2J", "\u202etxt", "\udcff", "ä"]):
         write_image(tmp_path / "images" / f"{name}.png", number)

@@ -203,7 +203,7 @@ def test_a_pickle_that_makes_bytes_of_any_number_is_not_loaded(tmp_path: Path) -
     assert "holds more than tensors and plain values" in refusal(tmp_path / "file")
 
 
-def test_damaged_archives_are_refused_whatever_is_damaged_in_them(model: Path, tmp_path: Path) -> None:
+def test_archives_with_damage_anywhere_are_refused(model: Path, tmp_path: Path) -> None:
     complete = model.read_bytes()[: -files.TRAILER_BYTES]
     directory = complete.index(b"PK\1\2")
     for position, byte in (

@@ -182,7 +182,7 @@ class MemoryErrorImages(Digits):
         raise MemoryError("no memory for this image")
 
 
-def test_whatever_ends_a_thread_is_raised_by_next_and_no_other_call_hangs() -> None:
+def test_any_exception_that_ends_a_thread_is_raised_by_next_and_no_other_call_hangs() -> None:
     too_large = DataIterator(Digits("train"), TRANSFORM, 10**12, workers=3)  # no computer can address such a batch
     for _ in range(2):
         with pytest.raises(RuntimeError, match="memory"):

@@ -1,4 +1,4 @@
-"""The report of a run says what its files say, whatever names they contain, and works in a browser without any request."""
+"""The report of a run shows the content of its files, with any names in them, and works in a browser without any request."""
 
 import json
 import logging

@@ -2,6 +2,7 @@
 
 from .augmentation import AugmentationConfig as AugmentationConfig
 from .commands import CALIBRATION_IMAGES as CALIBRATION_IMAGES
+from .commands import COMMAND_GROUPS as COMMAND_GROUPS
 from .commands import EXPORT_SUFFIXES as EXPORT_SUFFIXES
 from .commands import OPSETS as OPSETS
 from .commands import CheckConfig as CheckConfig

@@ -242,3 +242,17 @@ class PreviewConfig:
 
     out: Folder = option("preview", "folder to write; files of an earlier preview are replaced")
     batches: Count = option(1, "number of training batches to draw, at most 64 images of each")
+
+
+# The group of options of every command but `train`
+COMMAND_GROUPS = (
+    PrepareConfig,
+    CheckConfig,
+    InfoConfig,
+    ConvertConfig,
+    RecalibrateConfig,
+    ExportConfig,
+    PredictConfig,
+    ReportConfig,
+    PreviewConfig,
+)

@@ -94,7 +94,7 @@ class DataIterator:
 
     Raises:
         ImageError: from `next`, if the batch contains an image that cannot be decoded, or `bad_images` has too many.
-        BaseException: from `next`, whatever a thread raised, for instance if there is no memory for a batch.
+        BaseException: from `next`, any exception of a thread, such as MemoryError for a batch that is too large.
     """
 
     def __init__(

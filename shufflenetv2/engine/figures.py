@@ -70,7 +70,7 @@ def try_figures(
             predictions = read_predictions(folder)
             _draw_heat_maps(folder / "figures/grad_cam.png", network, val_set, transform, predictions)
             _draw_embedding(folder / "figures/embedding.png", network, val_set, transform, predictions)
-    except Exception as error:  # whatever it is, the results of the run are written
+    except Exception as error:  # of any type: the results of the run are already written
         logger.warning("not all figures are drawn: %s", str(error).partition("\n")[0] or type(error).__name__)
 
 

@@ -4,8 +4,8 @@
  * it normalizes values as it reads them, and sums the values that it writes while they are in the cache.
  *
  * Sums are taken over fixed blocks and added in the order of the blocks: results do not depend on the number of threads. The
- * code is plain C, which the compiler vectorizes. On x86-64 it is compiled for AVX2 and FMA whatever the compiler's options
- * say; `is_supported` reports whether the processor has them.
+ * code is plain C, which the compiler vectorizes. On x86-64 it is compiled for AVX2 and FMA with any options of the
+ * compiler; `is_supported` reports whether the processor has them.
  */
 
 #ifndef BATCH_NORM_H

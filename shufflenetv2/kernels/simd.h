@@ -1,7 +1,7 @@
 /* AVX2 support that the pixel functions share.
  *
- * The functions are written for x86-64 with AVX2 and BMI2 and compiled for these instructions whatever the compiler's options
- * say; `is_supported` reports whether the processor has them. HAS_SIMD is defined if the compiler can compile them.
+ * The functions are written for x86-64 with AVX2 and BMI2. They are compiled for these instructions with any options of the
+ * compiler; `is_supported` reports whether the processor has them. HAS_SIMD is defined if the compiler can compile them.
  * END_OF_FILE has to end each C file.
  */
 

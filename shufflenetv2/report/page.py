@@ -85,7 +85,7 @@ class ReportPage:
         """Write report.html; a failure is one warning, and the training goes on."""
         try:
             self.write()
-        except Exception as error:  # whatever it is, a report must not end a training
+        except Exception as error:  # of any type: a report must not end a training
             if not self._has_failed:
                 logger.warning("report.html is not written: %s", str(error).partition("\n")[0] or type(error).__name__)
             self._has_failed = True

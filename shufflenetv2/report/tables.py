@@ -34,7 +34,7 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
 def protect(text: str) -> str:
     """Put a ' in front of a text that a spreadsheet would take for a formula; `unprotect` removes it.
 
-    The names of images and classes come from whoever made the data set, and a formula can send a table elsewhere.
+    The names of images and classes are chosen by the author of the data set, and a formula can send a table to a server.
     """
     return f"'{text}" if FORMULA.match(text) else text
 
