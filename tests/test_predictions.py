@@ -161,6 +161,11 @@ def test_an_evaluation_prints_percent_and_writes_to_a_folder_of_its_own(
         assert (summary["weights"], summary["final"]) == (f"{model}/model.pkl", True)
     assert folders[0] == folders[3] == "logs/eval/a-model-beetles"
     assert folders[1:3] == ["logs/eval/b-model-beetles", "logs/eval/a-model-flowers-val"]
+    for fraction in ("0.3", "0.5"):  # parts of the folder that was evaluated as a whole above
+        held_out = ["--train-dir", beetles, "--val-fraction", fraction, "--device", "cpu", "--no-figures"]
+        finished = train_here("--eval", "--eval-resume", "a/model.pkl", *held_out)
+        folders += re.findall(r"are in (\S+)\n", finished.stdout)
+    assert folders[4:] == ["logs/eval/a-model-beetles-held-out", "logs/eval/a-model-beetles-held-out-2"]
     rows = read_csv(tmp_path / folders[0] / "predictions.csv")
     assert [row["image"] for row in rows] == [f"{name}/{number}.jpg" for name in CLASSES for number in range(7)]
     assert [row["label"] for row in rows] == [row["image"].partition("/")[0] for row in rows]
