@@ -86,7 +86,7 @@ def _config(options: dict[str, Any]) -> Config:
 def _read_result(config: Config) -> TrainingResult:
     from . import files
     from .cli.train import log_folder
-    from .engine.results import BEST, RESULT
+    from .weights import BEST, RESULT
 
     folder = Path(config.common.save)
     model, best = folder / RESULT, folder / BEST

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import itertools
 import os
 import pickle
 import secrets
@@ -25,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, nearest
 
 try:
     import fcntl
@@ -40,6 +41,8 @@ TRAILER_BYTES = len(MARKER) + hashlib.sha256().digest_size
 MAX_TEXT_BYTES = 16 * 2**20  # options, class names, class weights: the names of ImageNet-21k take less than 1 MiB
 MAX_TENSOR_BYTES = 8 * 2**30  # weights and checkpoints: the largest image classifiers in timm take 4 GiB
 MAX_RECORD_BYTES = 2**30  # what this program wrote itself: lists of images, metrics
+
+MAX_NAMES = 2_000  # of a folder, that are compared with a mistyped name
 
 KINDS = {
     stat.S_IFIFO: "a FIFO (named pipe)",
@@ -129,6 +132,37 @@ def read_text_file(path: str | os.PathLike[str], encoding: str = "utf-8") -> str
         OSError: see `read_regular_file`.
     """
     return io.TextIOWrapper(io.BytesIO(read_regular_file(path)), encoding).read()
+
+
+def nearest_path(path: str | os.PathLike[str], *, is_folder: bool = False) -> str:
+    """Return the existing path whose spelling is the most similar to that of a mistyped path; '' if none is similar enough.
+
+    Args:
+        path: in which the names of files and of folders may be mistyped.
+        is_folder: whether the path should lead to a folder.
+    """
+    here = Path(Path(path).anchor)
+    parts = Path(path).parts[bool(here.anchor) :]
+    for number, part in enumerate(parts, 1):
+        accepts = os.path.isdir if is_folder or number < len(parts) else os.path.exists
+        if not accepts(here / part):
+            try:
+                with os.scandir(here) as entries:
+                    names = sorted(entry.name for entry in itertools.islice(entries, MAX_NAMES))
+            except OSError:
+                return ""
+            hidden = part.startswith(".")
+            part = nearest(part, (name for name in names if name.startswith(".") is hidden and accepts(here / name)))
+            if not part:
+                return ""
+        here /= part
+    return str(here)
+
+
+def describe_error(error: OSError) -> str:
+    """Return why a file that a user named cannot be opened; if it does not exist, with the file that may be meant."""
+    near = nearest_path(error.filename) if isinstance(error, FileNotFoundError) and error.filename else ""
+    return f"{error.strerror}; did you mean {near}?" if near else f"{error.strerror}"
 
 
 def _require_regular(path: str | os.PathLike[str], mode: int) -> None:

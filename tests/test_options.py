@@ -153,7 +153,7 @@ def test_wrong_use_gets_one_line_that_names_the_culprit(arguments: list[str], pa
         ("lr: -3", ["lr in", "above 0"]),
         ("batch-size: [1, 2]", ["batch-size in", "at least 1"]),
         ("- a\n- b", ["option: value"]),
-        ("a: b: c", ["not YAML, line 1"]),
+        ("a: b: c", ["line 1: this is not YAML (mapping values are not allowed here)"]),
         ("config: other.yaml", ["'config'", "'base'"]),
         ("lr: 0.1\nlearning-rate: 0.2", ["'learning-rate'", "second time"]),
         ("save: 2024-13-45", ["not YAML"]),

@@ -170,7 +170,7 @@ def test_the_error_about_an_unusable_file_says_what_kind_of_file_it_is(command: 
         "model.onnx": "it is an ONNX model",
         "cut.pth": "it is a zip archive whose end is missing",
         "empty.pth": "is empty",
-        ".": "Is a directory",
+        ".": "it is a folder; did you mean",
         "none.pth": "No such file",
     }.items():
         with pytest.raises(UserError, match=f"^{name} .*{message}") as error:

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from .. import terminal
 from ..config import GROUPS, VALIDATION_FOLDERS, Config
 from ..errors import UserError, printable
+from ..files import describe_error, nearest_path
 from .config_files import Layer, merge, read_layers
 from .parser import OptionParser
 
@@ -53,7 +54,9 @@ class TrainingParser(OptionParser):
             if answer := peers.answer_argument(argument, self.options):
                 raise UserError(f"{argument} on the command line: {answer}")
             reason = "is no folder of images" if os.path.exists(argument) else "does not exist"
-            raise UserError(f"unexpected argument {argument!r} on the command line, which {reason}")
+            near = nearest_path(argument, is_folder=True)
+            hint = f"; did you mean {near}?" if near else ""
+            raise UserError(f"unexpected argument {argument!r} on the command line, which {reason}{hint}")
         if len(arguments) > 1:
             raise UserError(f"{' '.join(arguments)} on the command line: give one folder, or `train_dir` and `val_dir`")
         self.folder = arguments[0]
@@ -207,7 +210,7 @@ def _report(error: Exception | KeyboardInterrupt, parser: OptionParser) -> int:
         if status == 2 and os.environ.get("LOCAL_RANK", "0") != "0":
             return status
     elif isinstance(error, OSError) and error.filename is not None:
-        message = f"{error.filename}: {error.strerror}"
+        message = f"{error.filename}: {describe_error(error)}"
     elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         message = f"`torchcompile` failed: {str(error).splitlines()[0]}; `debug` shows the traceback"
     elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(message)):

@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..export import load
 from ..export.runtimes import identify_format
 from ..report import ReportPage, RunLog
-from ..weights import Preprocessing, read_weights
+from ..weights import RESULT, Preprocessing, read_weights, weight_files
 from . import build
 
 IDENTITY_FILE = "evaluation.json"
@@ -96,7 +96,7 @@ def open_model(config: Config, devices: Devices) -> Model:
     Raises:
         UserError: it cannot be read, or an option contradicts it.
     """
-    path = Path(config.evaluation.eval_resume or Path(config.common.save) / "model.pkl")
+    path = Path(config.evaluation.eval_resume) if config.evaluation.eval_resume else result_of_run(Path(config.common.save))
     if identify_format(path) is None:
         weights = read_weights(path, use_ema=config.evaluation.use_ema)
         preprocessing = evaluation_preprocessing(config, path, weights.preprocessing, weights.channels)
@@ -111,6 +111,21 @@ def open_model(config: Config, devices: Devices) -> Model:
     blank = torch.zeros(1, recorded.channels, *height_width(recorded.input_size), dtype=torch.uint8)
     n_class = len(classifier.class_names or classifier.logits(blank)[0])
     return Model(path, _Exported(classifier.logits), preprocessing, n_class, classifier.class_names)
+
+
+def result_of_run(folder: Path) -> Path:
+    """Return the result of the run in a folder, model.pkl.
+
+    Raises:
+        UserError: there is none; the message names the weights that may be meant.
+    """
+    path = folder / RESULT
+    if path.exists():
+        return path
+    proposals = weight_files(folder)
+    near = str(proposals[0]) if proposals else files.nearest_path(path)
+    remedy = f"did you mean `eval_resume={near}`?" if near else "name the weights to evaluate"
+    raise UserError(f"`eval_resume` is missing, and {path} does not exist; {remedy}")
 
 
 class _Exported(nn.Module):

@@ -21,9 +21,9 @@ from ..engine import (
     choose_devices,
     distributed,
 )  # fmt: skip
-from ..engine.results import BEST, RESULT
 from ..errors import UserError
 from ..report import MLflow, OpenRecorder, RunDescription, RunLog, Session, TensorBoard, Wandb, next_commands, require_package
+from ..weights import BEST, RESULT
 from . import build
 from .description import OPTIONS_FILE, log_description
 from .parser import spell_options

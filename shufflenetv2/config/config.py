@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from ..errors import UserError, nearest
+from ..files import nearest_path
 from .augmentation import AugmentationConfig
 from .data import DataConfig
 from .fields import Option, in_words, is_group, options_of, validate
@@ -382,6 +383,8 @@ def _resolved_data(config: Config) -> DataConfig:
     if data.dataset_download:
         raise UserError("`dataset_download` needs a `dataset` by name")
     if data.data_dir:
+        if not os.path.isdir(data.data_dir) and (near := nearest_path(data.data_dir, is_folder=True)):
+            raise UserError(f"`data_dir` {data.data_dir} is not a folder; did you mean {near}?")
         train_dir = data.train_dir or os.path.join(data.data_dir, "train")
         val_dirs = [os.path.join(data.data_dir, name) for name in VALIDATION_FOLDERS]
         val_dir = next(filter(os.path.isdir, val_dirs), "" if data.val_fraction else val_dirs[0])

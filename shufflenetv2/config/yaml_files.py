@@ -8,11 +8,12 @@ from yaml.constructor import ConstructorError
 from yaml.nodes import Node, ScalarNode
 
 from ..errors import UserError
-from ..files import TooLargeFileError, read_regular_file
+from ..files import TooLargeFileError, describe_error, read_regular_file
 
 MAX_BYTES = 2**18
 MAX_DEPTH = 10
 MAX_DIGITS = 400
+MAX_PROBLEM = 100  # characters of the parser's explanation, which may contain any part of the file
 
 
 class RefusedYAMLError(yaml.MarkedYAMLError):
@@ -63,7 +64,8 @@ def read_yaml(path: str | Path) -> dict[Any, Any]:
         AttributeError,
         ArithmeticError,
     ) as error:  # not UTF-8, an impossible date, ...
-        raise UserError(f"{path} is not YAML{_place(error)}") from None
+        problem = getattr(error, "problem", None) or "it is not UTF-8 text, or a value is impossible"
+        raise UserError(f"{path}{_place(error)}: this is not YAML ({problem[:MAX_PROBLEM]})") from None
     if not isinstance(content or {}, dict):
         raise UserError(f"{path} is not a list of 'option: value' lines")
     return dict(content or {})
@@ -80,6 +82,6 @@ def _read_bytes(path: str | Path) -> bytes:
     except TooLargeFileError:
         raise UserError(f"{path} is no file of options: it has more than {MAX_BYTES:,} bytes") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {describe_error(error)}") from None
     except ValueError:
         raise UserError(f"{str(path)!r} is not the name of a file") from None

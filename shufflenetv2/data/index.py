@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
-from ..files import MAX_RECORD_BYTES, read_regular_file, write_bytes
+from ..files import MAX_RECORD_BYTES, nearest_path, read_regular_file, write_bytes
 from .images import IMAGE_SUFFIXES
 
 # Smaller data sets are not cached: listing 10,000 images takes 20 ms on a local disk, and would take a second on a network file
@@ -85,7 +85,9 @@ def images_by_class(folder: str | Path) -> dict[str, list[str]]:
         UserError: if the folder is missing, cannot be listed or has no class folders.
     """
     if not os.path.isdir(folder):
-        raise UserError(f"{folder} is not a folder; it should hold one folder of images per class")
+        near = nearest_path(folder, is_folder=True)
+        remedy = f"did you mean {near}?" if near else "it should hold one folder of images per class"
+        raise UserError(f"{folder} is not a folder; {remedy}")
     file = cache_file(folder)
     cached = _read_cache(file)
     walk = _Walk(folder, cached)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..config import DataConfig
 from ..errors import UserError
-from ..files import read_text_file
+from ..files import nearest_path, read_text_file
 from ..rng import HELD_OUT, generator
 from .datasets import Dataset, FolderDataset, Subset
 from .images import limit_pixels
@@ -138,9 +138,9 @@ def read_class_map(path: str | Path) -> list[str]:
     try:
         lines = read_text_file(path, "utf-8-sig").split("\n")
     except OSError as error:
-        raise UserError(
-            f"`class_map` {path} cannot be read: {error.strerror}; it should hold one class name per line, and may be left out"
-        ) from error
+        near = nearest_path(path)
+        remedy = f"did you mean {near}?" if near else "it should hold one class name per line, and may be left out"
+        raise UserError(f"`class_map` {path} cannot be read: {error.strerror}; {remedy}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"`class_map` {path} is not UTF-8 text; it should hold one class name per line") from error
     line_numbers: dict[str, int] = {}

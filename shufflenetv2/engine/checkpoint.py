@@ -17,12 +17,11 @@ from ..config import DEFAULTS, RunConfig, split_interval
 from ..data import Dataset
 from ..errors import UserError, one_line
 from ..network import published_name
-from ..weights import Iteration, Metadata, check_metadata
+from ..weights import BEST, RESULT, RESULT_EMA, Iteration, Metadata, check_metadata
 from . import distributed
 from .background import BackgroundWriter
 from .changes import RecipeChange, continue_changed
 from .intervals import every
-from .results import BEST, RESULT, RESULT_EMA
 from .state import TrainingState
 
 FILES_OF_A_RUN = ("*checkpoint-*.pth.tar", "model*.pkl", "best*.pkl", "best.pth.tar")  # version 0.1 wrote best.pth.tar
@@ -346,7 +345,12 @@ class Checkpointer:
             path, content = newest
             self._accept(content, path, self.REMEDY)
         elif resume:
-            path, content = Path(resume), read_checkpoint(Path(resume))
+            path = Path(resume)
+            if path.is_dir():
+                proposals = list_checkpoints(path)
+                remedy = f"did you mean {proposals[0]}?" if proposals else "give the file of a checkpoint"
+                raise UserError(f"`resume` {path} is a folder; {remedy}")
+            content = read_checkpoint(path)
             if self._config.resume_opt:
                 self._accept(content, path, self.REMEDY_RESUME)
         else:

@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..weights import BEST, RESULT
 from .evaluation import EvaluationResult
-
-RESULT, RESULT_EMA, BEST = "model.pkl", "model-ema.pkl", "best.pkl"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ..network import ShuffleNetV2
 from ..recipe import build_class_weights, describe_class_weights, load_teacher
 from ..report import ReportPage, RunLog, TrainMetrics
 from ..terminal import progress
-from ..weights import Weights, model_record
+from ..weights import BEST, RESULT, RESULT_EMA, Weights, model_record
 from . import distributed
 from .background import time_limit
 from .bad_images import BadImageReport
@@ -37,7 +37,7 @@ from .hooks import load_hooks
 from .loop import Callbacks, StepSettings, recalibrate_batch_norm, train
 from .nonfinite import NonFiniteLossError, next_gap, recover_from_nonfinite
 from .recalibration import RECALIBRATION_IMAGES
-from .results import BEST, RESULT, RESULT_EMA, ValidatedWeights, finished_lines, name_weights
+from .results import ValidatedWeights, finished_lines, name_weights
 from .signals import GracefulShutdown, ShutdownRequested
 from .state import build_training_state
 

@@ -11,6 +11,7 @@ from ..config import height_width
 from ..data import Dataset, DecodedImage, Digits, EvaluationTransform, ImageError, ImageFiles, Subset, find_images
 from ..data.images import Image
 from ..errors import UserError
+from ..files import nearest_path
 
 DIGITS = "digits"  # given in place of a folder, this selects the built-in images
 
@@ -45,11 +46,13 @@ def image_paths(paths: Iterable[str | Path], warn: Callable[[str], object]) -> l
     Args:
         paths: files, which are taken with any suffix, and folders, which are searched for images at any depth. The images of a
             folder are sorted.
-        warn: called with a message for each folder that holds no images or cannot be listed.
+        warn: called with a message for each folder that holds no images or cannot be listed, and for each mistyped name.
     """
     images: list[str] = []
     for path in [os.fspath(path) for path in paths]:
-        if not os.path.isdir(path):
+        if not os.path.exists(path) and (near := nearest_path(path)):
+            warn(f"{path} does not exist; did you mean {near}?")
+        elif not os.path.isdir(path):
             images.append(path)
         elif names := find_images(path, lambda error: warn(f"{error.filename} cannot be read: {error.strerror}")):
             images += [os.path.join(path, name) for name in names]
@@ -72,7 +75,9 @@ def open_images(source: str, split: str, option: str) -> Dataset:
     if source == DIGITS and not os.path.exists(source):
         return Digits(split)
     if not os.path.isdir(source):
-        raise UserError(f"`{option}` {source} is not a folder; it should hold images, at any depth")
+        near = nearest_path(source, is_folder=True)
+        remedy = f"did you mean {near}?" if near else "it should hold images, at any depth"
+        raise UserError(f"`{option}` {source} is not a folder; {remedy}")
     warnings: list[str] = []
     paths = image_paths([source], warnings.append)
     if not paths:

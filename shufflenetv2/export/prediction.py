@@ -23,7 +23,7 @@ from ..engine.evaluation import count_correct
 from ..errors import UserError
 from ..files import MAX_TENSOR_BYTES, read_regular_file
 from ..network import ShuffleNetV2
-from ..weights import Preprocessing, read_weights
+from ..weights import Preprocessing, describe_unreadable, read_weights
 from .images import SkipUnreadable, open_images
 from .runtimes import identify_format, open_program
 
@@ -175,7 +175,7 @@ def load(path: str | Path, device: str = "auto", *, use_ema: bool = False) -> Cl
     try:
         content = read_regular_file(path, MAX_TENSOR_BYTES)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {describe_unreadable(path, error)}") from error
     program = open_program(format, content, str(path))
     return Classifier(program, program.metadata.class_names, program.metadata.preprocessing)
 

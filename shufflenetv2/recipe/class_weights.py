@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, nearest
-from ..files import read_text_file
+from ..files import nearest_path, read_text_file
 
 # Exponent of the number of images per class, which the weight is divided by.
 RULES = {"balanced": 1.0, "sqrt": 0.5}
@@ -92,7 +92,7 @@ def _pairs(path: str) -> Iterator[tuple[str, str]]:
     try:
         content = read_text_file(path, "utf-8-sig")
     except FileNotFoundError as error:
-        near = nearest(path, RULES)
+        near = nearest(path, RULES) or nearest_path(path)
         remedy = f"did you mean {near}?" if near else "it may also be balanced or sqrt"
         raise UserError(f"`class_weights` {path} cannot be read: {error.strerror}; {remedy}") from error
     except OSError as error:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from .. import files
 from ..config import DistillationConfig, height_width
 from ..errors import UserError, nearest
-from ..weights import check_tensors, check_values, describe_mismatch, plain_items, read_weights
+from ..weights import check_tensors, check_values, describe_mismatch, describe_unreadable, plain_items, read_weights
 
 FILE_ENDINGS = (".pkl", ".pt", ".pth", ".tar")
 # Keys under which trainers store a state dict. The first key that a file has is used; averaged weights come first, because they
@@ -224,7 +224,8 @@ def _load_checkpoint(network: nn.Module, checkpoint: str, model: str) -> None:
     except files.DamagedFileError as error:
         raise UserError(f"`teacher_checkpoint`: {error}") from error
     except OSError as error:
-        raise UserError(f"`teacher_checkpoint` {checkpoint} cannot be read: {error.strerror}") from error
+        reason = describe_unreadable(Path(checkpoint), error)
+        raise UserError(f"`teacher_checkpoint` {checkpoint} cannot be read: {reason}") from error
     if not isinstance(content, dict):
         raise UserError(f"`teacher_checkpoint` {checkpoint} holds a {type(content).__name__}, not a state dict")
     content = plain_items(content)

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
-from ..files import open_regular
+from ..files import nearest_path, open_regular
 from .bad_images import Row as BadImageRow
 from .bad_images import read_bad_images
 from .tables import unprotect
@@ -116,7 +116,9 @@ def find_log_folder(run: str | Path) -> Path:
         if any((candidate / name).exists() for name in ("metrics.jsonl", "options.yaml", "summary.json")):
             return candidate
     problem = "holds no log of a run (metrics.jsonl)" if folder.is_dir() else "does not exist"
-    raise UserError(f"{run} {problem}; give the log folder of a run, such as logs/NAME, or its `save` folder")
+    near = "" if folder.exists() else nearest_path(folder, is_folder=True)
+    remedy = f"did you mean {near}?" if near else "give the log folder of a run, such as logs/NAME, or its `save` folder"
+    raise UserError(f"{run} {problem}; {remedy}")
 
 
 def _read_text(path: Path) -> str:

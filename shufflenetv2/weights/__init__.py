@@ -11,6 +11,11 @@ from .file import Preprocessing as Preprocessing
 from .file import Weights as Weights
 from .file import describe_mismatch as describe_mismatch
 from .file import model_record as model_record
+from .filetypes import BEST as BEST
+from .filetypes import RESULT as RESULT
+from .filetypes import RESULT_EMA as RESULT_EMA
+from .filetypes import describe_unreadable as describe_unreadable
+from .filetypes import weight_files as weight_files
 from .names import recognize_names as recognize_names
 from .permutations import permutations as permutations
 from .pretrained import pretrained_weights as pretrained_weights

@@ -15,7 +15,7 @@ from .. import files
 from ..config import Size, describe_size
 from ..errors import UserError, one_line
 from ..network import ShuffleNetV2
-from .filetypes import identify, is_safetensors
+from .filetypes import describe_unreadable, identify, is_safetensors
 from .schema import Metadata, check_metadata
 
 # Names of the metadata that describe how the weights were trained
@@ -249,7 +249,7 @@ def read_content(path: Path) -> Mapping[str, Any]:
     except files.DamagedFileError as error:
         raise UserError(f"{error}{_explain(path, error)}") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {describe_unreadable(path, error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not weights")
     return content

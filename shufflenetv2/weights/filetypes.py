@@ -1,6 +1,7 @@
-"""Recognize files that are not weight files, such as images, web pages and TorchScript programs, for error messages."""
+"""Recognize files that are not weight files, and find weight files that may be meant instead, for error messages."""
 
 import codecs
+import os
 import re
 from pathlib import Path
 
@@ -27,6 +28,35 @@ ZIP_MEMBERS = (
 # An ONNX file is a protobuf message. It begins with field 1, the version of the format (1 to 31), then field 2 (producer name),
 # 3 (producer version), 7 (graph) or 8 (operator sets).
 ONNX = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x3a\x42]")
+BEST, RESULT, RESULT_EMA = "best.pkl", "model.pkl", "model-ema.pkl"  # the results of a run
+WEIGHT_SUFFIXES = (".pkl", ".pth", ".pth.tar", ".pt", ".safetensors")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files with names of weight files in a folder: the results of a run, then the others, newest first.
+
+    If there are none, the folder may hold folders of runs: return the best weights of each run, newest first.
+    """
+    try:
+        names = {name for name in os.listdir(folder) if name.endswith(WEIGHT_SUFFIXES) and not name.startswith(".")}
+        results = [folder / name for name in (BEST, RESULT, RESULT_EMA) if name in names]
+        others = {folder / name for name in names}.difference(results) or set(folder.glob(f"*/{BEST}") if not results else ())
+        return [*results, *sorted(others, key=os.path.getmtime, reverse=True)]
+    except OSError:
+        return []
+
+
+def describe_unreadable(path: Path, error: OSError) -> str:
+    """Return why a weight file cannot be read, with those that may be meant: in the folder, or of similar name."""
+    if path.is_dir():
+        proposals = weight_files(path)
+        if not proposals:
+            return "it is a folder, and holds no weight files"
+        return f"it is a folder; did you mean {' or '.join(map(str, proposals[:2]))}?"
+    near = files.nearest_path(path)
+    if path.exists() or not near:
+        return f"{error.strerror}"
+    return f"{error.strerror}; did you mean {[*weight_files(Path(near)), near][0]}?"
 
 
 def identify(path: Path) -> str | None:
