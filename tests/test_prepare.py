@@ -20,7 +20,8 @@ from PIL import Image
 
 from shufflenetv2.data import EvaluationTransform, FolderDataset
 from shufflenetv2.data.images import read_image
-from shufflenetv2.data.shrinking import map_in_threads, shrink, target_names
+from shufflenetv2.data.shrinking import shrink, target_names
+from shufflenetv2.data.threads import map_in_threads
 from shufflenetv2.data.transforms import OpencvResize
 from tests.support import ONE_THREAD, ROOT, Run, photograph
 

@@ -19,9 +19,8 @@ from .formats import BYTES_READ, SUFFIXES_OF, content_format, has_image_suffix
 from .images import ImageError, open_encoded, read_file
 from .index import images_by_class
 from .overview import UNEQUAL_RATIO
-from .shrinking import map_in_threads
 from .similarity import Signature, signature, similar_pairs
-from .threads import usable_cores
+from .threads import map_in_threads, usable_cores
 
 TRAINING, VALIDATION = "training", "validation"
 PROBLEM_OF = {"unreadable": "unreadable", "not a file": "unreadable", "too large": "huge", "damaged": "damaged"}

@@ -21,14 +21,11 @@ measured.
 """
 
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 
@@ -37,11 +34,8 @@ from ..files import lock_folder, read_regular_file, write_bytes
 from ..terminal import Progress
 from .images import Image, ImageError, open_encoded, read_file
 from .index import images_by_class
-from .threads import usable_cores
+from .threads import map_in_threads, usable_cores
 from .transforms import OpencvResize
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 RECORD = ".prepared"  # file that records the source and the settings of a folder; hidden, so not part of the data set
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
@@ -52,7 +46,6 @@ JPEG_OPTIONS = [
     # larger.
     *(cv2.IMWRITE_JPEG_RST_INTERVAL, 4),
 ]
-QUEUED_PER_THREAD = 4
 
 
 @dataclass
@@ -178,25 +171,6 @@ def finished_files(destination: Path) -> set[str]:
             elif path.stat().st_size:  # a power failure can leave an empty file
                 paths.add(os.path.relpath(path, destination))
     return paths
-
-
-def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
-    """Yield `function(item)` in the order of the items, computed by threads; closing the generator ends the threads.
-
-    At most QUEUED_PER_THREAD items per thread are taken from `items` ahead of the result that is yielded.
-    """
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > QUEUED_PER_THREAD * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def shrink_file(paths: tuple[Path, Path], short_side: int, quality: int) -> bool | str:

@@ -1,9 +1,17 @@
-"""Threads that load the samples of the next batches, each directly into its place in its batch."""
+"""Threads that read and decode images: for the next batches of a training, or for all files of a folder in turn.
+
+The threads are daemons, which do not keep the process alive: a thread that waits for a file system that does not answer cannot
+be ended, and the process has to end without it.
+"""
 
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +26,10 @@ BATCHES_AHEAD = 2  # number of batches that are loaded while the training step u
 POLL_SECONDS = 0.1  # between two calls of `while_waiting`
 CLOSE_SECONDS = 3.0  # how long to wait for threads that may never end, because a file system does not answer
 
+QUEUED_PER_THREAD = 4  # items that `map_in_threads` takes in advance
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 LoadSample = Callable[[int, np.ndarray], int]  # (position, memory to write the image into) -> target
 
 
@@ -29,6 +41,73 @@ def usable_cores() -> int:
 def worker_count(workers: int | None, processes: int = 1) -> int:
     """Return the number of loader threads of a process; by default the usable cores are divided among the processes."""
     return workers or max(1, usable_cores() // processes)
+
+
+def start_threads(run: Callable[[], object], count: int, on_failure: Callable[[], object]) -> list[threading.Thread]:
+    """Start threads that call `run`.
+
+    Raises:
+        UserError: the system starts no more threads; `on_failure` has been called, to end those that were started.
+    """
+    threads: list[threading.Thread] = []
+    for number in range(count):
+        thread = threading.Thread(target=run, name=f"loader-{number}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            on_failure()
+            join_threads(threads)
+            raise UserError(f"`workers` {count}: the system starts no more than {number} threads", status=1) from error
+        threads.append(thread)
+    return threads
+
+
+def join_threads(threads: Sequence[threading.Thread]) -> None:
+    """Wait until threads end, because the process would abort if the interpreter exited while a thread is inside OpenCV.
+
+    Each thread ends after at most one image, unless it waits for a file system that does not answer: such a thread is left
+    behind.
+    """
+    deadline = time.monotonic() + CLOSE_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
+    """Yield `function(item)` in the order of the items, computed by threads; closing the generator ends the threads.
+
+    At most QUEUED_PER_THREAD items per thread are taken from `items` ahead of the result that is yielded.
+    """
+    calls: SimpleQueue[tuple[Future[Result], Item] | None] = SimpleQueue()  # None ends a thread
+    pending: deque[Future[Result]] = deque()
+
+    def run() -> None:
+        while call := calls.get():
+            future, item = call
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function(item))
+                except BaseException as error:  # raised again where the result is taken
+                    future.set_exception(error)
+
+    def end() -> None:
+        for future in pending:
+            future.cancel()
+        for _ in range(workers):
+            calls.put(None)
+
+    threads = start_threads(run, workers, end)
+    try:
+        for item in items:
+            pending.append(Future())
+            calls.put((pending[-1], item))
+            if len(pending) > QUEUED_PER_THREAD * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        end()
+        join_threads(threads)
 
 
 class _Batch:
@@ -81,14 +160,7 @@ class BatchThreads:
         lock = threading.RLock()  # reentrant: a garbage collection inside a thread may call close()
         self._may_start_batch, self._batch_ready = threading.Condition(lock), threading.Condition(lock)
         self._threads: list[threading.Thread] = []
-        for number in range(workers):
-            thread = threading.Thread(target=self._run, name=f"loader-{number}", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError as error:
-                self.close()
-                raise UserError(f"`workers` {workers}: the system starts no more than {number} threads", status=1) from error
-            self._threads.append(thread)
+        self._threads = start_threads(self._run, workers, self.close)
 
     def next(self, while_waiting: Callable[[], object]) -> tuple[Tensor, Tensor]:
         with self._batch_ready:
@@ -115,12 +187,7 @@ class BatchThreads:
             self._may_start_batch.notify_all()
             self._batch_ready.notify_all()
         if threading.current_thread() not in self._threads:
-            # Wait for the threads, because the process would abort if the interpreter exited while a thread is inside OpenCV.
-            # Each thread ends after at most one image, unless it waits for a file system that does not answer: such a thread
-            # is left behind, and does not keep the process alive.
-            deadline = time.monotonic() + CLOSE_SECONDS
-            for thread in self._threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
+            join_threads(self._threads)
 
     def _next_is_ready(self) -> bool:
         batch = self._pending.get(self._returned)
