@@ -1,73 +1,219 @@
-"""Give the program many generated inputs of each kind, and count how it ends: well, with one line, or with a traceback.
+"""Give the program many generated inputs of each kind, and count how it ends: well, with one line, or in a failure.
 
-The inputs are those of tests/hostile.py: random and mutated command lines, YAML files, policies, weight files and metadata.
-Everything runs in this process, without a training.
+The inputs are those of tests/hostile.py. Each kind runs in a process of its own, which is watched: a traceback, an input that
+takes longer than 20 seconds, one that grows the process by more than 256 MiB, and a crash of the process are failures. They
+are printed, and the inputs are kept in build/hostile. Nothing is trained.
 
-    python benchmarks/hostile_inputs.py [--examples 2000] [--weight-files 2000] [--seed 0] [--output FILE]
+    python benchmarks/hostile_inputs.py [--inputs 2000] [--only TEXT ...] [--seed 0] [--output FILE]
+
+With --only, the results of the kinds whose names contain one of the texts replace those in the file.
 """
 
 import argparse
 import json
+import os
+import random
+import resource
+import subprocess
 import sys
+import tempfile
 import time
+import zlib
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from measuring import RESULTS, installed_versions, write_report
+from measuring import RESULTS, ROOT, installed_versions, write_report
 
-from tests.hostile import INPUTS
-
+FAILURES = ("traceback", "hang", "crash", "memory")
 ENDS = {0: "accepted", 1: "refused", 2: "refused"}
-MAX_SHOWN = 5  # tracebacks of a kind of input
+MAX_SHOWN = 5  # failures of a kind of input
+MAX_SECONDS = 20  # for an input
+MAX_GROWTH = 256 * 2**20  # bytes by which an input may raise the memory of the process
+MAX_ADDRESSES = 8 * 2**30  # bytes of address space beyond those at the start: more cannot be allocated
+KEPT = ROOT / "build" / "hostile"
 
 
-def count_ends(kind: str, examples: int, number: int) -> dict[str, Any]:
-    """Run the examples of a kind of input, and return how they ended.
+def memory() -> tuple[int, int]:
+    """Return the resident memory of this process, and its maximum since the last call of `reset_peak`, in bytes."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmRSS"].split()[0]) * 1024, int(lines["VmHWM"].split()[0]) * 1024
 
-    Args:
-        number: seed of the examples.
-    """
-    strategy, end = INPUTS[kind]
-    ends: Counter[str] = Counter()
+
+def reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def examples(source: Any, count: int, number: int, use: Callable[[Any], object]) -> None:
+    """Call a function with each of the examples of a kind; `number` is their seed."""
+    from hypothesis import HealthCheck, Phase, given, seed, settings
+
+    if callable(source):  # hypothesis's strategies are not
+        for index in range(count):
+            use(source(random.Random(number << 32 | index)))
+        return
 
     @seed(number)
     @settings(
-        max_examples=examples, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+        max_examples=count, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
     )
-    @given(example=strategy)
+    @given(example=source)
     def run(example: Any) -> None:
-        try:
-            ends[ENDS[end(example)]] += 1
-        except Exception as error:  # what a user would see as a traceback
-            ends["traceback"] += 1
-            if ends["traceback"] <= MAX_SHOWN:
-                print(f"{kind}: {type(error).__name__}: {error}: {example!r:.500}", file=sys.stderr)
+        use(example)
 
-    started = time.perf_counter()
     run()
-    return {
-        "examples": ends.total(),
-        **{name: ends[name] for name in ("accepted", "refused", "traceback")},
-        "seconds": round(time.perf_counter() - started),
-    }
+
+
+def child(kind: str, count: int, number: int, folder: Path) -> None:
+    """Run examples of a kind in this process, and print a line of JSON about each: how it ended, seconds, bytes."""
+    output = os.fdopen(os.dup(1), "w", buffering=1)
+    messages = os.open(folder / "messages", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(messages, 1)  # libraries write to the standard streams
+    os.dup2(messages, 2)
+    from tests.hostile import INPUTS
+
+    source, end = INPUTS[kind]
+    examples(source, 3, number + 1, lambda example: _end(end, example))  # imports, and makes what is made once
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (pages + MAX_ADDRESSES,) * 2)
+
+    def use(example: Any) -> None:
+        content = example if isinstance(example, bytes) else repr(example).encode(errors="backslashreplace")
+        (folder / "input").write_bytes(content)
+        output.write('"begin"\n')
+        before, _ = memory()
+        reset_peak()
+        started = time.perf_counter()
+        result, text = _end(end, example)
+        seconds, growth = time.perf_counter() - started, memory()[1] - before
+        if result in ENDS.values() and growth > MAX_GROWTH:
+            result, text = "memory", f"the memory of the process grew by {growth / 2**20:,.0f} MiB"
+        output.write(json.dumps([result, seconds, growth, text]) + "\n")
+
+    examples(source, count, number, use)
+    output.write('"end"\n')
+
+
+def _end(end: Callable[[Any], int], example: Any) -> tuple[str, str]:
+    try:
+        return ENDS[end(example)], ""
+    except Exception as error:  # what a user would see as a traceback
+        return "traceback", f"{type(error).__name__}: {error}"[:500]
+
+
+class Watch:
+    """Runs a kind of input in child processes, one after the other, and counts how the inputs ended."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind, self.folder = kind, folder
+        self.ends: Counter[str] = Counter()
+        self.slowest, self.growth = 0.0, 0
+
+    def run(self, count: int, number: int) -> dict[str, Any]:
+        """Run `count` inputs; after a crash or a hang, a new process goes on with other inputs."""
+        started = time.perf_counter()
+        while (done := self.ends.total()) < count:
+            self._run_child(count - done, number)
+            number += 1_000
+            if self.ends["crash"] + self.ends["hang"] > MAX_SHOWN:
+                break
+        return {
+            "inputs": self.ends.total(),
+            **{name: self.ends[name] for name in ("accepted", "refused", *FAILURES)},
+            "seconds": round(time.perf_counter() - started),
+            "slowest input, seconds": round(self.slowest, 3),
+            "largest growth of memory, MiB": round(self.growth / 2**20),
+        }
+
+    def _run_child(self, count: int, number: int) -> None:
+        words = [sys.executable, __file__, "--child", self.kind, "--inputs", count, "--seed", number, "--folder", self.folder]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENCV_LOG_LEVEL": "SILENT", "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, env=environment)
+        assert process.stdout is not None
+        is_in_input = has_ended = False
+        for line in _lines(process):
+            if line is None:
+                process.kill()
+                self._fail("hang", f"longer than {MAX_SECONDS} seconds")
+                is_in_input, has_ended = False, True
+                break
+            entry = json.loads(line)
+            has_ended, is_in_input = entry == "end", entry == "begin"
+            if not isinstance(entry, list):
+                continue
+            result, seconds, growth, text = entry
+            self.slowest, self.growth = max(self.slowest, seconds), max(self.growth, growth)
+            if result in FAILURES:
+                self._fail(result, text)
+            else:
+                self.ends[result] += 1
+        status = process.wait()
+        if is_in_input:
+            self._fail("crash", f"the process ended with status {status}")
+        elif not has_ended:
+            sys.exit(f"{self.kind}: the process ended with status {status}: {(self.folder / 'messages').read_text()[-3000:]}")
+
+    def _fail(self, kind: str, text: str) -> None:
+        self.ends[kind] += 1
+        if self.ends[kind] <= MAX_SHOWN:
+            content = (self.folder / "input").read_bytes()
+            KEPT.mkdir(parents=True, exist_ok=True)
+            path = KEPT / f"{kind}-{zlib.crc32(content):08x}"
+            path.write_bytes(content)
+            print(f"{self.kind}: {kind}: {text}: {path}", file=sys.stderr)
+
+
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes | None]:
+    """Yield the lines that a process prints; None if it is silent for too long after the first one."""
+    import select
+
+    assert process.stdout is not None
+    descriptor, rest = process.stdout.fileno(), b""
+    limit: float | None = None
+    while True:
+        if not select.select([descriptor], [], [], limit)[0]:
+            yield None
+            return
+        data = os.read(descriptor, 2**16)
+        if not data:
+            return
+        *lines, rest = (rest + data).split(b"\n")
+        yield from lines
+        limit = MAX_SECONDS
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=2000, help="of every kind of input but weight files")
-    parser.add_argument("--weight-files", type=int, default=2000, help="examples of every kind of weight file")
+    parser.add_argument("--inputs", type=int, default=2000, help="of every kind")
+    parser.add_argument("--only", nargs="*", default=[""], help="kinds whose names contain one of these texts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS / "hostile_inputs.json")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.child:
+        child(options.child, options.inputs, options.seed, options.folder)
+        return
+    from tests.hostile import INPUTS
+
     results = {}
+    if options.only != [""] and options.output.exists():
+        results = json.loads(options.output.read_text())["results"]
     for kind in INPUTS:
-        results[kind] = count_ends(kind, options.weight_files if "weight files" in kind else options.examples, options.seed)
+        if not any(text in kind for text in options.only):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            results[kind] = Watch(kind, Path(folder)).run(options.inputs, options.seed)
         print(kind, json.dumps(results[kind]), flush=True)
-    command = ["python benchmarks/hostile_inputs.py --examples", options.examples, "--weight-files", options.weight_files]
-    versions = installed_versions("torch", "pydantic", "hypothesis", "safetensors", "PyYAML")
-    write_report(options.output, [*command, "--seed", options.seed], {"results": results, "versions": versions})
+    results = {kind: results[kind] for kind in INPUTS if kind in results}
+    command = ["python benchmarks/hostile_inputs.py --inputs N --seed", options.seed]
+    versions = installed_versions(
+        "torch", "pydantic", "hypothesis", "safetensors", "PyYAML", "opencv-python-headless", "pillow"
+    )
+    total = sum(result["inputs"] for result in results.values())
+    seconds = sum(result["seconds"] for result in results.values())
+    write_report(options.output, command, {"inputs": total, "seconds": seconds, "results": results, "versions": versions})
 
 
 if __name__ == "__main__":

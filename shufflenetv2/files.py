@@ -16,6 +16,7 @@ import errno
 import hashlib
 import io
 import itertools
+import json
 import os
 import pickle
 import secrets
@@ -163,6 +164,18 @@ def describe_error(error: OSError) -> str:
     """Return why a file that a user named cannot be opened; if it does not exist, with the file that may be meant."""
     near = nearest_path(error.filename) if isinstance(error, FileNotFoundError) and error.filename else ""
     return f"{error.strerror}; did you mean {near}?" if near else f"{error.strerror}"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: the text is not JSON, or is nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _require_regular(path: str | os.PathLike[str], mode: int) -> None:

@@ -1,12 +1,16 @@
-"""Strategies of hypothesis for hostile input: command lines, YAML files, weight files, metadata of exported files."""
+"""Hostile input of every kind that the program reads, in one table: INPUTS.
+
+Command lines, YAML files and metadata come from strategies of hypothesis, damaged files from the mutator in tests/mutation.py.
+"""
 
 import contextlib
 import functools
+import hashlib
 import io
 import json
+import random
 import string
 import tempfile
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from shufflenetv2 import files
-from shufflenetv2.cli.command import parse, run_command, training_parser
+from shufflenetv2.cli.command import parse, training_parser
 from shufflenetv2.cli.info import format_info
 from shufflenetv2.cli.parser import OptionParser
 from shufflenetv2.config import COMMAND_GROUPS, OPTIONS, InfoConfig, PredictConfig
@@ -25,27 +29,10 @@ from shufflenetv2.data.policies import parse_policy
 from shufflenetv2.export import load
 from shufflenetv2.export.metadata import KEYS, ExportMetadata
 from shufflenetv2.weights import Preprocessing, describe
-from tests.models import write_model
-
-
-def end(parser: OptionParser, run: Callable[[], object]) -> int:
-    """Run a command in this process, check that it ends well or with one line on standard error, and return its status.
-
-    Raises:
-        Exception: the command would show a traceback.
-    """
-    errors = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
-        try:
-            status = run_command(parser, lambda: (run(), 0)[1])
-        except SystemExit as exit_:  # after the help
-            status = int(exit_.code or 0)
-    text = errors.getvalue()
-    assert status in (0, 1, 2)
-    assert text.count("\n") == (status != 0), text
-    assert text.rstrip("\n").isprintable(), text
-    return status
-
+from tests.hostile_images import IMAGES
+from tests.hostile_runs import RUNS
+from tests.models import MMClassifier, torchvision_network, write_model, write_original
+from tests.mutation import Mutator, end, pickle_parts, repair_zip, workplace
 
 # ---- values
 
@@ -174,65 +161,33 @@ def model_content() -> dict[str, Any]:
 
 
 @functools.cache
-def weight_files() -> dict[str, tuple[bytes, tuple[range, ...]]]:
-    """Return the content of small valid weight files by form, and the places of what is not a value of a tensor."""
+def weight_files() -> list[bytes]:
+    """Return the content of small valid weight files: of this program, of torch.save, and of other projects."""
     content = model_content()
-    with tempfile.TemporaryDirectory() as folder:
-        files.write(Path(folder, "model.pkl"), content)
-        checksummed = Path(folder, "model.pkl").read_bytes()
-    plain, legacy = io.BytesIO(), io.BytesIO()
-    torch.save(content, plain)
-    torch.save(content, legacy, _use_new_zipfile_serialization=False)
+    path = workplace() / "model.pkl"
+    files.write(path, content)
     metadata = {name: json.dumps(value) for name, value in content.items() if name != "state_dict"}
-    tensors = save(content["state_dict"], metadata)
-    header = int.from_bytes(tensors[:8], "little")
-    return {
-        "checksummed": (checksummed, _structure(checksummed)),
-        "plain": (plain.getvalue(), _structure(plain.getvalue())),
-        "legacy": (legacy.getvalue(), (range(legacy.getvalue().rindex(b"num_batches_tracked")),)),
-        "safetensors": (tensors, (range(8 + header),)),
-    }
+    saved = [path.read_bytes(), save(content["state_dict"], metadata), write_original(path, "0.5x").read_bytes()]
+    torchvision, mmpretrain = torchvision_network("0.5x"), MMClassifier("0.5x")
+    plain: list[tuple[Any, bool]] = [
+        (content, True), (content, False), (torchvision.state_dict(), True), ({"model_ema": torchvision.state_dict()}, True),
+        ({"state_dict": mmpretrain.state_dict(), "meta": {"dataset_meta": {"classes": list("abcdefg")}}}, True),
+        ({"module." + name: tensor for name, tensor in content["state_dict"].items()}, False),
+    ]  # fmt: skip
+    for value, is_zip in plain:
+        buffer = io.BytesIO()
+        torch.save(value, buffer, _use_new_zipfile_serialization=is_zip)
+        saved.append(buffer.getvalue())
+    return saved
 
 
-def _structure(content: bytes) -> tuple[range, ...]:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = archive.infolist()
-        data = next(member for member in members if member.filename.endswith("data.pkl"))
-        start = content.index(archive.read(data))
-    headers = [range(member.header_offset, member.header_offset + 64) for member in members]
-    return (range(start, start + data.file_size), range(archive.start_dir, len(content)), *headers)
-
-
-_BYTES = st.sampled_from(
-    [b"\0", b"\xff", b"\x7f", b"(", b".", b"R", b"]", b"}", b"PK\3\4", b"\xff" * 8, b"[" * 3000]
-) | st.binary(max_size=8)
-_CHANGES = st.lists(
-    st.tuples(st.sampled_from(["replace", "insert", "delete", "cut"]), st.integers(0, 2**20), st.floats(0, 1), _BYTES),
-    min_size=1,
-    max_size=4,
-)
-DAMAGED_FILES = st.tuples(st.sampled_from(["checksummed", "plain", "legacy", "safetensors"]), _CHANGES, st.booleans())
-
-
-def damaged(form: str, changes: Sequence[tuple[str, int, float, bytes]], anywhere: bool) -> bytes:
-    """Return the content of a weight file after some changes of its bytes."""
-    original, places = weight_files()[form]
-    content = bytearray(original)
-    for kind, choice, fraction, replacement in changes:
-        place = range(len(content)) if anywhere else places[choice % len(places)]
-        position = min(place.start + int(fraction * len(place)), len(content))
-        if kind == "insert":
-            content[position:position] = replacement
-        elif kind == "cut":
-            del content[position:]
-        else:
-            content[position : position + len(replacement)] = b"" if kind == "delete" else replacement
-    return bytes(content)
-
-
-def end_damaged_file(example: tuple[str, list[tuple[str, int, float, bytes]], bool]) -> int:
-    """Describe and load a damaged weight file."""
-    return _end_file(damaged(*example))
+def repair_file(content: bytes) -> bytes:
+    """Give a damaged weight file right checksums: those of the archive, and that of this program."""
+    body, trailer = content[: -files.TRAILER_BYTES], content[-files.TRAILER_BYTES :]
+    if not trailer.startswith(files.MARKER):
+        return repair_zip(content)
+    body = repair_zip(body)
+    return body + files.MARKER + hashlib.sha256(body).digest()
 
 
 _TENSORS = st.sampled_from(
@@ -324,18 +279,17 @@ def end_untrue_file(example: tuple[str, dict[str, Any], dict[str, dict[str, Any]
 
 def _end_file(content: bytes) -> int:
     parser = OptionParser("shufflenetv2 info", InfoConfig)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.pkl")
-        path.write_bytes(content)
+    path = workplace() / "model.pkl"
+    path.write_bytes(content)
 
-        def run() -> None:
-            info = describe(path)
-            assert "\n".join(line for line in format_info(info).splitlines())
-            json.dumps(info)
-            classifier = load(path, "cpu")
-            [classifier.class_name(label) for label in range(info["n_class"])]
+    def run() -> None:
+        info = describe(path)
+        assert "\n".join(line for line in format_info(info).splitlines())
+        json.dumps(info)
+        classifier = load(path, "cpu")
+        [classifier.class_name(label) for label in range(info["n_class"])]
 
-        return end(parser, run)
+    return end(parser, run)
 
 
 _STEPS = st.dictionaries(
@@ -363,13 +317,23 @@ def end_export_metadata(example: tuple[dict[str, Any], dict[str, Any], dict[str,
     return end(parser, lambda: str(ExportMetadata.from_strings(strings | texts)))
 
 
-# name: (strategy, function that returns the exit status for an example)
-INPUTS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], int]]] = {
+# name: (strategy of hypothesis or a function of a random generator, function that returns the exit status for an example)
+Source = st.SearchStrategy[Any] | Callable[[random.Random], Any]
+INPUTS: dict[str, tuple[Source, Callable[[Any], int]]] = {
     "command lines of train": (TRAINING_LINES, end_training_line),
     "command lines of the other commands": (COMMAND_LINES, end_command_line),
     "YAML files": (YAML_TEXTS, end_yaml),
     "augmentation policies": (POLICIES, end_policy),
-    "damaged weight files": (DAMAGED_FILES, end_damaged_file),
+    "damaged weight files": (Mutator(weight_files, parts=pickle_parts, repair=repair_file), _end_file),
     "weight files with other metadata": (UNTRUE_FILES, end_untrue_file),
     "metadata of exported files": (EXPORT_METADATA, end_export_metadata),
+    **RUNS,
+    **IMAGES,
 }
+
+
+def strategy_of(source: Source) -> st.SearchStrategy[Any]:
+    """Return the strategy of a kind of input."""
+    if isinstance(source, st.SearchStrategy):
+        return source
+    return st.integers(0, 2**64 - 1).map(lambda seed: source(random.Random(seed)))

@@ -249,6 +249,7 @@ def compressed(content: object) -> bytes:
         compressed([index.CACHE_FORMAT, {"": 1}]),
         compressed([index.CACHE_FORMAT, {"": ["", ""]}]),
         compressed([index.CACHE_FORMAT, {"cat": [1, 2, 3]}]),
+        gzip.compress(b"[" * 100_000),
         "truncated",
         "one bit changed",
     ],

@@ -151,6 +151,9 @@ def test_an_evaluation_prints_percent_and_writes_to_a_folder_of_its_own(
         (tmp_path / name).mkdir()
         write_model(tmp_path / name / "model.pkl", n_class=3)
     shutil.copytree(beetles, tmp_path / "flowers/val")
+    damaged = tmp_path / "logs/eval/b-model-beetles/evaluation.json"  # says nothing, and stays
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("[" * 100_000)
     folders = []
     for model, images in (("a", beetles), ("b", beetles), ("a", tmp_path / "flowers/val"), ("a", beetles)):
         finished = train_here("--eval", "--eval-resume", f"{model}/model.pkl", "--val-dir", images, "--device", "cpu")
@@ -160,7 +163,7 @@ def test_an_evaluation_prints_percent_and_writes_to_a_folder_of_its_own(
         assert f"{model}/model.pkl on {images}: 21 images, top-1 {summary['top1']:.2%}, top-5 100.00%, " in finished.stdout
         assert (summary["weights"], summary["final"]) == (f"{model}/model.pkl", True)
     assert folders[0] == folders[3] == "logs/eval/a-model-beetles"
-    assert folders[1:3] == ["logs/eval/b-model-beetles", "logs/eval/a-model-flowers-val"]
+    assert folders[1:3] == ["logs/eval/b-model-beetles-2", "logs/eval/a-model-flowers-val"]
     for fraction in ("0.3", "0.5"):  # parts of the folder that was evaluated as a whole above
         held_out = ["--train-dir", beetles, "--val-fraction", fraction, "--device", "cpu", "--no-figures"]
         finished = train_here("--eval", "--eval-resume", "a/model.pkl", *held_out)

@@ -100,6 +100,9 @@ def test_lines_damaged_by_a_power_failure_are_removed(tmp_path: Path, uninterrup
     for name in uninterrupted:
         with open(tmp_path / name, "ab") as file:
             file.write(bytes(100) + b'\n{"iteration"\n')
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        for line in ("1", "null", "{}", '{"iteration": "1", "kind": "train"}', '{"iteration": 1, "kind": []}', "[" * 100_000):
+            file.write(line.encode() + b"\n")
     record(tmp_path, 7, 10, 6)
     assert read_files(tmp_path) == uninterrupted
 

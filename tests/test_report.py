@@ -258,6 +258,20 @@ def test_files_that_no_run_has_written_are_refused_in_one_line(tmp_path: Path, c
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *[(name, "[" * 100_000) for name in ("summary.json", "metrics.jsonl", "sessions.jsonl", "options.yaml")],
+        ("options.yaml", "a: &a [1, 1]\nb: [*a, *a]\n"),
+        ("report.html", '<script type="application/json" id="data">[1]</script>'),
+    ],
+)
+def test_a_file_of_an_attacker_counts_as_empty(tmp_path: Path, command: Run, name: str, content: str) -> None:
+    (write_run(tmp_path / "run") / name).write_text(content)
+    status, output, errors = command("report", "run")
+    assert (status, output, errors) == (0, "run/report.html\n", "")
+
+
+@pytest.mark.parametrize(
     ("run", "log"), [("models", "logs/models"), ("models/a/b", "logs/a/b"), ("other", "other/logs"), ("logs/a/b", "logs/a/b")]
 )
 def test_a_run_is_found_by_its_folder_or_by_its_log(

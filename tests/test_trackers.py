@@ -16,6 +16,7 @@ import pytest
 
 from shufflenetv2.errors import UserError
 from shufflenetv2.report import Records, RunDescription, Wandb, require_package
+from shufflenetv2.report.trackers import Tracker
 from tests.support import ONE_THREAD, ROOT, SHORT, Train
 
 RUN = RunDescription("run", {"batch-size": 16})
@@ -30,6 +31,16 @@ records = open_wandb(Path(sys.argv[1]), 0)
 write(records, 1, 7)
 os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+class Service(Tracker):
+    """Sends nothing."""
+
+    name = "service"
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self._state
 
 
 def open_wandb(folder: Path, iteration: int) -> Records:
@@ -119,6 +130,12 @@ def test_a_missing_package_is_named_in_one_line(train_here: Train, monkeypatch: 
     refused = train_here(*SHORT, f"--log-{package}")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert f"--log-{package} needs the package {package}: pip install 'shufflenetv2[{package}]'" in refused.stderr
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "[" * 100_000, '{"options": 1}'])
+def test_a_damaged_state_begins_a_new_run_of_the_service(tmp_path: Path, content: str) -> None:
+    (tmp_path / "service.json").write_text(content)
+    assert Service(tmp_path, 0, RUN).state.keys() == {"options"}
 
 
 def test_a_folder_named_like_a_package_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

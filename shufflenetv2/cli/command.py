@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -174,6 +175,7 @@ def run_command(parser: OptionParser, run: Callable[[], int | None]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal may lack the characters of a table, and names of files need not be text.
             stream.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # about images that it decodes nevertheless, two lines for each
     try:
         return run() or 0
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -173,8 +174,9 @@ def evaluation_folder(config: Config, path: Path) -> Path:
             content = json.dumps(identity, indent=1).encode(errors="backslashreplace")
             files.write_bytes(folder / IDENTITY_FILE, content, durable=False)
             break
-        if json.loads(files.read_text_file(folder / IDENTITY_FILE)) == identity:
-            break
+        with suppress(ValueError):  # damaged, or of another program
+            if files.parse_json(files.read_text_file(folder / IDENTITY_FILE)) == identity:
+                break
     return folder
 
 

@@ -54,6 +54,20 @@ def image_size(encoded: bytes) -> tuple[int, int] | None:
         return None
 
 
+def has_whole_chunks(encoded: bytes) -> bool:
+    """Return whether each chunk of a PNG file, up to the last one, ends within the file.
+
+    OpenCV allocates the memory for a chunk, up to 4 GiB, before it reads the chunk.
+    """
+    at = len(PNG_SIGNATURE)
+    while at + 12 <= len(encoded):
+        kind = encoded[at + 4 : at + 8]
+        at += 12 + int.from_bytes(encoded[at : at + 4], "big")
+        if kind == b"IEND":
+            break
+    return at <= len(encoded)
+
+
 def jpeg_frame(encoded: bytes) -> JpegFrame | None:
     """Return the frame header of a JPEG file; None if there is none before the first scan.
 

@@ -20,7 +20,7 @@ import PIL.Image
 from ..config import MAX_IMAGE_PIXELS
 from ..errors import UserError, one_line
 from ..files import NotRegularFileError, TooLargeFileError, read_regular_file
-from .headers import JpegFrame, image_size, jpeg_frame
+from .headers import PNG_SIGNATURE, JpegFrame, has_whole_chunks, image_size, jpeg_frame
 from .jitter import UNCHANGED, Jitter
 from .resize import Part, ResizeError, compiled, needed_box, resize, resize_part
 
@@ -245,7 +245,8 @@ def open_encoded(name: str, encoded: bytes) -> Image:
         return SequentialJpeg(name, encoded, frame.height, frame.width)
     if frame:
         _require_intact(name, encoded, frame)
-    pixels = decode_with_opencv(encoded)
+    is_for_opencv = not encoded.startswith(PNG_SIGNATURE) or has_whole_chunks(encoded)
+    pixels = decode_with_opencv(encoded) if is_for_opencv else None
     return DecodedImage(decode_with_pillow(name, encoded) if pixels is None else pixels, name)
 
 

@@ -13,6 +13,7 @@ reliable times.
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import os
 import time
@@ -213,7 +214,9 @@ def _devices_without_times() -> set[int]:
 def _read_cache(file: Path) -> dict[str, Listing]:
     with contextlib.suppress(Exception):  # missing, truncated or written by another program: list every folder
         compressed = read_regular_file(file, MAX_RECORD_BYTES)
-        cache_format, listings = json.loads(gzip.decompress(compressed))  # gzip verifies a checksum
+        with gzip.open(io.BytesIO(compressed)) as archive:  # gzip verifies a checksum
+            content = archive.read(MAX_RECORD_BYTES)
+        cache_format, listings = json.loads(content)
         if cache_format == CACHE_FORMAT:
             return {folder: Listing(*map(str, fields)) for folder, fields in listings.items()}
     return {}

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from .. import __version__, files
-from ..config import DEFAULTS, RunConfig, split_interval
+from ..config import DEFAULTS, RunConfig, shorten, split_interval
 from ..data import Dataset
 from ..errors import UserError, one_line
 from ..network import published_name
@@ -323,9 +325,12 @@ class Checkpointer:
         name, content = checkpoint
         try:
             return self._load(state, name, content)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             # Its checksum is right: another program wrote it, or a version that this one does not know.
-            raise UserError(f"{name} does not hold the state of a run: {one_line(error)}", status=1) from error
+            reason = shorten(one_line(error))
+            raise UserError(f"{name} does not hold the state of a run: {reason}", status=1) from error
 
     def _load(self, state: TrainingState, name: str, content: dict[str, Any]) -> Origin:
         if name == self._config.resume and not self._config.resume_opt:

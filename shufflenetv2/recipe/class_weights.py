@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, one_line
 from ..files import nearest_path, read_text_file
 
 # Exponent of the number of images per class, which the weight is divided by.
@@ -51,7 +51,11 @@ def build_class_weights(
     weights = np.maximum(counts, 1) ** -RULES[option] if option in RULES else _read_weights(option, class_names)
     drawn = counts > 0 if balanced_sampling else counts
     mean = (drawn * weights).sum() / drawn.sum()
-    return torch.from_numpy((weights / mean).astype(np.float32)).to(device)
+    with np.errstate(over="ignore"):
+        relative = (weights / mean).astype(np.float32)
+    if not (np.isfinite(relative) & (relative > 0)).all():
+        raise UserError(f"`class_weights` {option}: the weights differ by more than a 32-bit number can hold")
+    return torch.from_numpy(relative).to(device)
 
 
 def describe_class_weights(weights: Tensor, class_names: list[str]) -> str:
@@ -104,7 +108,10 @@ def _pairs(path: str) -> Iterator[tuple[str, str]]:
         yield from _pairs_of_json(path, content)
         return
     lines = content.split("\n")
-    rows = csv.reader(lines) if suffix == ".csv" else (line.rsplit(maxsplit=1) for line in lines)
+    try:
+        rows = list(csv.reader(lines)) if suffix == ".csv" else [line.rsplit(maxsplit=1) for line in lines]
+    except csv.Error as error:
+        raise UserError(f"`class_weights` {path} is not a table: {error}") from error
     for number, row in enumerate(rows, 1):
         fields = [field.strip() for field in row]
         if fields in ([], ["class", "weight"]):  # an empty line, or the heading of a table
@@ -118,8 +125,8 @@ def _pairs_of_json(path: str, content: str) -> Iterator[tuple[str, str]]:
     try:
         # A list of pairs instead of a dict, which would hide a class that is named twice.
         pairs = json.loads(content, object_pairs_hook=list)
-    except ValueError as error:
-        raise UserError(f"`class_weights` {path} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"`class_weights` {path} is not JSON: {one_line(error)}") from error
     if not (content.lstrip().startswith("{") and all(isinstance(weight, int | float) for _, weight in pairs)):
         raise UserError(f'`class_weights` {path} must hold an object of classes and numbers, such as {{"cat": 1.5}}')
     yield from ((name, str(weight)) for name, weight in pairs)

@@ -1,5 +1,6 @@
 """The page report.html: collect what the files of a run say, and embed it in a template."""
 
+import functools
 import json
 import logging
 import math
@@ -17,7 +18,7 @@ from .. import __version__
 from ..config import OPTIONS, Config
 from ..data import Dataset
 from ..errors import UserError
-from ..files import MAX_RECORD_BYTES, read_regular_file
+from ..files import MAX_RECORD_BYTES, parse_json, read_regular_file
 from .commands import next_commands
 from .history import Session, describe_state, read_sessions
 from .records import write_file
@@ -154,21 +155,29 @@ def read_page(path: Path) -> Row:
     """Return the data of the run on an existing page; {} if there is none."""
     try:
         match = DATA.search(read_regular_file(path, MAX_RECORD_BYTES))
-        runs = json.loads(match[1])["runs"] if match else []
-    except (OSError, ValueError, KeyError):
+        content = parse_json(match[1]) if match else {}
+    except (OSError, ValueError):
         return {}
-    return runs[0] if len(runs) == 1 else {}
+    runs = content.get("runs") if isinstance(content, dict) else None
+    return runs[0] if isinstance(runs, list) and len(runs) == 1 and isinstance(runs[0], dict) else {}
 
 
 def differing_options(options: Mapping[str, Any]) -> list[list[Any]]:
     """Return the recipe's options that differ from the published recipe: [name, value, published value]."""
-    published = yaml.safe_load(Config.from_values({"train_dir": "."}).with_length(IMAGENET_IMAGES).to_yaml())
+    published = _published_options()
     names = [option.key for option in OPTIONS if option.recipe]
     return [
         [name, _plain(options.get(name)), _plain(published.get(name))]
         for name in names
         if name in options and options[name] != published.get(name)
     ]
+
+
+@functools.cache
+def _published_options() -> Mapping[str, Any]:
+    """Return the options of the published recipe as options.yaml holds them."""
+    options: Mapping[str, Any] = yaml.safe_load(Config.from_values({"train_dir": "."}).with_length(IMAGENET_IMAGES).to_yaml())
+    return options
 
 
 def _name(run: RunFiles) -> str:

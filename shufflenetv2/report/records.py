@@ -166,7 +166,7 @@ class Tables:
         with user_error(self._json_lines, "read"), contextlib.suppress(FileNotFoundError):
             for line in files.read_regular_file(self._json_lines, files.MAX_RECORD_BYTES).split(b"\n"):
                 with contextlib.suppress(ValueError):  # an incomplete line after a kill, or zeros after a power failure
-                    rows.append(json.loads(line))
+                    rows += _as_rows(files.parse_json(line))
         rows = [row for row in rows if keep(row)]
         write_file(self._json_lines, b"".join(map(_json_line, rows)))
         write_file(self._csv, _csv_line(dict(zip(COLUMNS, COLUMNS, strict=True))) + b"".join(map(_csv_line, rows)))
@@ -193,8 +193,15 @@ def user_error(path: Path, action: str = "written") -> Iterator[None]:
         raise UserError(f"{path} cannot be {action}: {error.strerror or error}", status=1) from error
 
 
+def _as_rows(value: Any) -> list[Row]:
+    """Return the row that a line of metrics.jsonl holds; none if another program has written or damaged the line."""
+    if not isinstance(value, dict) or type(value.get("iteration")) is not int or not isinstance(value.get("kind"), str):
+        return []
+    return [{name: item for name, item in value.items() if name in RESERVED or isinstance(item, int | float)}]
+
+
 def _json_line(row: Mapping[str, Any]) -> bytes:
-    return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def _csv_line(row: Mapping[str, Any]) -> bytes:
@@ -202,4 +209,4 @@ def _csv_line(row: Mapping[str, Any]) -> bytes:
         return b""
     line = io.StringIO()
     csv.DictWriter(line, COLUMNS, extrasaction="ignore", lineterminator="\n").writerow(row)
-    return line.getvalue().encode()
+    return line.getvalue().encode(errors="backslashreplace")

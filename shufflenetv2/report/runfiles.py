@@ -2,7 +2,7 @@
 
 import contextlib
 import csv
-import json
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..config import read_yaml
 from ..errors import UserError
-from ..files import nearest_path, open_regular
+from ..files import MAX_RECORD_BYTES, nearest_path, open_regular, parse_json, read_regular_file
 from .bad_images import Row as BadImageRow
 from .bad_images import read_bad_images
 from .tables import unprotect
@@ -123,15 +122,15 @@ def find_log_folder(run: str | Path) -> Path:
 
 def _read_text(path: Path) -> str:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", opener=open_regular) as file:
-            return file.read()
+        content = read_regular_file(path, MAX_RECORD_BYTES)
     except OSError:
         return ""
+    return io.TextIOWrapper(io.BytesIO(content), "utf-8", errors="surrogateescape").read()
 
 
 def _read_json(path: Path) -> Row:
     try:
-        content = json.loads(_read_text(path))
+        content = parse_json(_read_text(path))
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
@@ -141,7 +140,7 @@ def _read_json_lines(path: Path) -> list[Row]:
     rows = []
     for line in _read_text(path).split("\n"):
         with contextlib.suppress(ValueError):  # an incomplete line after a kill
-            row = json.loads(line)
+            row = parse_json(line)
             if isinstance(row, dict):
                 rows.append(row)
     return rows
@@ -149,10 +148,9 @@ def _read_json_lines(path: Path) -> list[Row]:
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(_read_text(path))
-    except (yaml.YAMLError, ValueError):
+        return {str(name): value for name, value in read_yaml(path).items()}
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def read_predictions(folder: Path) -> list[Prediction]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..errors import UserError
+from ..files import parse_json, read_text_file
 from .records import write_file
 
 PROJECT = "shufflenetv2"  # unless the environment names another
@@ -71,8 +72,10 @@ class Tracker:
         options = json.dumps(run.options, sort_keys=True, default=str).encode()
         self._state: dict[str, Any] = {"options": hashlib.sha256(options).hexdigest()}
         try:
-            state = json.loads(self._path.read_text(encoding="utf-8"))
+            state = parse_json(read_text_file(self._path))
         except (OSError, ValueError):
+            return
+        if not isinstance(state, dict):
             return
         # A run that was killed before its first checkpoint begins at 0 again, and is still the same.
         if iteration or (state.get("options") == self._state["options"] and not run.starts_over):
