@@ -9,6 +9,7 @@ the recalibration from printed lines that announce it, if its result is not prin
 
     python benchmarks/kill_test.py [--kills 25] [--seed 0]
     python benchmarks/kill_test.py --processes 2      kill one of two processes; torchrun restarts both
+    python benchmarks/kill_test.py --options="--device cuda --deterministic" --output FILE      other options of the run
 
 The exit status is 1 if a single bit differs.
 """
@@ -49,9 +50,9 @@ class Attempt:
         lines: the lines printed since the last kill.
     """
 
-    def __init__(self, folder: Path, workers: int, processes: int) -> None:
+    def __init__(self, folder: Path, workers: int, processes: int, options: list[str]) -> None:
         self.models = folder / "models"
-        command = ["train.py", *OPTIONS, "--workers", str(workers)]
+        command = ["train.py", *OPTIONS, *options, "--workers", str(workers)]
         command += ["--save", str(self.models), "--log-dir", str(folder / "logs")]
         if processes > 1:
             torchrun = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", "1000"]
@@ -138,14 +139,14 @@ def remove_results(folder: Path, rng: random.Random) -> None:
                 path.unlink()
 
 
-def killed_run(folder: Path, kills: int, processes: int, rng: random.Random) -> dict[str, int]:
+def killed_run(folder: Path, kills: int, processes: int, options: list[str], rng: random.Random) -> dict[str, int]:
     """Run the command to its end, with `kills` kills on the way. Return {what was interrupted: number of kills}."""
     counts: collections.Counter[str] = collections.Counter()
     attempt: Attempt | None = None
     while counts.total() < kills:
         if attempt is None or not attempt.is_alive():
             remove_results(folder, rng)
-            attempt = Attempt(folder, rng.randint(1, 3), processes)
+            attempt = Attempt(folder, rng.randint(1, 3), processes, options)
         aim = rng.choice(AIMS)
         while attempt.is_alive() and not attempt.has_begun(aim):
             time.sleep(0.0005)
@@ -158,7 +159,7 @@ def killed_run(folder: Path, kills: int, processes: int, rng: random.Random) -> 
                 attempt.process.terminate()
                 attempt.wait()
     assert attempt is not None
-    if attempt.wait() != 0 and Attempt(folder, 2, processes).wait() != 0:
+    if attempt.wait() != 0 and Attempt(folder, 2, processes, options).wait() != 0:
         sys.exit("the last start of the command failed")
     return dict(counts)
 
@@ -180,21 +181,25 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=25, help="number of kills (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random instants (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=1, help="processes that torchrun starts; 1: without torchrun")
+    parser.add_argument("--options", default="", help="further options of the run")
+    parser.add_argument("--output", type=Path, help="default: a file in benchmarks/results")
     arguments = parser.parse_args()
-    has_torchrun = arguments.processes > 1
+    has_torchrun, run_options = arguments.processes > 1, arguments.options.split()
     with tempfile.TemporaryDirectory() as folder:
         untouched, killed = Path(folder) / "untouched", Path(folder) / "killed"
         (killed / "models").mkdir(parents=True)
-        if Attempt(untouched, 2, arguments.processes).wait() != 0:
+        if Attempt(untouched, 2, arguments.processes, run_options).wait() != 0:
             sys.exit("the uninterrupted run failed")
-        counts = killed_run(killed, arguments.kills, arguments.processes, random.Random(arguments.seed))
+        counts = killed_run(killed, arguments.kills, arguments.processes, run_options, random.Random(arguments.seed))
         expected, actual = result_tensors(untouched), result_tensors(killed)
         expected_rows, actual_rows = metrics_rows(untouched), metrics_rows(killed)
     differing = [key for key in expected if not torch.equal(expected[key], actual[key])]
     command = ["python benchmarks/kill_test.py", "--kills", arguments.kills, "--seed", arguments.seed]
+    command += ["--processes", arguments.processes] * has_torchrun
+    command += [f'--options="{arguments.options}"'] * bool(run_options)
     write_report(
-        RESULTS / f"kill_test{'_processes' * has_torchrun}.json",
-        [*command, *["--processes", arguments.processes] * has_torchrun],
+        arguments.output or RESULTS / f"kill_test{'_processes' * has_torchrun}.json",
+        command,
         {
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "kills that fell into": counts,

@@ -1,8 +1,8 @@
 """Measure the memory that training uses, and compare it with the estimate that `train.py` makes before the first iteration.
 
 Each case is a process (or two, with torchrun) of its own: it makes the estimate, notes the memory that it holds, trains on the
-built-in digits with validations and checkpoints, and reads its peak memory. On a GPU the memory of the GPU is measured, which
-torch's allocator keeps until the process ends.
+built-in digits with validations and checkpoints, and reads its peak memory. On a GPU it is the memory that torch's allocator
+has reserved at most.
 
     python benchmarks/memory.py [--device cpu] [--largest 5] [--output FILE]
 """
@@ -67,12 +67,14 @@ def measure_here(argv: Sequence[str], output: Path) -> None:
         estimate = estimate_memory(config, devices, train_set.class_names, None)
     place = estimate.places[0]
     on_gpu = devices.first.type == "cuda"
-    before = torch.cuda.mem_get_info(devices.first)[0] if on_gpu else status("VmRSS")
+    before = 0 if on_gpu else status("VmRSS")
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(devices.first)
     if main(argv):
         sys.exit("the training failed")
-    after = torch.cuda.mem_get_info(devices.first)[0] if on_gpu else status("VmHWM")
+    after = torch.cuda.max_memory_reserved(devices.first) if on_gpu else status("VmHWM")
     estimated = place.bytes(config.optimization.batch_size, config.optimization.grad_accum_steps) // place.sharers
-    output.write_text(json.dumps({"estimated": estimated, "measured": abs(after - before)}))
+    output.write_text(json.dumps({"estimated": estimated, "measured": after - before}))
 
 
 def status(name: str) -> int:

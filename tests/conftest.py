@@ -1,6 +1,7 @@
 """Fixtures of the whole suite."""
 
 import os
+
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from tests.support import ONE_THREAD, ROOT, Run, Train, photograph
 # One thread in this process: the steps are small, and with more threads than free cores torch's threads
 # wait for each other.
 torch.set_num_threads(1)
+# Many tests compare bits, which are the same in each run on CPUs only. `CUDA_VISIBLE_DEVICES=0 make test` adds those for a GPU.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture(scope="session")

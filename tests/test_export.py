@@ -34,7 +34,7 @@ from shufflenetv2.export import (
 from shufflenetv2.export.quantization import quantize
 from shufflenetv2.weights import Preprocessing, read_weights
 from tests.models import IMAGENET, SIZE, random_images, write_model
-from tests.support import SHORT, Run
+from tests.support import ROOT, SHORT, Run
 
 
 def logits(model: Path, images: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ def test_an_executorch_file_predicts_what_its_weights_predict(run: Run, model: P
     assert status == 0
     # In a process of its own: ExecuTorch once read memory that had been freed, which ended the process.
     predict = [sys.executable, "-m", "shufflenetv2", "predict", str(model.with_suffix(".pte")), "digits", "--json"]
-    lines = subprocess.run(predict, check=True, capture_output=True, text=True).stdout.splitlines()
+    lines = subprocess.run(predict, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
     labels = [json.loads(line)["predictions"][0]["label"] for line in lines]
     batches = evaluation_batches(Digits("val"), EvaluationTransform(SIZE, SIZE + 8), 64)
     values, expected = torch.cat([logits(model, images) for images, _ in batches]).topk(2)

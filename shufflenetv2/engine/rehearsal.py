@@ -41,7 +41,7 @@ class IterationMemory:
         prepared: of each sample, at the peak of mixing and of the teacher's forward pass; includes `held`.
         stepped: of each sample, at the peak of the training step; includes `held`.
         forward: of each training image, at the peak of a forward pass without gradients.
-        largest: of each sample, in the largest tensor; 0 on a GPU.
+        largest: of each sample, in the largest tensor.
     """
 
     state: int
@@ -66,7 +66,7 @@ def rehearse(config: Config, devices: Devices, class_names: list[str], weights: 
     device = devices.first
     single = replace(devices, count=1, execution=replace(devices.execution, torchcompile=""))
     (height, width), views = image_shape(config)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), _meter(device) as meter:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), _TensorMeter(device) as meter:
         state = build_training_state(config, single, class_names, weights)
         placed, model = single.place(state.network), single.place(state.network, training=True)
         teacher = load_teacher(config.distillation, len(class_names), class_names, config.model.in_chans)
@@ -129,6 +129,8 @@ def samples_at_once(config: Config, devices: Devices) -> int:
 class _TensorMeter(TorchDispatchMode):
     """Count the bytes of the tensors on a device that operations create while this context is active, as long as they live.
 
+    On a GPU, too: what torch's allocator counts includes the workspaces of cuDNN, which are larger than a few images' tensors.
+
     Attributes:
         live: bytes of the tensors that exist.
         peak: the largest value of `live` since `reset_peak`.
@@ -162,33 +164,3 @@ class _TensorMeter(TorchDispatchMode):
         self._storages[key] = weakref.ref(storage, discount)
         self.live += size
         self.peak, self.largest = max(self.peak, self.live), max(self.largest, size)
-
-
-class _CudaMeter:
-    """The same for a GPU, with what its libraries allocate, as torch's allocator counts it."""
-
-    largest = 0
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._before = device, torch.cuda.memory_allocated(device)
-
-    def __enter__(self) -> "_CudaMeter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    @property
-    def live(self) -> int:
-        return torch.cuda.memory_allocated(self._device) - self._before
-
-    @property
-    def peak(self) -> int:
-        return torch.cuda.max_memory_allocated(self._device) - self._before
-
-    def reset_peak(self) -> None:
-        torch.cuda.reset_peak_memory_stats(self._device)
-
-
-def _meter(device: torch.device) -> _TensorMeter | _CudaMeter:
-    return _CudaMeter(device) if device.type == "cuda" else _TensorMeter(device)
