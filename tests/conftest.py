@@ -1,7 +1,6 @@
 """Fixtures of the whole suite."""
 
 import os
-
 import subprocess
 import sys
 from pathlib import Path
