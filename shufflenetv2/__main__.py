@@ -13,7 +13,7 @@ COMMANDS = {
     "preview": ("preview", "draw augmented batches and the learning rate of a training, without training"),
     "check": ("check", "find damaged images, copies and unequal classes before a training"),
     "prepare": ("prepare", "shrink a data set once, so that training reads and decodes less"),
-    "info": ("info", "describe a weight file"),
+    "info": ("info", "describe a weight file or an exported file"),
     "convert": ("convert", "convert weights between this program, the original, torchvision and mmpretrain"),
     "recalibrate": ("recalibrate", "recompute the batch-norm statistics of a weight file"),
     "export": ("export", "write weights as ONNX, TorchScript, an exported program or ExecuTorch"),

@@ -107,9 +107,11 @@ def check_options(words: list[str]) -> None:
 def test_the_python_code_of_the_documents_runs(here: Path) -> None:
     shufflenetv2.convert("models/model.pkl", "original.pth", "original")
     names = {"images": random_images(2)}
-    (code,) = (block for document in DOCUMENTS for block in blocks(document, "python"))
+    (code,) = blocks("docs/python.md", "python")
     exec(code, names)
     assert names["logits"].shape == (2, 3)
+    # That in docs/deployment.md runs in test_export.py.
+    assert [document for document in DOCUMENTS for _ in blocks(document, "python")] == ["docs/deployment.md", "docs/python.md"]
 
 
 def test_the_commands_that_are_not_run_are_listed() -> None:

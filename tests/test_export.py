@@ -1,9 +1,11 @@
 """An exported file computes the logits of its weights and describes itself; otherwise it is not written."""
 
 import functools
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +30,15 @@ from shufflenetv2.export import (
     fold_batch_norms,
     formats,
     largest_difference,
+    load,
     open_program,
     pipeline,
 )
 from shufflenetv2.export.quantization import quantize
 from shufflenetv2.weights import Preprocessing, read_weights
+from tests.documents import blocks
 from tests.models import IMAGENET, SIZE, random_images, write_model
-from tests.support import ROOT, SHORT, Run
+from tests.support import ROOT, SHORT, Run, photograph
 
 
 def logits(model: Path, images: Tensor) -> Tensor:
@@ -312,6 +316,56 @@ def test_a_damaged_file_and_a_file_of_another_program_are_refused(case: Case) ->
     del model.metadata_props[:]
     with pytest.raises(UserError, match=r"^x does not describe its input and classes"):
         open_program("onnx", model.SerializeToString(), "x")
+
+
+def test_the_documented_code_for_onnx_runtime_predicts_what_the_weights_predict(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (Path("models"), Path("V/cat")):
+        path.mkdir(parents=True)
+    Path("models/model.onnx").write_bytes(case.content)
+    (code,) = blocks("docs/deployment.md", "python")
+    classifier = load(case.weights, "cpu")
+    for width, height in ((33, 40), (150, 61)):
+        photograph(width, height, seed=width).save("V/cat/0.jpg")
+        exec(code, {})
+        name, percent = capsys.readouterr().out.rsplit(maxsplit=1)
+        prediction = classifier("V/cat/0.jpg")
+        assert name == prediction.class_name
+        assert float(percent.rstrip("%")) == pytest.approx(100 * prediction.probability, abs=0.02)
+
+
+# ---- described by their metadata
+
+
+def test_info_describes_an_onnx_file(case: Case, command: Run, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(case.content)
+    status, output, errors = command("info", "model.onnx")
+    assert (status, errors) == (0, "")
+    lines = output.splitlines()
+    assert lines[0] == f"model.onnx: ShuffleNetV2 {read_weights(case.weights).model_size}, an ONNX model"
+    assert lines[1].split(maxsplit=1) == ["input", str(open_program("onnx", case.content, "x").metadata)]
+    assert "7: Käfer 0, Käfer 1" in lines[2]
+    assert "normalized in the model" in lines[3]
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("torchscript", "pt"), ("exported", "pt2")])
+def test_info_describes_programs_without_executing_them(command: Run, model: Path, format: str, suffix: str) -> None:
+    content = export(read_weights(model), format)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(f"model.{suffix}", "w") as changed:
+        for member in archive.namelist():
+            is_description = "/extra/" in member or member.endswith(("constants.pkl", "archive_format"))
+            changed.writestr(member, archive.read(member) if is_description else b"no program")
+    status, output, errors = command("info", f"model.{suffix}", "--json")
+    assert (status, errors) == (0, "")
+    info = json.loads(output)
+    assert (info["format"], info["class_names"]) == (format, read_weights(model).class_names)
+    assert info["preprocessing"]["center_crop"] == SIZE
+    assert command("predict", f"model.{suffix}", "digits")[0] == 1  # which would execute them
+    status, _, errors = command("info", f"model.{suffix}", "--use-ema")
+    assert status == 2
+    assert "--use-ema is for checkpoints; leave it out" in errors
 
 
 # ---- int8

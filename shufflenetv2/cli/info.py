@@ -1,37 +1,52 @@
-"""The command `shufflenetv2 info`: describe a weight file."""
+"""The command `shufflenetv2 info`: describe a weight file, or an exported file."""
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..config import Config, InfoConfig, describe_changes
-from ..errors import printable
+from ..errors import UserError, printable
 from .command import run_command
 from .parser import OptionParser
 
-DESCRIPTION = "Describe a weight file: its origin, network, preprocessing and training."
+DESCRIPTION = """\
+Describe a weight file: its origin, network, preprocessing and training. Of a file that `shufflenetv2 export` wrote, describe
+the input, classes and preprocessing, without executing TorchScript (.pt) or torch's exported programs (.pt2), which are code.
+"""
+FORMATS = {
+    "onnx": "an ONNX model",
+    "torchscript": "a TorchScript program",
+    "exported": "a program of torch.export",
+    "executorch": "an ExecuTorch program",
+}
 MAX_CLASS_NAMES = 5
 
 
 def main(argv: Sequence[str], prog: str = "shufflenetv2 info") -> int:
-    """Print the description of a weight file.
+    """Print the description of a weight file or an exported file.
 
     Returns:
         The exit status: 0 done; 1 failed; 2 wrong usage.
     """
-    parser = OptionParser(
-        prog, InfoConfig, description="Describe a weight file: its origin, network, preprocessing and training."
-    )
+    parser = OptionParser(prog, InfoConfig, description=DESCRIPTION)
 
     def run() -> None:
         config = parser.parse_group(InfoConfig, argv)
-        from ..weights import describe  # here because torch takes seconds to import
+        from ..export.runtimes import describe_exported, identify_format  # here because torch takes seconds to import
+        from ..weights import describe
 
-        info = describe(config.model, use_ema=config.use_ema, check_weights=config.check_weights)
-        if config.json:
-            print(json.dumps({name: value for name, value in info.items() if name != "table"}, indent=2), flush=True)
+        if format := identify_format(Path(config.model)):
+            if config.use_ema:
+                raise UserError(f"{config.model} is {FORMATS[format]}: `use_ema` is for checkpoints; leave it out")
+            info = describe_exported(Path(config.model), format)
+            text = format_exported(info)
         else:
-            print(format_info(info), flush=True)
+            info = describe(config.model, use_ema=config.use_ema, check_weights=config.check_weights)
+            text = format_info(info)
+        if config.json:
+            text = json.dumps({name: value for name, value in info.items() if name != "table"}, indent=2)
+        print(text, flush=True)
 
     return run_command(parser, run)
 
@@ -54,9 +69,24 @@ def format_info(info: Mapping[str, Any]) -> str:
         "parameters": f"{info['parameters']:,} ({info['bytes']:,} bytes)",
         "mult-adds": f"{info['mult_adds'] / 1e6:,.1f} M",
     }
-    heading = f"{info['path']}: ShuffleNetV2 {info['model_size']}"
-    texts = [heading, *(f"  {name:<15}{text}" for name, text in lines.items() if text)]
-    return "\n".join([*map(printable, texts), info["table"]])
+    return "\n".join([_format_lines(f"{info['path']}: ShuffleNetV2 {info['model_size']}", lines), info["table"]])
+
+
+def format_exported(info: Mapping[str, Any]) -> str:
+    """Format the result of `describe_exported` as lines of text."""
+    names = info["class_names"]
+    lines = {
+        "input": info["input"],
+        "classes": _format_classes(len(names), names) if names else "without names",
+        "preprocessing": f"{info['geometry']}; {info['interpolation']}, normalized in the model",
+        "written": info["version"] and f"by version {info['version']}",
+        "bytes": f"{info['bytes']:,}",
+    }
+    return _format_lines(f"{info['path']}: ShuffleNetV2 {info['model_size']}, {FORMATS[info['format']]}", lines)
+
+
+def _format_lines(heading: str, lines: Mapping[str, str | None]) -> str:
+    return "\n".join(map(printable, [heading, *(f"  {name:<15}{text}" for name, text in lines.items() if text)]))
 
 
 def _format_classes(count: int, names: list[str] | None) -> str:

@@ -90,9 +90,9 @@ class CheckConfig:
 
 @group("arguments of this command")
 class InfoConfig:
-    """A weight file to describe."""
+    """A weight file or an exported file to describe."""
 
-    model: File = option(..., WEIGHT_FILE, positional=True)
+    model: File = option(..., f"{WEIGHT_FILE}, or a file that `shufflenetv2 export` wrote", positional=True)
     use_ema: bool = option(False, USE_EMA)
     check_weights: bool = option(True, CHECK_WEIGHTS)
     json: bool = option(False, "print JSON")

@@ -1,6 +1,8 @@
 """Run exported files with the runtime of their format, on the CPU."""
 
 import io
+import json
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from torch import Tensor
 from .. import files
 from ..config import EXPORT_SUFFIXES
 from ..errors import UserError, one_line
+from ..weights import describe_unreadable
 from .metadata import KEYS, ExportMetadata
 from .packages import MissingPackageError, import_optional, silenced
 
@@ -68,9 +71,58 @@ def open_program(format: str, content: bytes, name: str) -> Program:
     except MissingPackageError:
         raise
     except Exception as error:  # the errors of the four runtimes have no common class
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{name} is damaged, or not a file of the format {format}: {reason}", status=1) from error
+        raise UserError(f"{name} is damaged, or not a file of the format {format}: {_first_line(error)}", status=1) from error
     return Program(ExportMetadata.from_strings(strings, name), forward, name)
+
+
+def describe_exported(path: Path, format: str) -> dict[str, Any]:
+    """Describe an exported file by its metadata. TorchScript and torch's exported programs are code, which is not executed.
+
+    Args:
+        format: 'onnx', 'torchscript', 'exported' or 'executorch'.
+
+    Returns:
+        A dict of plain values: path, bytes, format, version (of this program that wrote the file), model_size, class_names (or
+        None), input and geometry (texts), interpolation, and `preprocessing` as in the file.
+
+    Raises:
+        UserError: see `open_program`.
+    """
+    try:
+        content = files.read_regular_file(path, files.MAX_TENSOR_BYTES)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {describe_unreadable(path, error)}") from error
+    try:
+        with silenced():
+            strings = READERS[format](content)[1] if format in ("onnx", "executorch") else _read_extra_files(content)
+    except MissingPackageError:
+        raise
+    except Exception as error:  # of zip archives, and of the runtimes
+        raise UserError(f"{path} is damaged, or not a file of the format {format}: {_first_line(error)}", status=1) from error
+    metadata = ExportMetadata.from_strings(strings, str(path))
+    return {
+        "path": str(path),
+        "bytes": len(content),
+        "format": format,
+        "version": strings.get("shufflenetv2", "").strip('"'),
+        "model_size": metadata.model_size,
+        "class_names": metadata.class_names,
+        "input": str(metadata),
+        "geometry": metadata.preprocessing.describe_geometry(),
+        "interpolation": metadata.preprocessing.interpolation,
+        "preprocessing": json.loads(strings["preprocessing"]),
+    }
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _read_extra_files(content: bytes) -> dict[str, str]:
+    """Read the metadata in TorchScript or a torch's exported program, which is a zip archive."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {name.partition("/extra/")[2]: name for name in archive.namelist()}
+        return {key: archive.open(members[key]).read(files.MAX_TEXT_BYTES).decode() for key in KEYS if key in members}
 
 
 def identify_format(path: Path) -> str | None:
