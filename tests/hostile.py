@@ -11,7 +11,7 @@ import json
 import random
 import string
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from shufflenetv2 import files
-from shufflenetv2.cli.command import parse, training_parser
+from shufflenetv2.cli.command import TrainingParser, parse, training_parser
 from shufflenetv2.cli.info import format_info
 from shufflenetv2.cli.parser import OptionParser
-from shufflenetv2.config import COMMAND_GROUPS, OPTIONS, InfoConfig, PredictConfig
+from shufflenetv2.config import COMMAND_GROUPS, OPTIONS, Config, InfoConfig, PredictConfig
 from shufflenetv2.data.policies import parse_policy
 from shufflenetv2.export import load
 from shufflenetv2.export.metadata import KEYS, ExportMetadata
@@ -33,6 +33,7 @@ from tests.hostile_images import IMAGES
 from tests.hostile_runs import RUNS
 from tests.models import MMClassifier, torchvision_network, write_model, write_original
 from tests.mutation import Mutator, end, pickle_parts, repair_zip, workplace
+from tests.support import ROOT
 
 # ---- values
 
@@ -42,11 +43,12 @@ NUMBERS = st.one_of(
     st.integers(-3, 300),
     st.sampled_from([2**31, 2**53, 2**63, 10**18, 10**400, -1, 0, 1e-300, 1e308, 1e6, 8192, 0.5]),
 )
+TEXT_VALUES = ["", "true", "False", "nan", "inf", "-inf", "auto", "\0", "a\nb", "\x1b[2J", "\udcff", "9" * 5000, "a=b"]
 TEXTS = st.one_of(
     st.text(max_size=30),
     st.text("0123456789.eE-+_xj, ", max_size=12),
     st.text(string.ascii_lowercase + "-=:.0123456789", max_size=20),
-    st.sampled_from(["", "true", "False", "nan", "inf", "-inf", "auto", "\0", "a\nb", "\x1b[2J", "\udcff", "9" * 5000, "a=b"]),
+    st.sampled_from(TEXT_VALUES),
 )
 PLAIN_VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXTS,
@@ -58,41 +60,68 @@ PLAIN_VALUES = st.recursive(
 # ---- command lines and YAML
 
 
-def _words(options: Sequence[Any]) -> st.SearchStrategy[list[str]]:
+def random_value(rng: random.Random) -> str:
+    """Return a number or a text that is hardly ever a good value."""
+    kind = rng.randrange(4)
+    if kind == 0:
+        return str(rng.randrange(-3, 300)) if rng.random() < 0.7 else str(rng.getrandbits(rng.choice((16, 64, 200))))
+    if kind == 1:
+        return str(rng.choice((rng.random(), 10 ** rng.uniform(-320, 308), float("nan"), float("inf"))))
+    if kind == 2:
+        return rng.choice(TEXT_VALUES)
+    letters = rng.choice(
+        ("0123456789.eE-+_xj, ", string.ascii_lowercase + "-=:.0123456789", string.printable, "aé猫\u202e\udcff\0")
+    )
+    return "".join(rng.choices(letters, k=rng.randrange(20)))
+
+
+@functools.cache
+def _names_and_choices(group: type | None) -> tuple[list[str], list[str]]:
+    """Return the names of the options of a command, and the values that they can be chosen from; None: of `train`."""
+    options = OPTIONS if group is None else OptionParser("x", group).options
     names = [name for option in options for name in ("--" + option.key, *option.aliases, *filter(None, [option.short]))]
     names += ["--no-" + option.key for option in options if option.is_switch]
-    valid = st.sampled_from([str(choice) for option in options for choice in option.choices] or ["1"])
-    value = valid | NUMBERS.map(lambda number: _text(number)) | TEXTS
-    name = st.sampled_from([name for name in names if name not in ("--config", "-c")])
-    pair = st.tuples(name, value).map(list) | st.tuples(name, value).map(lambda pair: ["=".join(pair)])
-    return st.lists(pair | name.map(lambda word: [word]) | value.map(lambda word: [word]), max_size=6).map(
-        lambda groups: [word for group in groups for word in group if not word.startswith(("--config", "-c"))]
-    )
+    return names, [str(choice) for option in options for choice in option.choices] or ["1"]
 
 
-def _text(number: float) -> str:
-    try:
-        return str(number)
-    except ValueError:
-        return "9" * 5000
+def random_words(group: type | None, rng: random.Random) -> list[str]:
+    """Return the words of a command line."""
+    names, choices = _names_and_choices(group)
+    words: list[str] = []
+    for _ in range(rng.randrange(1, 6)):
+        name = rng.choice(names)
+        value = rng.choice(choices) if rng.random() < 0.4 else random_value(rng)
+        words += rng.choice(([name, value], [f"{name}={value}"], [name], [value]))
+    return [word for word in words if not word.startswith(("--config", "-c"))]
 
 
-TRAINING_LINES = _words(OPTIONS)
-COMMAND_LINES = st.sampled_from(COMMAND_GROUPS).flatmap(
-    lambda group: st.tuples(st.just(group), _words(OptionParser("x", group).options))
-)
+def _random_command(rng: random.Random) -> tuple[type, list[str]]:
+    group = rng.choice(COMMAND_GROUPS)
+    return group, random_words(group, rng)
+
+
+@functools.cache
+def _training_parser() -> TrainingParser:
+    return training_parser()
+
+
+def fresh_parser() -> TrainingParser:
+    """Return a parser of `train` that has not parsed anything; it is always the same, because making it takes 10 ms."""
+    parser = _training_parser()
+    parser.spellings.clear()
+    parser.folder = ""
+    return parser
 
 
 def end_training_line(words: list[str]) -> int:
     """Parse a command line of `train`; the options that it gives are themselves a file of options."""
-    parser = training_parser()
+    parser = fresh_parser()
 
     def run() -> None:
         config = parse(["--dataset", "digits", *words], parser)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "options.yaml")
-            path.write_text(config.to_yaml(), encoding="utf-8")
-            again = parse(["--config", str(path)])
+        path = workplace() / "options.yaml"
+        path.write_text(config.to_yaml(), encoding="utf-8")
+        again = parse(["--config", str(path)], fresh_parser())
         assert again.recipe() == config.recipe()
         assert (again.common.save, again.common.workers) == (config.common.save, config.common.workers)
 
@@ -125,13 +154,20 @@ YAML_TEXTS = st.one_of(
 )
 
 
-def end_yaml(text: str) -> int:
-    """Read options from a file with a text."""
-    parser = training_parser()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "c.yaml")
-        path.write_bytes(text.encode(errors="surrogateescape" if text.isascii() else "replace"))
-        return end(parser, lambda: parse(["--dataset", "digits", "--config", str(path)], parser))
+def end_yaml(text: str | bytes) -> int:
+    """Read options from a file."""
+    parser = fresh_parser()
+    path = workplace() / "c.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode(errors="replace"))
+    return end(parser, lambda: parse(["--dataset", "digits", "--config", str(path)], parser))
+
+
+@functools.cache
+def option_files() -> list[bytes]:
+    """Return the content of configs/*.yaml without comments, and of a file with every option."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("configs/*.yaml"))]
+    texts = ["".join(line for line in text.splitlines(keepends=True) if not line.startswith("#")) for text in texts]
+    return [text.encode() for text in (*texts, Config.from_values({"dataset": "digits"}).with_length(1438).to_yaml())]
 
 
 POLICIES = st.text(max_size=20) | st.lists(
@@ -145,7 +181,7 @@ POLICIES = st.text(max_size=20) | st.lists(
 
 def end_policy(text: str) -> int:
     """Build a policy from a text, unless it names code."""
-    parser = training_parser()
+    parser = fresh_parser()
     return end(parser, lambda: ":" in text or parse_policy(text))
 
 
@@ -320,8 +356,9 @@ def end_export_metadata(example: tuple[dict[str, Any], dict[str, Any], dict[str,
 # name: (strategy of hypothesis or a function of a random generator, function that returns the exit status for an example)
 Source = st.SearchStrategy[Any] | Callable[[random.Random], Any]
 INPUTS: dict[str, tuple[Source, Callable[[Any], int]]] = {
-    "command lines of train": (TRAINING_LINES, end_training_line),
-    "command lines of the other commands": (COMMAND_LINES, end_command_line),
+    "command lines of train": (functools.partial(random_words, None), end_training_line),
+    "command lines of the other commands": (_random_command, end_command_line),
+    "files of options": (Mutator(option_files, is_text=True), end_yaml),
     "YAML files": (YAML_TEXTS, end_yaml),
     "augmentation policies": (POLICIES, end_policy),
     "damaged weight files": (Mutator(weight_files, parts=pickle_parts, repair=repair_file), _end_file),

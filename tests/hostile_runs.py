@@ -52,7 +52,10 @@ def run_folder() -> Path:
     summary = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps(summary | {"confusion": summary["confusion"][:4]}))
     append_bad_images(folder, [("training", f"a/{number}.jpg", "it is damaged") for number in range(3)])
-    ReportPage(folder).write()
+    page = ReportPage(folder).write()
+    data = re.search(r'<script type="application/json" id="data">.*?</script>', page.read_text(encoding="utf-8"), re.DOTALL)
+    assert data
+    page.write_text(data[0], encoding="utf-8")  # nothing else is read again
     options = (folder / "options.yaml").read_text().splitlines(keepends=True)
     kept = (
         "dataset:",
@@ -109,11 +112,6 @@ RECORD_FILES = (
     *("metrics.jsonl", "sessions.jsonl", "summary.json", "predictions.csv", "bad_images.csv", "options.yaml", "train.log"),
     "report.html",
 )
-
-
-def _data_of_page(content: bytes) -> list[range]:
-    match = re.search(rb'id="data">(.*?)</script>', content, re.DOTALL)
-    return [range(*match.span(1))] if match else [range(len(content))]
 
 
 # ---- lists
@@ -225,7 +223,7 @@ def _lines(text: str) -> Mutator:
 RUNS: Kinds = {
     **{
         f"records of runs: {name}": (
-            Mutator(partial(_originals, name), is_text=True, parts=_data_of_page if name == "report.html" else None),
+            Mutator(partial(_originals, name), is_text=True),
             partial(end_record, name),
         )
         for name in RECORD_FILES

@@ -139,6 +139,25 @@ def test_altered_headers_are_declined_or_give_opencvs_pixels() -> None:
 
 
 @compiled
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_header_that_claims_a_smaller_size_is_refused(kind: str) -> None:
+    encoded = jpeg(kind)
+    at = min(encoded.find(marker) for marker in (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2") if marker in encoded) + 5
+    for height, width in ((HEIGHT - 40, WIDTH), (17, WIDTH), (HEIGHT, WIDTH - 40), (HEIGHT, 17), (HEIGHT // 2, WIDTH // 2)):
+        with pytest.raises(ImageError, match=r"small\.jpg is damaged"):
+            decode("small.jpg", encoded[:at] + struct.pack(">HH", height, width) + encoded[at + 4 :])
+
+
+@compiled
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_before_the_end_of_the_image_is_no_damage(kind: str) -> None:
+    encoded = jpeg(kind)
+    expected = decode("regular.jpg", encoded).copy()
+    for padding in (b"\0" * 3000, b"\xff" * 9, b"a few bytes", b"\xff\xd0"):
+        assert np.array_equal(decode("padded.jpg", encoded[:-2] + padding + encoded[-2:]), expected)
+
+
+@compiled
 def test_a_progressive_file_that_lacks_its_last_scans_is_refused() -> None:
     encoded = jpeg("progressive")
     last = encoded.rindex(b"\xff\xda")

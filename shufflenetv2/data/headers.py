@@ -4,12 +4,17 @@ A file of a few kB can claim, or hold, so many pixels that they would fill the m
 """
 
 import re
+import struct
+import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from typing import NamedTuple
 
 import PIL.Image
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# (first column, first row, distance of columns, distance of rows) of the pixels of each pass of an interlaced PNG
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 # Formats that OpenCV reads and Pillow does not: portable arbitrary map and Radiance HDR
 PAM = re.compile(rb"P7\n(?=[^\0]*?^WIDTH (?P<width>\d+))(?=[^\0]*?^HEIGHT (?P<height>\d+))", re.MULTILINE)
 HDR = re.compile(rb"#\?.*?\n\n[-+]Y (?P<height>\d+) [-+]X (?P<width>\d+)", re.DOTALL)
@@ -54,18 +59,45 @@ def image_size(encoded: bytes) -> tuple[int, int] | None:
         return None
 
 
+def png_chunks(encoded: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the type of each chunk of a PNG file up to the last one, where its data begins, and where it should end."""
+    at = len(PNG_SIGNATURE)
+    while at + 12 <= len(encoded):
+        kind, start = encoded[at + 4 : at + 8], at + 8
+        at = start + int.from_bytes(encoded[at : at + 4], "big") + 4
+        yield kind, start, at - 4
+        if kind == b"IEND":
+            break
+
+
 def has_whole_chunks(encoded: bytes) -> bool:
     """Return whether each chunk of a PNG file, up to the last one, ends within the file.
 
     OpenCV allocates the memory for a chunk, up to 4 GiB, before it reads the chunk.
     """
-    at = len(PNG_SIGNATURE)
-    while at + 12 <= len(encoded):
-        kind = encoded[at + 4 : at + 8]
-        at += 12 + int.from_bytes(encoded[at : at + 4], "big")
-        if kind == b"IEND":
-            break
-    return at <= len(encoded)
+    return all(end + 4 <= len(encoded) for _, _, end in png_chunks(encoded))
+
+
+def has_all_rows(encoded: bytes) -> bool:
+    """Return whether the data of a PNG file is enough for the size in its header; Pillow fills missing rows with black."""
+    if len(encoded) < 29 or encoded[12:16] != b"IHDR":
+        return False
+    width, height, bits, color, interlace = struct.unpack_from(">IIBBxxB", encoded, 16)
+    bits *= {2: 3, 4: 2, 6: 4}.get(color, 1)
+    passes = ADAM7 if interlace else ((0, 0, 1, 1),)
+    sizes = [(-(-(width - left) // across), -(-(height - top) // down)) for left, top, across, down in passes]
+    # Each row begins with a byte for its filter.
+    missing = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0 and rows > 0)
+    stream = zlib.decompressobj()
+    try:
+        for kind, start, end in png_chunks(encoded):
+            data = encoded[start:end] if kind == b"IDAT" else b""
+            while data and missing > 0:
+                missing -= len(stream.decompress(data, 2**20))
+                data = stream.unconsumed_tail
+    except zlib.error:
+        return False
+    return missing <= 0
 
 
 def jpeg_frame(encoded: bytes) -> JpegFrame | None:

@@ -20,7 +20,7 @@ import PIL.Image
 from ..config import MAX_IMAGE_PIXELS
 from ..errors import UserError, one_line
 from ..files import NotRegularFileError, TooLargeFileError, read_regular_file
-from .headers import PNG_SIGNATURE, JpegFrame, has_whole_chunks, image_size, jpeg_frame
+from .headers import PNG_SIGNATURE, JpegFrame, has_all_rows, has_whole_chunks, image_size, jpeg_frame
 from .jitter import UNCHANGED, Jitter
 from .resize import Part, ResizeError, compiled, needed_box, resize, resize_part
 
@@ -245,8 +245,10 @@ def open_encoded(name: str, encoded: bytes) -> Image:
         return SequentialJpeg(name, encoded, frame.height, frame.width)
     if frame:
         _require_intact(name, encoded, frame)
-    is_for_opencv = not encoded.startswith(PNG_SIGNATURE) or has_whole_chunks(encoded)
-    pixels = decode_with_opencv(encoded) if is_for_opencv else None
+    is_png = encoded.startswith(PNG_SIGNATURE)
+    pixels = decode_with_opencv(encoded) if not is_png or has_whole_chunks(encoded) else None
+    if pixels is None and is_png and not has_all_rows(encoded):
+        raise damaged(name)
     return DecodedImage(decode_with_pillow(name, encoded) if pixels is None else pixels, name)
 
 
@@ -259,7 +261,7 @@ def _require_intact(name: str, encoded: bytes, frame: JpegFrame) -> None:
     if compiled is not None and not is_damaged:
         is_damaged = compiled.is_intact_jpeg(encoded, frame.height, frame.width) is False
     if is_damaged:
-        raise ImageError(f"{name} is damaged: its data is incomplete or altered; remove the file or replace it")
+        raise damaged(name)
 
 
 def limit_pixels(max_pixels: int) -> None:
@@ -316,6 +318,11 @@ def decode_with_pillow(name: str, encoded: bytes) -> np.ndarray:
     except Exception as error:  # Pillow's decoders raise errors of many types
         raise unreadable(name) from error
     return np.ascontiguousarray(rgb[:, :, ::-1])
+
+
+def damaged(name: str) -> ImageError:
+    """Return the error for a file of a known format whose pixels are not all there."""
+    return ImageError(f"{name} is damaged: its data is incomplete or altered; remove the file or replace it")
 
 
 def unreadable(name: str) -> ImageError:

@@ -35,6 +35,9 @@ int header_checksum(void) {
  */
 enum { MCU_BYTES = 6 * 64 * 27 / 8 + 16 };
 
+/* Bytes after the last MCU that are no reason to doubt the header; some encoders fill up with a few. */
+enum { MAX_SURPLUS = 64 };
+
 /* The MCUs in rows [top, bottom) and columns [left, right). */
 typedef struct {
     int top, left, bottom, right;
@@ -89,7 +92,8 @@ static const uint8_t *next_segment(const uint8_t *from, const uint8_t *end, uint
 /* Decode the MCUs of `range` to samples. `segment` is scratch. */
 static int decode_scan(Jpeg *jpeg, const McuRange *range, uint8_t *segment) {
     int columns = divide_up(jpeg->width, 8 * jpeg->h), end = range->bottom * columns;
-    int interval = jpeg->restart_interval ? jpeg->restart_interval : columns * divide_up(jpeg->height, 8 * jpeg->v);
+    int mcus = columns * divide_up(jpeg->height, 8 * jpeg->v);
+    int interval = jpeg->restart_interval ? jpeg->restart_interval : mcus;
     const uint8_t *from = jpeg->scan;
     for (int first = 0, restarts = 0; first < end; first += interval, restarts++) {
         if (first) {
@@ -114,8 +118,10 @@ static int decode_scan(Jpeg *jpeg, const McuRange *range, uint8_t *segment) {
             if (UNLIKELY(in.next - in.count / 8 > segment_end)) return DECLINED; /* truncated */
             if (++column == columns) column = 0, row++;
         }
+        /* More data than the MCUs of the image have: the size in the header may be wrong. */
+        if (stop == mcus && segment_end - (in.next - in.count / 8) > MAX_SURPLUS) return DECLINED;
     }
-    return DONE;
+    return end == mcus && from[1] >= 0xd0 && from[1] <= 0xd7 ? DECLINED : DONE;
 }
 
 int jpeg_decode(const uint8_t *encoded, size_t length, int scale, int top, int left, int height, int width, uint8_t *pixels,

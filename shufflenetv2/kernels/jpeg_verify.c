@@ -13,6 +13,7 @@
 
 enum { INTACT = 0, UNKNOWN = 1, DAMAGED = 2 };
 enum { MAX_COMPONENTS = 4, MAX_FACTOR = 4, LOOKAHEAD = 9 };
+enum { MAX_SURPLUS = 64 }; /* bytes after the last MCU that are no reason to doubt the header */
 enum { MAX_SCANS = 256 }; /* encoders write about ten; a file with many would take minutes to decode */
 
 typedef struct {
@@ -202,6 +203,14 @@ static const uint8_t *next_marker(const uint8_t *at, const uint8_t *end) {
     return end;
 }
 
+/* Return whether so much data follows the last MCU that the header must claim a smaller size than the image has. Encoders may
+ * fill up with a few bytes, or with many that are equal, and some encode a row of MCUs beyond the image.
+ *
+ * row: average number of bytes in a row of MCUs. */
+static int has_surplus(const uint8_t *from, const uint8_t *to, ptrdiff_t row) {
+    return to - from > MAX_SURPLUS + row && memcmp(from, from + 1, (size_t)(to - from - 1));
+}
+
 /* Decode the entropy-coded data of a scan, and advance `*at` to the marker that follows. */
 static int decode_data(Verifier *jpeg, Scan *scan, const uint8_t **at, const uint8_t *end) {
     int columns = divide_up(jpeg->width, 8 * jpeg->h), rows = divide_up(jpeg->height, 8 * jpeg->v);
@@ -226,8 +235,11 @@ static int decode_data(Verifier *jpeg, Scan *scan, const uint8_t **at, const uin
                 }
             }
         }
-    *at = next_marker(in.at, end);
-    return INTACT;
+    const uint8_t *last = in.at - (in.count - in.missing) / 8, *stop = next_marker(in.at, end);
+    while (end - stop >= 2 && stop[1] >= 0xd0 && stop[1] <= 0xd7) stop = next_marker(stop + 2, end);
+    int is_surplus = has_surplus(last, stop, (last - *at) / rows);
+    *at = stop;
+    return is_surplus ? DAMAGED : INTACT;
 }
 
 /* Check which coefficients a scan of a progressive JPEG codes, and note their precision. [G.1.1.1] */
