@@ -41,6 +41,14 @@ def memory() -> tuple[int, int]:
     return int(lines["VmRSS"].split()[0]) * 1024, int(lines["VmHWM"].split()[0]) * 1024
 
 
+def keep(kind: str, content: bytes) -> Path:
+    """Write an input that failed to a file, and return its path."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    path = KEPT / f"{kind}-{zlib.crc32(content):08x}"
+    path.write_bytes(content)
+    return path
+
+
 def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
@@ -89,6 +97,8 @@ def child(kind: str, count: int, number: int, folder: Path) -> None:
         seconds, growth = time.perf_counter() - started, memory()[1] - before
         if result in ENDS.values() and growth > MAX_GROWTH:
             result, text = "memory", f"the memory of the process grew by {growth / 2**20:,.0f} MiB"
+        if result in FAILURES:
+            text = f"{text}: {keep(result, content)}"
         output.write(json.dumps([result, seconds, growth, text]) + "\n")
 
     examples(source, count, number, use)
@@ -135,7 +145,7 @@ class Watch:
         for line in _lines(process):
             if line is None:
                 process.kill()
-                self._fail("hang", f"longer than {MAX_SECONDS} seconds")
+                self._fail("hang", f"longer than {MAX_SECONDS} seconds: {self._keep('hang')}")
                 is_in_input, has_ended = False, True
                 break
             entry = json.loads(line)
@@ -150,18 +160,17 @@ class Watch:
                 self.ends[result] += 1
         status = process.wait()
         if is_in_input:
-            self._fail("crash", f"the process ended with status {status}")
+            self._fail("crash", f"the process ended with status {status}: {self._keep('crash')}")
         elif not has_ended:
             sys.exit(f"{self.kind}: the process ended with status {status}: {(self.folder / 'messages').read_text()[-3000:]}")
 
     def _fail(self, kind: str, text: str) -> None:
         self.ends[kind] += 1
         if self.ends[kind] <= MAX_SHOWN:
-            content = (self.folder / "input").read_bytes()
-            KEPT.mkdir(parents=True, exist_ok=True)
-            path = KEPT / f"{kind}-{zlib.crc32(content):08x}"
-            path.write_bytes(content)
-            print(f"{self.kind}: {kind}: {text}: {path}", file=sys.stderr)
+            print(f"{self.kind}: {kind}: {text}", file=sys.stderr)
+
+    def _keep(self, kind: str) -> Path:
+        return keep(kind, (self.folder / "input").read_bytes())
 
 
 def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes | None]:

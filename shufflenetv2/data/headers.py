@@ -82,7 +82,7 @@ def has_all_rows(encoded: bytes) -> bool:
     """Return whether the data of a PNG file is enough for the size in its header; Pillow fills missing rows with black."""
     if len(encoded) < 29 or encoded[12:16] != b"IHDR":
         return False
-    width, height, bits, color, interlace = struct.unpack_from(">IIBBxxB", encoded, 16)
+    width, height, bits, color, interlace = map(int, struct.unpack_from(">IIBBxxB", encoded, 16))
     bits *= {2: 3, 4: 2, 6: 4}.get(color, 1)
     passes = ADAM7 if interlace else ((0, 0, 1, 1),)
     sizes = [(-(-(width - left) // across), -(-(height - top) // down)) for left, top, across, down in passes]

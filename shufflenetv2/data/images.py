@@ -5,6 +5,7 @@ crop needs is decoded; and if the crop will be shrunk, it is decoded at 1/2, 1/4
 from the low frequencies.
 """
 
+import logging
 import os
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +24,8 @@ from ..files import NotRegularFileError, TooLargeFileError, read_regular_file
 from .headers import PNG_SIGNATURE, JpegFrame, has_all_rows, has_whole_chunks, image_size, jpeg_frame
 from .jitter import UNCHANGED, Jitter
 from .resize import Part, ResizeError, compiled, needed_box, resize, resize_part
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # Pillow logs errors before it raises them
 
 # The loader runs its own threads; OpenCV's threads would compete with them for the cores.
 cv2.setNumThreads(0)

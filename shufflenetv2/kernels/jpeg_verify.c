@@ -14,7 +14,7 @@
 enum { INTACT = 0, UNKNOWN = 1, DAMAGED = 2 };
 enum { MAX_COMPONENTS = 4, MAX_FACTOR = 4, LOOKAHEAD = 9 };
 enum { MAX_SURPLUS = 64 }; /* bytes after the last MCU that are no reason to doubt the header */
-enum { MAX_SCANS = 256 }; /* encoders write about ten; a file with many would take minutes to decode */
+enum { MAX_SCANS = 256 };  /* encoders write about ten; a file with many would take minutes to decode */
 
 typedef struct {
     uint16_t lookup[1 << LOOKAHEAD]; /* length << 8 | symbol, by the next bits; 0: the code is longer */
