@@ -220,7 +220,15 @@ def test_the_command_writes_the_page_of_a_run_again(tmp_path: Path, command: Run
 def test_the_command_compares_runs(tmp_path: Path, command: Run) -> None:
     write_run(tmp_path / "a", accuracy=0.9)
     write_run(tmp_path / "b", accuracy=0.8, options={"mixup": "0.2"})
-    assert command("report", "a", "b") == (0, "comparison.html\n", "")
+    status, output, errors = command("report", "a", "b")
+    assert (status, errors) == (0, "")
+    assert output.splitlines() == [
+        "a: top-1 89.97% (95% interval 86.43% to 92.67%, 359 images)",
+        "b: top-1 89.97% (95% interval 86.43% to 92.67%, 359 images)",
+        "The difference in top-1 accuracy between the best runs may be chance "
+        "(McNemar's exact test on the same images, p = 1).",
+        "comparison.html",
+    ]
     assert [run["name"] for run in read_data(tmp_path / "comparison.html")] == ["a", "b"]
 
 
@@ -413,7 +421,9 @@ def test_an_evaluation_has_a_page_without_what_only_a_training_has(tmp_path: Pat
     browser.open(folder / "report.html", width=390)
     sections = browser.evaluate("[...document.querySelectorAll('section')].map((section) => section.id)")
     assert sections == ["result", "confusion", "mistakes", "uncertain", "calibration", "classes"]
-    assert text(browser, "#result .headline").endswith("are classified correctly by best.pkl.")
+    assert text(browser, "#result .headline").endswith(
+        "are classified correctly by best.pkl. 95 % interval: 86.43 % to 92.67 %."
+    )
     assert browser.problems == []
 
 

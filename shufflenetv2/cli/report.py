@@ -34,15 +34,22 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 report") -> int:
 
     def run() -> None:
         config = parser.parse_group(ReportConfig, argv)
-        from ..report import ReportPage, find_log_folder, write_page  # here because torch takes seconds to import
+        # Here because torch takes seconds to import.
+        from ..report import ReportPage, describe_interval, find_best, find_log_folder, read_predictions, write_page
 
         folders = [find_log_folder(run) for run in config.runs]
         if len(folders) > 1:
             path = Path(config.out or COMPARISON)
-            write_page(path, [ReportPage(folder).collect() for folder in folders])
+            pages = [ReportPage(folder).collect() for folder in folders]
+            best, verdict = find_best(pages, [read_predictions(folder) for folder in folders])
+            write_page(path, pages, best, verdict)
+            for folder, page in zip(folders, pages, strict=True):
+                print_line(f"{folder}: {describe_interval(page)}")
+            if verdict:
+                print_line(verdict)
         else:
-            page = ReportPage(folders[0], *open_datasets(folders[0]))
-            path = page.write(Path(config.out) if config.out else None)
+            report = ReportPage(folders[0], *open_datasets(folders[0]))
+            path = report.write(Path(config.out) if config.out else None)
         print_line(str(path))
 
     return run_command(parser, run)

@@ -5,6 +5,8 @@ from .bad_images import append_bad_images as append_bad_images
 from .bad_images import read_bad_images as read_bad_images
 from .classes import ClassCounts as ClassCounts
 from .commands import next_commands as next_commands
+from .comparison import describe_interval as describe_interval
+from .comparison import find_best as find_best
 from .figures import draw_embedding as draw_embedding
 from .figures import draw_heat_maps as draw_heat_maps
 from .figures import draw_learning_rate as draw_learning_rate

@@ -20,6 +20,7 @@ from ..data import Dataset
 from ..errors import UserError
 from ..files import MAX_RECORD_BYTES, parse_json, read_regular_file
 from .commands import next_commands
+from .comparison import wilson_interval
 from .history import Session, describe_state, read_sessions
 from .records import write_file
 from .runfiles import Row, RunFiles
@@ -115,6 +116,7 @@ def collect_run(run: RunFiles, val_set: Dataset | None = None, thumbnails: dict[
         "iteration": iteration,
         "total_iters": total_iters,
         "summary": {name: value for name, value in run.summary.items() if name not in ("classes", "confusion")},
+        "interval": _interval(run.summary),
         "validations": _validations(run.metrics),
         "curves": read_curves(run.metrics),
         "classes": run.summary.get("classes", []),
@@ -136,13 +138,17 @@ def collect_run(run: RunFiles, val_set: Dataset | None = None, thumbnails: dict[
     return _without_nan(data)  # type: ignore[no-any-return]
 
 
-def write_page(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
+def write_page(path: Path, runs: Sequence[Mapping[str, Any]], best: int | None = None, verdict: str = "") -> None:
     """Write a page about one run, or one that compares several.
+
+    Args:
+        runs: see `collect_run`.
+        best, verdict: see `find_best`.
 
     Raises:
         UserError: the file cannot be written.
     """
-    text = json.dumps({"runs": runs}, separators=(",", ":"))
+    text = json.dumps({"runs": runs, "best": best, "verdict": verdict}, separators=(",", ":"))
     # In a script element only `</script` and `<!--` mean anything: neither can occur without `<`.
     text = text.replace("<", "\\u003c")
     page = _template("page.html").replace("/* page.css */", _template("page.css"))
@@ -183,6 +189,12 @@ def _published_options() -> Mapping[str, Any]:
 def _name(run: RunFiles) -> str:
     save = Path(str(run.options.get("save", "")))
     return save.name or run.folder.resolve().name
+
+
+def _interval(summary: Row) -> list[float] | None:
+    """Return the 95 % interval of the top-1 accuracy; None without a result."""
+    accuracy, images = summary.get("top1"), summary.get("images")
+    return wilson_interval(accuracy, images) if isinstance(accuracy, int | float) and images else None
 
 
 def _validations(metrics: Sequence[Row]) -> list[Row]:

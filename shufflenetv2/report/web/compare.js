@@ -1,21 +1,21 @@
 // The page that compares several runs: a table of results, curves over each other, and the options that differ.
 
-function compareSections(runs) {
+function compareSections(runs, winner, verdict) {
   const color = (number) => `var(--s${number % 6})`;
   const names = runs.map((run) => (runs.filter((other) => other.name === run.name).length > 1 ? run.folder : run.name));
   const best = runs.map(bestOf);
   const columns = [
-    ["Top-1", (run, n) => (isNumber(run.summary.top1) ? run.summary.top1 : best[n] && 1 - best[n].top1_error), percent, 1],
-    ["Top-5", (run, n) => (isNumber(run.summary.top5) ? run.summary.top5 : best[n] && 1 - best[n].top5_error), percent, 1],
-    ["Loss", (run, n) => (isNumber(run.summary.loss) ? run.summary.loss : best[n] && best[n].loss), decimal, -1],
-    ["Balanced accuracy", (run) => run.summary.balanced_accuracy, percent, 1], ["Macro F1", (run) => run.summary.macro_f1, decimal, 1],
-    ["Calibration error", (run) => run.summary.calibration_error, percent, -1],
-    ["Iterations", (run) => run.iteration, integer, 0], ["Training time", (run) => run.speed.duration || null, duration, 0], ["Images per second", (run) => run.speed.images_per_second, integer, 0],
+    ["Top-1", (run, n) => (isNumber(run.summary.top1) ? run.summary.top1 : best[n] && 1 - best[n].top1_error), percent],
+    ["95 % interval", (run) => run.interval && run.interval[0], (low, run) => interval(run)],
+    ["Top-5", (run, n) => (isNumber(run.summary.top5) ? run.summary.top5 : best[n] && 1 - best[n].top5_error), percent],
+    ["Loss", (run, n) => (isNumber(run.summary.loss) ? run.summary.loss : best[n] && best[n].loss), decimal],
+    ["Balanced accuracy", (run) => run.summary.balanced_accuracy, percent], ["Macro F1", (run) => run.summary.macro_f1, decimal],
+    ["Calibration error", (run) => run.summary.calibration_error, percent],
+    ["Iterations", (run) => run.iteration, integer], ["Training time", (run) => run.speed.duration || null, duration], ["Images per second", (run) => run.speed.images_per_second, integer],
   ].filter(([, value]) => runs.some((run, number) => isNumber(value(run, number))));
-  const winner = columns.map(([, value, , sign]) => (sign ? Math.max(...runs.map(value).filter(isNumber).map((x) => sign * x)) : NaN));
   const rows = runs.map((run, number) => el("tr", {}, el("th", { scope: "row", title: run.folder }, el("i", { class: "key", style: { "--c": color(number), display: "inline-block", "margin-right": "10px", "vertical-align": "middle" } }), names[number]),
     el("td", {}, el("span", { class: `pill ${run.state}` }, run.state)),
-    columns.map(([, value, format, sign], column) => el("td", { class: sign * value(run, number) === winner[column] && runs.length > 1 ? "num best" : "num" }, format(value(run, number))))));
+    columns.map(([name, value, format]) => el("td", { class: name === "Top-1" && number === winner ? "num best" : "num" }, format(value(run, number), run)))));
   const curve = (title, kinds, name, options, map = (y) => y) => lineChart({
     title, ...options,
     series: runs.map((run, number) => ({
@@ -31,6 +31,7 @@ function compareSections(runs) {
   ].map(([key, values]) => el("tr", {}, el("th", { scope: "row", class: "mono" }, key), values.map((value) => el("td", { class: "wrap" }, value ? String(value) : "–"))));
   return [
     el("section", { class: "hero", id: "result" }, el("h2", {}, `Comparison of ${runs.length} runs`),
+      verdict && el("p", { class: "note" }, verdict),
       el("div", { class: "card flush", style: { "margin-top": "20px" } }, table(["Run", "State", ...columns.map(([name]) => name)], rows, columns.map(([name]) => name)))),
     section("curves", "Learning curves", "", el("div", { class: "grid2" },
       curve("Validation accuracy", ["test"], "top1_error", { format: percent, axis: percent0, ceiling: 1, floor: 0 }, (y) => 1 - y),

@@ -1,9 +1,9 @@
 // Put the page together from the embedded data.
 
 function build() {
-  const { runs } = JSON.parse(document.getElementById("data").textContent);
+  const { runs, best, verdict } = JSON.parse(document.getElementById("data").textContent);
   const [run] = runs, isComparison = runs.length > 1;
-  const parts = isComparison ? compareSections(runs) : [
+  const parts = isComparison ? compareSections(runs, best, verdict) : [
     resultSection(run), curvesSection(run), confusionSection(run), mistakesSection(run), calibrationSection(run), classesSection(run), badImagesSection(run),
     optionsSection(run), modelSection(run), runSection(run), nextSection(run),
   ];

@@ -16,6 +16,7 @@ const KINDS = {
   train: "training", test: "validation", test_ema: "averaged weights", test_bnps: "result", test_ema_bnps: "averaged result",
   test_best_bnps: "best",
 };
+const interval = (run) => (run.interval ? `${percent(run.interval[0])} to ${percent(run.interval[1])}` : "–");
 const bestOf = (run) => {
   const rows = run.validations.filter((row) => isNumber(row.top1_error));
   return rows.reduce((best, row) => (!best || row.top1_error < best.top1_error ? row : best), null);
@@ -49,7 +50,7 @@ function resultSection(run) {
     run.reason && el("p", { class: `reason ${run.state}` }, run.state === "failed" ? el("b", {}, "Ended by an error: ") : null, run.reason),
     el("div", { class: "headline" },
       accuracy !== null && el("div", { class: "big" }, (100 * accuracy).toFixed(accuracy === 1 ? 0 : 2), el("span", { class: "unit" }, "%")),
-      el("p", { class: "muted" }, about)),
+      el("p", { class: "muted" }, about, run.interval && ` 95 % interval: ${interval(run)}.`)),
     !isOver && share > 0 && el("div", { class: "progress", role: "progressbar", "aria-label": "progress", "aria-valuenow": Math.round(100 * share), "aria-valuemin": 0, "aria-valuemax": 100 },
       el("div", { style: { width: `${100 * share}%` } })),
     tiles.length > 0 && el("dl", { class: "tiles" }, tiles.map(([name, format, value, more]) =>
