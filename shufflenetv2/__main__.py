@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from . import __version__
+from . import __version__, terminal
 from .errors import nearest
 
 # name: (module in cli/ with the function `main`, imported when the command runs; description)
@@ -49,21 +49,19 @@ def main(argv: Sequence[str] | None = None, prog: str = "") -> int:
     """
     name, *arguments = (sys.argv[1:] if argv is None else argv) or [""]
     if name in ("-h", "--help", "help"):
-        print(HELP)
+        terminal.show(*HELP.split("\n"), important=True)
         return 0
     if name == "--version":
-        print(f"shufflenetv2 {__version__}")
+        terminal.show(f"shufflenetv2 {__version__}", important=True)
         return 0
     if name not in COMMANDS:
         near = nearest(name, COMMANDS)
         if name:
-            print(
-                f"shufflenetv2: error: unknown command {name!r}; "
-                + (f"did you mean {near}?" if near else "--help lists the commands"),
-                file=sys.stderr,
-            )
+            remedy = f"did you mean {near}?" if near else "--help lists the commands"
+            terminal.write_error(f"shufflenetv2: error: unknown command {name!r}; {remedy}")
         else:
-            print(HELP, file=sys.stderr)
+            for line in HELP.split("\n"):
+                terminal.write_error(line)
         return 2
     prog = prog or f"shufflenetv2 {name}"
     try:
@@ -73,7 +71,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "") -> int:
         if (error.name or __package__).partition(".")[0] == __package__ or "--debug" in arguments:
             raise
         remedy = "activate its environment with `. .venv/bin/activate`, or make it with `make install`"
-        print(f"{prog}: error: {error.name}, which this program needs, is not installed here; {remedy}", file=sys.stderr)
+        terminal.write_error(f"{prog}: error: {error.name}, which this program needs, is not installed here; {remedy}")
         return 1
     return status
 

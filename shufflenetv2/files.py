@@ -43,6 +43,7 @@ MAX_TEXT_BYTES = 16 * 2**20  # options, class names, class weights: the names of
 MAX_TENSOR_BYTES = 8 * 2**30  # weights and checkpoints: the largest image classifiers in timm take 4 GiB
 MAX_RECORD_BYTES = 2**30  # what this program wrote itself: lists of images, metrics
 
+MORE_FILES = "raise the number of files that a process may open (ulimit -n)"
 MAX_NAMES = 2_000  # of a folder, that are compared with a mistyped name
 
 KINDS = {
@@ -162,6 +163,8 @@ def nearest_path(path: str | os.PathLike[str], *, is_folder: bool = False) -> st
 
 def describe_error(error: OSError) -> str:
     """Return why a file that a user named cannot be opened; if it does not exist, with the file that may be meant."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{error.strerror}; {MORE_FILES}"
     near = nearest_path(error.filename) if isinstance(error, FileNotFoundError) and error.filename else ""
     return f"{error.strerror}; did you mean {near}?" if near else f"{error.strerror}"
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any, TextIO, TypeVar
 
-from .errors import printable
+from .errors import UserError, printable
 
 Item = TypeVar("Item")
 
@@ -69,8 +69,7 @@ class _Output:
             stream.flush()
         except (OSError, ValueError):
             self._dropped = stream
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # for what Python flushes at exit
+            discard(stream)
 
     def show_line(self, text: str) -> None:
         """Write a line above the bar, if there is one."""
@@ -128,6 +127,53 @@ def show(*lines: str, important: bool = False) -> None:
     with _output.lock:
         if important or not _output.quiet:
             _output.show_line("\n".join(map(printable, lines)))
+
+
+def open_standard_streams() -> None:
+    """Open the null device in the place of closed standard streams.
+
+    Otherwise the first files that are opened would get their numbers, and what libraries print would be written into them.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+
+
+def discard(stream: TextIO) -> None:
+    """Drop what cannot be written to a standard stream, which Python tries to write again at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def write_result(text: str = "") -> None:
+    """Write what a command was asked for, and what is still to be written, to standard output.
+
+    Raises:
+        BrokenPipeError: the reader, such as `head`, has ended.
+        UserError: it cannot be written for another reason, such as a full disk.
+    """
+    if not (stream := sys.stdout):
+        return
+    try:
+        stream.write(f"{text}\n" if text else "")
+        stream.flush()
+    except OSError as error:
+        discard(stream)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise UserError(f"standard output cannot be written: {error.strerror}", status=1) from error
+
+
+def write_error(text: str) -> None:
+    """Write one line to standard error, if it can be written; the exit status says that there was an error as well."""
+    if stream := sys.stderr or sys.stdout:
+        try:
+            stream.write(f"{printable(text)}\n")
+            stream.flush()
+        except (OSError, ValueError):
+            discard(stream)
 
 
 class Progress:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,9 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
-from tests.support import ONE_THREAD, ROOT
+from shufflenetv2 import files
+from shufflenetv2.engine import Hook
+from tests.support import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 
+NOISE = b"a line of a library"
+FULL = "standard output cannot be written: No space left on device"
 FIFO = "stalled"  # reading this file blocks, as on a file system that does not answer
 
 # The file system answers the main thread, which lists folders, and none of the threads that read images.
@@ -32,7 +38,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def start(folder: Path, *command: str | Path, **options: object) -> "subprocess.Popen[str]":
+def start(folder: Path, *command: str | Path) -> "subprocess.Popen[str]":
     """Start a Python process in a folder."""
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
@@ -59,6 +65,62 @@ def stalling(process: "subprocess.Popen[str]", fifo: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+# ---- streams, limits and folders of a poor machine
+
+
+class NoisyLibrary(Hook):
+    """Write to the standard streams by their numbers, as libraries in C do."""
+
+    def after_iteration(self, iteration: int, loss: Tensor, logits: Tensor) -> None:
+        for descriptor in range(3):
+            with contextlib.suppress(OSError):
+                os.write(descriptor, NOISE)
+
+
+def test_a_training_on_a_poor_machine_gives_the_result_of_any_other(train_here: Train, tmp_path: Path) -> None:
+    """No home, no temporary folder, no terminal, no standard streams, no locale, one core, few files."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+        os.umask(0o077)
+
+    arguments = [*SHORT, "--total-iters", "4", "--hook", "tests.test_machine_conditions:NoisyLibrary"]
+    folder = tmp_path / "ünïcode 数"
+    folder.mkdir()
+    command = [sys.executable, "-B", ROOT / "train.py", *arguments]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], cwd=folder, preexec_fn=limit, timeout=300,
+        env={"LC_ALL": "POSIX", "COLUMNS": "0", "TMPDIR": "/absent", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert NOISE not in b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert (folder / "models/.lock").stat().st_mode & 0o777 == 0o600
+    assert train_here(*arguments).returncode == 0
+    assert same_tensors(*(files.read(path / "models/model.pkl")["state_dict"] for path in (folder, tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stream", "status", "rest"),
+    [
+        (["schema"], "stdout", 1, f"shufflenetv2 schema: error: {FULL}\n"),
+        (["train", "--help"], "stdout", 1, f"shufflenetv2 train: error: {FULL}\n"),
+        (["train", "--nonsense"], "stderr", 2, ""),
+        (["nonsense"], "stderr", 2, ""),
+    ],
+)  # fmt: skip
+def test_a_result_that_cannot_be_written_is_an_error_and_an_error_that_cannot_be_written_keeps_its_status(
+    arguments: list[str], stream: str, status: int, rest: str
+) -> None:
+    with open("/dev/full", "w") as full:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {stream: full.fileno()}
+        done = subprocess.run(
+            [sys.executable, "-m", "shufflenetv2", *arguments], cwd=ROOT, text=True, timeout=100,
+            stdout=streams["stdout"], stderr=streams["stderr"],
+        )  # fmt: skip
+    assert (done.returncode, (done.stderr or "") + (done.stdout or "")) == (status, rest)
 
 
 # ---- signals

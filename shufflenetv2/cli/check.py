@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,11 +50,12 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 check") -> int:
         )
         if config.html:
             write_findings(Path(config.html), result)
-        print(json.dumps(as_json(result), indent=1) if config.json else parser.spell("\n".join(as_text(result))))
+        text = json.dumps(as_json(result), indent=1) if config.json else parser.spell("\n".join(as_text(result)))
+        terminal.write_result(text)
         if config.html:
-            print(f"the page is {config.html}", file=sys.stderr)
+            terminal.write_error(f"the page is {config.html}")
         if config.fix:
-            print(move_files(result, Path(config.fix)), file=sys.stderr)
+            terminal.write_error(move_files(result, Path(config.fix)))
         return 0 if result.is_clean else 1
 
     return run_command(parser, run)

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from .. import terminal
 from ..config import GROUPS, VALIDATION_FOLDERS, Config
@@ -24,7 +24,8 @@ EXAMPLES = """examples:
   evaluate the resulting model:     {prog} --eval --eval-resume models/model.pkl --val-dir DIR
 """
 
-OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of a GPU, of main memory
+# Messages of PyTorch about a GPU and about main memory, of oneDNN, and of the system when it loads a library
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|could not create a primitive|failed to map segment")
 
 
 class TrainingParser(OptionParser):
@@ -171,24 +172,28 @@ def run_command(parser: OptionParser, run: Callable[[], int | None]) -> int:
         run: the command; it returns the exit status, or None for 0.
     """
     _limit_spinning()
+    terminal.open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal may lack the characters of a table, and names of files need not be text.
             stream.reconfigure(errors="backslashreplace")
     warnings.filterwarnings("ignore", module=r"PIL\b")  # about images that it decodes nevertheless, two lines for each
     try:
-        return run() or 0
+        try:
+            return run() or 0
+        except SystemExit:
+            terminal.write_result()  # the rest of the help
+            raise
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at exit
         return 0
     except (Exception, KeyboardInterrupt) as error:
         terminal.clear()
         return _report(error, parser)
 
 
-def print_line(text: str, file: TextIO | None = None) -> None:
-    """Print a text that may contain names of files or classes, on one line; on standard output unless `file` is given."""
-    print(printable(text), file=file or sys.stdout, flush=True)
+def print_line(text: str) -> None:
+    """Print a text that may contain names of files or classes, on one line."""
+    terminal.write_result(printable(text))
 
 
 def _report(error: Exception | KeyboardInterrupt, parser: OptionParser) -> int:
@@ -202,7 +207,7 @@ def _report(error: Exception | KeyboardInterrupt, parser: OptionParser) -> int:
     """
     status, message = 1, str(error)
     if isinstance(error, KeyboardInterrupt):
-        print_line(f"{parser.prog}: interrupted", file=sys.stderr)
+        terminal.write_error(f"{parser.prog}: interrupted")
         return 130
     if parser.debug:
         raise error
@@ -215,9 +220,11 @@ def _report(error: Exception | KeyboardInterrupt, parser: OptionParser) -> int:
         message = f"{error.filename}: {describe_error(error)}"
     elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         message = f"`torchcompile` failed: {str(error).splitlines()[0]}; `debug` shows the traceback"
+    elif isinstance(error, ImportError) and OUT_OF_MEMORY.search(message):
+        message = f"out of memory before the start ({message}); raise the limit of this process (ulimit -v)"
     elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(message)):
         message = "out of memory; use a smaller `batch_size` or `val_batch_size`"
     else:
         raise error
-    print_line(f"{parser.prog}: error: {parser.spell(message)}", file=sys.stderr)
+    terminal.write_error(f"{parser.prog}: error: {parser.spell(message)}")
     return status

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import terminal
 from ..config import Config, InfoConfig, describe_changes
 from ..errors import UserError, printable
 from .command import run_command
@@ -46,7 +47,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 info") -> int:
             text = format_info(info)
         if config.json:
             text = json.dumps({name: value for name, value in info.items() if name != "table"}, indent=2)
-        print(text, flush=True)
+        terminal.write_result(text)
 
     return run_command(parser, run)
 

@@ -1,8 +1,8 @@
 """The command `shufflenetv2 predict`: print the most likely classes of images."""
 
-import sys
 from collections.abc import Sequence
 
+from .. import terminal
 from ..config import PredictConfig
 from ..errors import UserError
 from .command import print_line, run_command
@@ -28,7 +28,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 predict") -> int:
     parser = OptionParser(prog, PredictConfig, description=DESCRIPTION)
 
     def warn(reason: str) -> None:
-        print_line(f"{prog}: skipped: {parser.spell(reason)}", file=sys.stderr)
+        terminal.write_error(f"{prog}: skipped: {parser.spell(reason)}")
 
     def run() -> None:
         config = parser.parse_group(PredictConfig, argv)

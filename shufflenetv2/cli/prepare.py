@@ -1,12 +1,11 @@
 """The command `shufflenetv2 prepare`: shrink a data set once, so that every epoch reads and decodes less."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from .. import terminal
 from ..config import PrepareConfig
-from .command import print_line, run_command
+from .command import run_command
 from .parser import OptionParser
 
 DESCRIPTION = """\
@@ -42,7 +41,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 prepare") -> int:
             workers=config.workers,
         )
         for reason in outcome.unreadable:
-            print_line(f"{prog}: skipped: {parser.spell(reason)}", file=sys.stderr)
+            terminal.write_error(f"{prog}: skipped: {parser.spell(reason)}")
         terminal.show(
             f"{outcome.images:,} images in {config.destination}: {outcome.encoded:,} encoded, {outcome.copied:,} copied "
             f"unchanged, {outcome.existing:,} already there, {len(outcome.unreadable):,} unreadable",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from .. import terminal
 from ..config import GROUPS, Config, PreviewConfig, validate
 from .command import TrainingParser, resolve, run_command
 
@@ -49,7 +50,7 @@ def draw(config: Config, options: PreviewConfig) -> None:
     config, _ = build.choose_batch_size(config, choose_devices(device, config.execution), train_set, None)
     config, folder = config.with_length(len(train_set)), Path(options.out)
     for line in preview.draw_batches(folder, config, train_set, options.batches):
-        print(line, flush=True)
+        terminal.write_result(line)
     if val_set is not None:
-        print(preview.draw_validation(folder, config, val_set), flush=True)
-    print(preview.draw_schedule(folder, config, len(train_set)), flush=True)
+        terminal.write_result(preview.draw_validation(folder, config, val_set))
+    terminal.write_result(preview.draw_schedule(folder, config, len(train_set)))

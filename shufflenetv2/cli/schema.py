@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from .. import terminal
 from ..config import GROUPS, options_of
 from .command import run_command
 from .parser import OptionParser
@@ -28,7 +29,7 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 schema") -> int:
 
     def run() -> None:
         parser.parse(argv)
-        print(json.dumps(build_schema(), indent=2))
+        terminal.write_result(json.dumps(build_schema(), indent=2))
 
     return run_command(parser, run)
 

@@ -5,6 +5,7 @@ crop needs is decoded; and if the crop will be shrunk, it is decoded at 1/2, 1/4
 from the low frequencies.
 """
 
+import errno
 import logging
 import os
 from io import BytesIO
@@ -20,7 +21,7 @@ import PIL.Image
 
 from ..config import MAX_IMAGE_PIXELS
 from ..errors import UserError, one_line
-from ..files import NotRegularFileError, TooLargeFileError, read_regular_file
+from ..files import NotRegularFileError, TooLargeFileError, describe_error, read_regular_file
 from .headers import PNG_SIGNATURE, JpegFrame, has_all_rows, has_whole_chunks, image_size, jpeg_frame
 from .jitter import UNCHANGED, Jitter
 from .resize import Part, ResizeError, compiled, needed_box, resize, resize_part
@@ -33,6 +34,9 @@ cv2.setNumThreads(0)
 # scale: flag with which OpenCV decodes a JPEG at 1 / scale of its size
 REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 MAX_SCALE = max(REDUCED)
+
+# The machine lacks something, and nothing is known about the image: open files, memory
+MACHINE_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 MAX_IMAGE_BYTES = 256 * 2**20  # of a file; a photograph of 100 million pixels takes about 50 MiB as JPEG
 
@@ -222,6 +226,7 @@ def read_file(path: str | Path) -> bytes:
 
     Raises:
         ImageError: for a file that cannot be read.
+        UserError: for one of MACHINE_ERRORS.
     """
     try:
         return read_regular_file(path, MAX_IMAGE_BYTES)
@@ -230,6 +235,8 @@ def read_file(path: str | Path) -> bytes:
     except (NotRegularFileError, IsADirectoryError) as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}", "not a file") from error
     except OSError as error:
+        if error.errno in MACHINE_ERRORS:
+            raise UserError(f"{path} cannot be read: {describe_error(error)}", status=1) from error
         raise ImageError(f"{path} cannot be read: {error.strerror}", "unreadable") from error
 
 

@@ -57,7 +57,8 @@ def start_threads(run: Callable[[], object], count: int, on_failure: Callable[[]
         except RuntimeError as error:
             on_failure()
             join_threads(threads)
-            raise UserError(f"`workers` {count}: the system starts no more than {number} threads", status=1) from error
+            limit = f"the system starts no more than {number} threads; use fewer, or raise its limits (ulimit -u, ulimit -v)"
+            raise UserError(f"`workers` {count}: {limit}", status=1) from error
         threads.append(thread)
     return threads
 
