@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,8 @@ import torch
 
 from shufflenetv2 import __main__
 from shufflenetv2.cli.command import main
-from tests.support import ONE_THREAD, ROOT, Run, Train, photograph
+from tests.processes import Process
+from tests.support import Run, Train, photograph
 
 # One thread in this process: the steps are small, and with more threads than free cores torch's threads
 # wait for each other.
@@ -33,17 +33,12 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def train(tmp_path: Path) -> Train:
-    """Run `python train.py ARGUMENTS` as a new process in an empty folder."""
+    """Run `python train.py ARGUMENTS` as a process of its own in an empty folder."""
 
     def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, ROOT / "train.py", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, **ONE_THREAD, **environment},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        process = Process(tmp_path, *arguments, **environment)
+        stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(arguments, process.wait(), stdout, stderr)
 
     return run
 

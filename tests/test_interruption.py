@@ -28,6 +28,7 @@ from shufflenetv2.engine.background import BackgroundWriter, time_limit
 from shufflenetv2.engine.checkpoint import checkpoint_name, list_checkpoints, read_newest
 from shufflenetv2.engine.intervals import every
 from shufflenetv2.errors import UserError
+from tests.processes import Process
 from tests.support import ONE_THREAD, ROOT, SHORT, Stop, Train, same_tensors
 
 FIFO = "stalled"  # reading this file blocks, as on a file system that does not answer
@@ -69,16 +70,8 @@ class Kill(Hook):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    return subprocess.Popen(
-        command, cwd=folder, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_for(process: "subprocess.Popen[str]", text: str) -> None:
+def wait_for(process: Process, text: str) -> None:
     """Read the output of a process until a line contains `text`."""
-    assert process.stdout is not None
     assert any(text in line for line in process.stdout), f"{text!r} was never printed"
 
 
@@ -101,8 +94,8 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run without interruption, and return the folder with the checkpoints and results."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    process = start(folder, *LONGER)
-    process.communicate(timeout=300)
+    process = Process(folder, *LONGER)
+    process.communicate()
     assert process.returncode == 0
     return folder / "models"
 
@@ -111,28 +104,28 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_stopped_by_a_signal_continues_to_a_bit_identical_result(tmp_path: Path, uninterrupted: Path) -> None:
-    process = start(tmp_path, *LONGER)
+    process = Process(tmp_path, *LONGER)
     wait_for(process, " 4/")
     process.send_signal(signal.SIGTERM)
-    rest, _ = process.communicate(timeout=300)
+    rest, _ = process.communicate()
     assert process.returncode == 143
     assert rest.count("stopped by SIGTERM after iteration ") == 1
     (saved,) = (tmp_path / "models").glob("*.pth.tar")  # the save interval would write the first checkpoint at iteration 15
     assert 4 <= torch.load(saved, weights_only=True)["iteration"] < 15
 
-    again = start(tmp_path, *LONGER, "--workers", "3")
-    assert "continuing from models/checkpoint-" in again.communicate(timeout=300)[0]
+    again = Process(tmp_path, *LONGER, "--workers", "3")
+    assert "continuing from models/checkpoint-" in again.communicate()[0]
     assert again.returncode == 0
     assert same_tensors(read_results(tmp_path / "models"), read_results(uninterrupted))
 
 
 def test_a_run_whose_files_do_not_answer_stops_after_a_signal_with_its_last_complete_iteration_saved(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / FIFO)
-    process = start(tmp_path, *LONGER, "--dataset", "tests.test_interruption:StallingDigits", "--workers", "2")
+    process = Process(tmp_path, *LONGER, "--dataset", "tests.test_interruption:StallingDigits", "--workers", "2")
     wait_for(process, " 5/")
     with open(tmp_path / FIFO, "wb"):  # waits until a thread of the run reads the file
         process.send_signal(signal.SIGTERM)
-        rest, errors = process.communicate(timeout=300)
+        rest, errors = process.communicate()
     assert (process.returncode, errors) == (143, "")
     assert "stopped by SIGTERM after iteration 5;" in rest
     assert torch.load(tmp_path / "models" / checkpoint_name(5), weights_only=True)["iteration"] == 5
@@ -174,7 +167,7 @@ def test_a_run_killed_three_times_gives_a_bit_identical_result(tmp_path: Path, u
     """The run is killed at random instants, which may fall into a save or a validation."""
     rng = random.Random(1)
     for _ in range(3):
-        process = start(tmp_path, *LONGER, "--save-interval", "2", "--workers", str(rng.randint(1, 3)))
+        process = Process(tmp_path, *LONGER, "--save-interval", "2", "--workers", str(rng.randint(1, 3)))
         wait_for(process, "device      cpu")
         try:
             process.communicate(timeout=rng.uniform(0.1, 1.5))
@@ -182,8 +175,8 @@ def test_a_run_killed_three_times_gives_a_bit_identical_result(tmp_path: Path, u
             process.kill()
             process.communicate()
     (tmp_path / "models" / ".checkpoint-000999.pth.tar.abc.tmp").write_bytes(b"half written")
-    process = start(tmp_path, *LONGER)
-    process.communicate(timeout=300)
+    process = Process(tmp_path, *LONGER)
+    process.communicate()
     assert process.returncode == 0
     assert same_tensors(read_results(tmp_path / "models"), read_results(uninterrupted))
     assert not list((tmp_path / "models").glob(".*.tmp"))
@@ -199,14 +192,14 @@ def test_a_run_killed_long_before_its_first_interval_in_iterations_continues_fro
 ) -> None:
     """The default interval, with 0.01 s instead of ten minutes. A hook kills the run after the second checkpoint."""
     arguments = [*LONGER, "--save-interval", "10000,0.01s"]
-    killed = start(tmp_path, *arguments, "--hook", "tests.test_interruption:Kill")
-    _, errors = killed.communicate(timeout=300)
+    killed = Process(tmp_path, *arguments, "--hook", "tests.test_interruption:Kill")
+    _, errors = killed.communicate()
     assert killed.returncode == -signal.SIGKILL, errors
     newest = read_newest(tmp_path / "models")
     assert newest is not None
     assert len(list_checkpoints(tmp_path / "models")) <= 3  # the newest two are kept; a third is deleted after the next save
-    again = start(tmp_path, *arguments)
-    assert f"continuing from models/{newest[0].name}\n" in again.communicate(timeout=300)[0]
+    again = Process(tmp_path, *arguments)
+    assert f"continuing from models/{newest[0].name}\n" in again.communicate()[0]
     assert again.returncode == 0
     assert same_tensors(read_results(tmp_path / "models"), read_results(uninterrupted))
     assert len(list_checkpoints(tmp_path / "models")) == 2
@@ -246,16 +239,16 @@ def test_damage_at_any_byte_of_a_checkpoint_is_detected_and_the_previous_one_is_
 
 
 def test_a_folder_that_vanishes_ends_the_run_with_one_line(tmp_path: Path) -> None:
-    process = start(tmp_path, *LONGER, "--save-interval", "5", "--total-iters", "100000")
+    process = Process(tmp_path, *LONGER, "--save-interval", "5", "--total-iters", "100000")
     wait_for(process, " 7/")
     shutil.rmtree(tmp_path / "models")
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate()
     assert (process.returncode, errors.count("\n")) == (1, 1), errors
     assert re.search(r"models/(checkpoint-0000\d\d\.pth\.tar|best\.pkl) cannot be written: No such file or directory", errors)
 
 
 def test_a_second_run_in_the_same_folder_is_refused_while_the_first_runs(tmp_path: Path, train: Train) -> None:
-    first = start(tmp_path, *LONGER, "--total-iters", "100000")
+    first = Process(tmp_path, *LONGER, "--total-iters", "100000")
     wait_for(first, " 1/")
     second = train(*LONGER, "--total-iters", "100000")
     assert (second.returncode, second.stderr.count("\n")) == (2, 1)
