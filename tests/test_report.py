@@ -14,7 +14,7 @@ from torch import Tensor
 from shufflenetv2.data import Digits
 from shufflenetv2.engine import Hook
 from shufflenetv2.errors import UserError
-from shufflenetv2.report import ReportPage, find_log_folder
+from shufflenetv2.report import ReportPage, find_log_folder, write_page
 from tests.browser import CHROMIUM, Browser, chromium
 from tests.runs import END, ENVIRONMENT, START, write_run
 from tests.support import SHORT, Run, Train
@@ -69,6 +69,7 @@ def test_the_images_shown_are_the_most_confident_mistakes_and_the_least_certain(
     mistakes = [data["images"][number] for number in data["mistakes"]]
     assert [image[0] for image in mistakes[:3]] == ["digits/val/0", "digits/val/10", "digits/val/20"]
     assert all(image[2] == (image[1] + 1) % 10 for image in mistakes)
+    assert [image[4] for image in mistakes] == sorted(image[4] for image in mistakes)
     uncertain = [data["images"][number] for number in data["uncertain"]]
     assert uncertain[0][0] == "digits/val/358"
     assert all(image[5].startswith("data:image/png;base64,") for image in mistakes + uncertain)
@@ -348,13 +349,41 @@ def test_pointing_at_a_curve_shows_its_values(opened: Browser) -> None:
     left, top, width, height = opened.box("#curves .plot svg")
     opened.move(left + width - 14, top + height / 2)
     assert opened.evaluate("getComputedStyle(document.querySelector('#curves .tip')).visibility") == "visible"
-    assert text(opened, "#curves .tip") == "iteration 400training90.00 %validation90.00 %".replace(
-        "training90.00", "training90.00"
-    )
+    assert text(opened, "#curves .tip") == "iteration 400training90.00 %validation90.00 %"
     opened.move(left + width / 2, top + height / 2)
     assert "iteration 200" in text(opened, "#curves .tip")
     opened.move(left + width / 2, top - 60)
     assert opened.evaluate("getComputedStyle(document.querySelector('#curves .tip')).visibility") == "hidden"
+
+
+def test_the_list_of_sections_is_shown_whole_in_a_wide_window_and_scrolls_in_a_narrow_one(
+    tmp_path: Path, browser: Browser
+) -> None:
+    folder = write_run(tmp_path)
+    (folder / "bad_images.csv").write_text("training,cat/1.jpg,it is damaged\n")
+    page = ReportPage(folder, Digits("train"), Digits("val")).write()
+    for width, is_whole in ((1440, True), (1024, True), (390, False)):
+        browser.open(page, width=width)
+        rights = browser.evaluate("[...document.querySelectorAll('nav a')].map((link) => link.getBoundingClientRect().right)")
+        assert len(rights) == 12
+        assert (max(rights) <= width) is is_whole
+
+
+def test_the_axes_of_a_short_run_name_each_value_once(tmp_path: Path, browser: Browser) -> None:
+    folder = write_run(tmp_path)
+    values = {"loss": 2.5, "top1_error": 0.91, "learning_rate": 0.1, "images_per_second": 100.2, "memory_mb": 801.4}
+    rows = [{"kind": "train", "iteration": iteration} | values for iteration in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    browser.open(ReportPage(folder).write(), width=1440)
+    for number in range(browser.evaluate("document.querySelectorAll('#curves svg').length")):
+        along_y, along_x, name = browser.evaluate(
+            f"[...document.querySelectorAll('#curves svg')[{number}].querySelectorAll(':scope > g:has(text), :scope > text')]"
+            ".map((group) => [group, ...group.querySelectorAll('text')].filter((item) => item.localName === 'text')"
+            ".map((item) => item.textContent))"
+        )
+        assert len(set(along_y)) == len(along_y) > 0
+        assert along_x == ["1", "2"]
+        assert name == ["iteration"]
 
 
 def test_arrow_keys_move_along_a_curve(opened: Browser) -> None:
@@ -438,4 +467,14 @@ def test_runs_are_compared(tmp_path: Path, browser: Browser, command: Run) -> No
     left, top, width, height = browser.box("#curves .plot svg")
     browser.move(left + width - 14, top + height / 2)
     assert text(browser, "#curves .tip") == "iteration 400a90.00 %b80.00 %"
+    assert text(browser, "#result tbody .num") == "89.97 %86.43 % to 92.67 %"
+    assert browser.evaluate("document.querySelectorAll('.best').length") == 0
     assert browser.problems == []
+    pages = [ReportPage(tmp_path / name).collect() for name in "ab"]
+    write_page(tmp_path / "comparison.html", pages, 1, "The top-1 accuracy of b is higher by more than chance.")
+    browser.open(tmp_path / "comparison.html", width=1440)
+    best = browser.evaluate(
+        "[...document.querySelectorAll('.best')].map((cell) => cell.closest('tr').innerText.split('\\t')[0])"
+    )
+    assert best == ["b"]
+    assert "of b is higher by more than chance. Below each" in text(browser, "#result .note")

@@ -11,7 +11,7 @@ from ..data import Dataset
 from ..errors import UserError
 from .runfiles import Prediction
 
-SHOWN = 24  # most confident mistakes, and least certain images
+SHOWN = 24  # worst mistakes, and least certain images
 FIRST_PER_CELL = 4  # images of a cell of the confusion matrix that come before those of any diagonal cell
 PER_CELL = 8  # images of a cell that are named
 MAX_NAMED = 2_000
@@ -22,9 +22,9 @@ QUALITY = 75
 
 
 def select_mistakes(predictions: Sequence[Prediction]) -> list[Prediction]:
-    """Return the most confident mistakes, the most confident first."""
+    """Return the worst mistakes, which may be wrong labels: first the images whose label has the lowest probability."""
     wrong = [row for row in predictions if row.prediction != row.label]
-    return sorted(wrong, key=lambda row: -row.probability)[:SHOWN]
+    return sorted(wrong, key=lambda row: (row.label_probability, -row.probability))[:SHOWN]
 
 
 def select_uncertain(predictions: Sequence[Prediction]) -> list[Prediction]:

@@ -26,10 +26,13 @@ def draw_curves(path: Path, curves: Curves) -> None:
         accuracy, loss = figure.subplots(1, 2)
         for kind, (name, colour, style) in KINDS.items():
             values = curves.get(kind, {})
-            for axes, points in ((accuracy, _inverted(values.get("top1_error", []))), (loss, values.get("loss", []))):
+            loss_name = f"{name}, single batches" if kind == "train" else name
+            for axes, points, label in (
+                (accuracy, _inverted(values.get("top1_error", [])), name), (loss, values.get("loss", []), loss_name)
+            ):  # fmt: skip
                 if points:
                     style = style if len(points) <= MAX_MARKERS else style.replace("o", "")
-                    axes.plot(*zip(*points, strict=True), style, color=colour, label=name)
+                    axes.plot(*zip(*points, strict=True), style, color=colour, label=label)
         accuracy.set_title("Accuracy (top-1)")
         loss.set_title("Loss")
         as_percent(accuracy.yaxis)

@@ -47,7 +47,7 @@ def write_figures(folder: Path, val_set: Dataset | None = None) -> None:
     if bins := calibration(run.predictions):
         draw_calibration(figures / "calibration.png", bins, run.summary.get("calibration_error"))
     if val_set is not None:
-        _write_grid(figures / "mistakes.png", val_set, select_mistakes(run.predictions), "The most confident mistakes")
+        _write_grid(figures / "mistakes.png", val_set, select_mistakes(run.predictions), "The worst mistakes")
         _write_grid(figures / "uncertain.png", val_set, select_uncertain(run.predictions), "The least certain images")
 
 

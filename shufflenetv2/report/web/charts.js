@@ -38,13 +38,15 @@ const moment = orDash((seconds) =>
   new Date(seconds * 1000).toLocaleString("en-GB", { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" }),
 );
 
-function ticks(low, high, count) {
+// About `count` round numbers, fewer where their texts would repeat each other.
+function ticks(low, high, count, format) {
   const step = 10 ** Math.floor(Math.log10((high - low) / count || 1));
   const error = (high - low) / count / step;
   const size = step * (error >= 7.5 ? 10 : error >= 3.5 ? 5 : error >= 1.5 ? 2 : 1);
   const result = [];
   for (let tick = Math.ceil(low / size - 1e-9); tick * size <= high + size * 1e-9; tick++) result.push(+(tick * size).toPrecision(12));
-  return result;
+  const isRepeated = new Set(result.map(format)).size < result.length;
+  return isRepeated && count > 0.1 ? ticks(low, high, count / 2, format) : result;
 }
 
 function range(values, floor, ceiling) {
@@ -69,7 +71,7 @@ function nearest(points, x) {
  * Draw a line chart that shows its values under the pointer, and under a cursor that the arrow keys move.
  * series: [{name, points: [[x, y]], color, thin, dashed, dots}]; format, axis: of y and its ticks; floor, ceiling: limits of y.
  */
-function lineChart({ title, series, format, axis, formatX, axisX, nameX, floor, ceiling, domainX, low }) {
+function lineChart({ title, series, format, axis, formatX, axisX, nameX = "iteration", floor, ceiling, domainX, low }) {
   series = series.filter((line) => line.points.length);
   formatX = formatX || integer;
   const xs = [...new Set(series.flatMap((line) => line.points.map(([x]) => x)))].sort((a, b) => a - b);
@@ -87,23 +89,24 @@ function lineChart({ title, series, format, axis, formatX, axisX, nameX, floor, 
   if (!xs.length) return null;
   const [bottomY, topY] = range(series.flatMap((line) => line.points.map(([, y]) => y)), floor, ceiling);
   const [firstX, lastX] = domainX || (xs.length > 1 ? [xs[0], xs[xs.length - 1]] : [xs[0] - 1, xs[0] + 1]);
-  const marks = svg("g", {});
+  const marks = svg("g", {}), bottom = 40;
   let cursor = -1, toX, toY, width, height;
 
   function draw() {
     [width, height] = [plot.clientWidth, plot.clientHeight];
     if (!width) return;
-    const yTicks = ticks(bottomY, topY, Math.max(2, Math.floor(height / 56)));
-    const left = 10 + 6.6 * Math.max(...yTicks.map((tick) => (axis || format)(tick).length)), right = 12, top = 8, bottom = 24;
+    const formatY = axis || format, yTicks = ticks(bottomY, topY, Math.max(2, Math.floor(height / 56)), formatY);
+    const left = 10 + 6.6 * Math.max(...yTicks.map((tick) => formatY(tick).length)), right = 12, top = 8;
     toX = (x) => left + ((x - firstX) / (lastX - firstX)) * (width - left - right);
     toY = (y) => top + (1 - (y - bottomY) / (topY - bottomY || 1)) * (height - top - bottom);
-    const xTicks = ticks(firstX, lastX, Math.max(2, Math.floor(width / 110)));
+    const xTicks = ticks(firstX, lastX, Math.max(3, Math.floor(width / 90)), axisX || compact);
     drawing.replaceChildren(
       svg("g", {}, yTicks.map((tick) => [
         svg("line", { class: "gridline", x1: left, x2: width - right, y1: toY(tick), y2: toY(tick) }),
-        svg("text", { x: left - 8, y: toY(tick) + 4, "text-anchor": "end" }, (axis || format)(tick)),
+        svg("text", { x: left - 8, y: toY(tick) + 4, "text-anchor": "end" }, formatY(tick)),
       ])),
-      svg("g", {}, xTicks.map((tick) => svg("text", { x: toX(tick), y: height - 4, "text-anchor": "middle" }, (axisX || compact)(tick)))),
+      svg("g", {}, xTicks.map((tick) => svg("text", { x: toX(tick), y: height - bottom + 18, "text-anchor": "middle" }, (axisX || compact)(tick)))),
+      svg("text", { x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, nameX),
       svg("g", {}, series.map((line) => [
         svg("path", {
           class: `line${line.thin ? " thin" : ""}${line.dashed ? " dashed" : ""}`, style: color(line),
@@ -120,10 +123,10 @@ function lineChart({ title, series, format, axis, formatX, axisX, nameX, floor, 
     cursor = Math.max(0, Math.min(xs.length - 1, number));
     const x = xs[cursor], values = series.map((line) => [line, nearest(line.points, x)]);
     marks.replaceChildren(
-      svg("line", { class: "cursor", x1: toX(x), x2: toX(x), y1: 8, y2: height - 24 }),
+      svg("line", { class: "cursor", x1: toX(x), x2: toX(x), y1: 8, y2: height - bottom }),
       ...values.map(([line, [px, py]]) => svg("circle", { class: "dot", style: color(line), cx: toX(px), cy: toY(py), r: 4.5 })));
     tip.replaceChildren(
-      el("div", { class: "x" }, `${nameX || "iteration"} ${formatX(x)}`),
+      el("div", { class: "x" }, `${nameX} ${formatX(x)}`),
       ...values.map(([line, [, y]]) => el("div", {}, key(line), line.name, el("b", {}, format(y)))));
     tip.style.visibility = "visible";
     const side = toX(x) + tip.offsetWidth + 16 > width ? toX(x) - tip.offsetWidth - 12 : toX(x) + 12;

@@ -5,8 +5,7 @@ function compareSections(runs, winner, verdict) {
   const names = runs.map((run) => (runs.filter((other) => other.name === run.name).length > 1 ? run.folder : run.name));
   const best = runs.map(bestOf);
   const columns = [
-    ["Top-1", (run, n) => (isNumber(run.summary.top1) ? run.summary.top1 : best[n] && 1 - best[n].top1_error), percent],
-    ["95 % interval", (run) => run.interval && run.interval[0], (low, run) => interval(run)],
+    ["Top-1", (run, n) => (isNumber(run.summary.top1) ? run.summary.top1 : best[n] && 1 - best[n].top1_error), (value, run) => [percent(value), run.interval && el("small", { class: "interval" }, interval(run))]],
     ["Top-5", (run, n) => (isNumber(run.summary.top5) ? run.summary.top5 : best[n] && 1 - best[n].top5_error), percent],
     ["Loss", (run, n) => (isNumber(run.summary.loss) ? run.summary.loss : best[n] && best[n].loss), decimal],
     ["Balanced accuracy", (run) => run.summary.balanced_accuracy, percent], ["Macro F1", (run) => run.summary.macro_f1, decimal],
@@ -31,12 +30,12 @@ function compareSections(runs, winner, verdict) {
   ].map(([key, values]) => el("tr", {}, el("th", { scope: "row", class: "mono" }, key), values.map((value) => el("td", { class: "wrap" }, value ? String(value) : "–"))));
   return [
     el("section", { class: "hero", id: "result" }, el("h2", {}, `Comparison of ${runs.length} runs`),
-      verdict && el("p", { class: "note" }, verdict),
+      runs.some((run) => run.interval) && el("p", { class: "note" }, `${verdict} Below each top-1 accuracy is its 95 % interval.`),
       el("div", { class: "card flush", style: { "margin-top": "20px" } }, table(["Run", "State", ...columns.map(([name]) => name)], rows, columns.map(([name]) => name)))),
     section("curves", "Learning curves", "", el("div", { class: "grid2" },
       curve("Validation accuracy", ["test"], "top1_error", { format: percent, axis: percent0, ceiling: 1, floor: 0 }, (y) => 1 - y),
       curve("Validation loss", ["test"], "loss", { format: decimal, axis: significant, floor: 0 }),
-      curve("Training loss", ["train"], "loss", { format: decimal, axis: significant, floor: 0 }),
+      curve("Training loss of single batches", ["train"], "loss", { format: decimal, axis: significant, floor: 0 }),
       curve("Learning rate", ["train"], "learning_rate", { format: significant, floor: 0 }))),
     section("options", "Options that differ", optionRows.length ? "" : "The runs have the same options.",
       optionRows.length ? el("div", { class: "card flush" }, table(["Option", ...names], optionRows)) : el("p", {}, "")),

@@ -6,11 +6,14 @@ const section = (id, title, note, ...content) => {
   return el("section", { id, "aria-labelledby": `${id}-title` },
     el("div", { class: "head" }, el("h2", { id: `${id}-title` }, title), note && el("p", { class: "note" }, note)), content);
 };
-const table = (head, rows, numeric = []) => el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": head.join(", ") },
+// A region that scrolls sideways. Its edges are shaded where there is more to see.
+const scrolling = (label, ...content) => el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, content);
+const table = (head, rows, numeric = []) => scrolling(head.join(", "),
   el("table", {}, el("thead", {}, el("tr", {}, head.map((name) => el("th", { scope: "col", class: numeric.includes(name) ? "num" : null }, name)))), el("tbody", {}, rows)));
 const grid = (kind, ...children) => children.some(Boolean) && el("div", { class: kind }, children);
 const className = (run, label) => (run.classes[label] ? String(run.classes[label].name) || "(no name)" : `class ${label}`);
 const plural = (count, word) => `${integer(count)} ${word}${count === 1 ? "" : word.endsWith("s") ? "es" : "s"}`;
+const are = (count) => (count === 1 ? "is" : "are");
 
 const KINDS = {
   train: "training", test: "validation", test_ema: "averaged weights", test_bnps: "result", test_ema_bnps: "averaged result",
@@ -29,9 +32,9 @@ function resultSection(run) {
   const isOver = run.state === "finished";
   const rest = (run.total_iters - run.iteration) * speed.iteration_time;
   const about = summary.final
-    ? `of ${integer(summary.images)} validation images are classified correctly by ${[run.validations.length && "the best weights", summary.weights].filter(Boolean).join(", ")}.`
+    ? `of ${plural(summary.images, "validation image")} ${are(summary.images)} classified correctly by ${[run.validations.length && "the best weights", summary.weights].filter(Boolean).join(", ")}.`
     : isNumber(summary.images)
-      ? `of ${integer(summary.images)} validation images are classified correctly after iteration ${integer(summary.iteration)}.`
+      ? `of ${plural(summary.images, "validation image")} ${are(summary.images)} classified correctly after iteration ${integer(summary.iteration)}.`
       : accuracy === null ? "There is no validation result yet." : "of the validation images are classified correctly.";
   const tiles = [
     ["Top-5 accuracy", percent, summary.top5], ["Loss", decimal, summary.loss], ["Balanced accuracy", percent, summary.balanced_accuracy],
@@ -60,18 +63,18 @@ function resultSection(run) {
 function curvesSection(run) {
   const points = (kind, name) => (run.curves[kind] && run.curves[kind][name]) || [];
   const inverted = (list) => list.map(([x, y]) => [x, 1 - y]);
-  const lines = (name, map) => [
-    { name: KINDS.train, points: map(points("train", name)), color: "var(--faint)", thin: true },
+  const lines = (name, map, training) => [
+    { name: training, points: map(points("train", name)), color: "var(--faint)", thin: true },
     { name: KINDS.test_ema, points: map(points("test_ema", name)), color: "var(--s1)", dots: true, dashed: true },
     { name: KINDS.test, points: map(points("test", name)), color: "var(--accent)", dots: true },
   ];
   const single = (title, name, format, options) => lineChart({
     title, series: [{ name: title.toLowerCase(), points: points("train", name), color: "var(--accent)", thin: points("train", name).length > 200 }], format, low: true, ...options,
   });
-  return section("curves", "Learning curves", "Training accuracy is measured on augmented images while the weights change, and may lie below that of validation.",
+  return section("curves", "Learning curves", "Training accuracy is measured on augmented images while the weights change, and may lie below that of validation. The training loss and the gradient norm are those of single batches.",
     grid("grid2",
-      lineChart({ title: "Accuracy", series: lines("top1_error", inverted), format: percent, axis: percent0, ceiling: 1, floor: 0 }),
-      lineChart({ title: "Loss", series: lines("loss", (list) => list), format: decimal, axis: significant, floor: 0 })),
+      lineChart({ title: "Accuracy", series: lines("top1_error", inverted, KINDS.train), format: percent, axis: percent0, ceiling: 1, floor: 0 }),
+      lineChart({ title: "Loss", series: lines("loss", (list) => list, "training, single batches"), format: decimal, axis: significant, floor: 0 })),
     grid("grid3",
       single("Learning rate", "learning_rate", significant, { floor: 0 }),
       single("Images per second", "images_per_second", integer, { floor: 0, axis: compact }),
@@ -114,7 +117,7 @@ function confusionSection(run) {
     detail.replaceChildren(
       el("h3", {}, className(run, label), label === prediction ? " recognized" : [el("span", { class: "arrow" }, "→"), className(run, prediction)]),
       el("p", { class: "muted small" }, `${integer(count)} of ${plural(support, "image")} of ${className(run, label)}${support ? ` (${percent0(count / support)})` : ""}` +
-        (label === prediction ? ", the least certain first" : ", the most confident first")),
+        (count < 2 ? "" : label === prediction ? ", the least certain first" : ", the most confident first")),
       imageGrid(run, rows.slice(0, 8)), el("p", { class: "note" }, note));
   }
   const [label, prediction] = mistakes[0] || run.confusion[0];
@@ -129,7 +132,7 @@ function confusionSection(run) {
 function mistakesSection(run) {
   const rows = (name) => run[name].map((number) => run.images[number]);
   return [
-    section("mistakes", "Most confident mistakes", "Look here for wrong labels: each prediction with its probability, and the label with its own.",
+    section("mistakes", "Worst mistakes", "Look here for wrong labels: the images whose label has the lowest probability come first. Below each image is the prediction, then the label with its probability.",
       run.mistakes.length > 0 && imageGrid(run, rows("mistakes"))),
     section("uncertain", "Least certain images", "The predictions with the lowest probability, right or wrong.",
       run.uncertain.length > 0 && imageGrid(run, rows("uncertain"))),
@@ -148,7 +151,7 @@ function calibrationSection(run) {
   const counts = run.calibration.map(([x, , count]) => [x, count]);
   const common = { formatX: percent0, axisX: percent0, nameX: "probability", domainX: [0, 1] };
   const error = isNumber(run.summary.calibration_error) ? ` The expected calibration error is ${percent(run.summary.calibration_error)}.` : "";
-  return section("calibration", "Calibration", `Of the predictions with a probability of 80 %, 80 % should be right.${error}`,
+  return section("calibration", "Calibration", `Of the predictions with a probability of 80\u00a0%, 80\u00a0% should be right.${error}`,
     el("div", { class: "grid2" },
       lineChart({
         title: "Fraction right by probability", format: percent, axis: percent0, floor: 0, ceiling: 1, ...common,
@@ -196,11 +199,11 @@ function classesSection(run) {
   }
   fill();
   const note = positive.length
-    ? `${plural(run.classes.length, "class")}, ${integer(Math.min(...positive))} to ${integer(largest)} ${train.length ? "training" : "validation"} images each` +
+    ? `${plural(run.classes.length, "class")}, ${Math.min(...positive) < largest ? `${integer(Math.min(...positive))} to ` : ""}${plural(largest, `${train.length ? "training" : "validation"} image`)} each` +
       (largest >= 10 * Math.min(...positive) ? "; the largest has ten times as many images as the smallest, or more: see balanced sampling and class weights." : ".")
     : "";
   return section("classes", "Classes", note, entries.length > 20 && el("div", { class: "toolbar" }, search),
-    el("div", { class: "card flush" }, el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Accuracy by class" }, el("table", {}, el("thead", {}, el("tr", {}, heads)), body))),
+    el("div", { class: "card flush" }, scrolling("Accuracy by class", el("table", {}, el("thead", {}, el("tr", {}, heads)), body))),
     el("div", { class: "toolbar", style: { "margin-top": "12px" } }, more));
 }
 
