@@ -5,6 +5,7 @@ import csv
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from shufflenetv2.data.images import Image
 from shufflenetv2.engine import recalibrate_batch_norm
 from shufflenetv2.recipe import linear_decay, parameter_groups
 from shufflenetv2.rng import generator
+from tests.processes import Process
 from tests.support import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 
 OPTIONS = [*SHORT, "--batch-size", "12", "--total-iters", "18", "--display-interval", "1", "--val-interval", "10",
@@ -80,19 +82,26 @@ def test_several_processes_evaluate_every_image_once_in_the_same_number_of_batch
     assert [sum(batch) for batch in zip(*counts, strict=True)][:-1] == [batch_size] * (len(counts[0]) - 1)
 
 
-def torchrun(folder: Path, processes: int, *arguments: str, restarts: int = 0) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+def torchrun(folder: Path, *arguments: str, restarts: int = 0) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
                "--max-restarts", str(restarts), str(ROOT / "train.py"), *arguments]  # fmt: skip
     return subprocess.Popen(
         command, cwd=folder, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def wait_until_finished(process: "subprocess.Popen[str]") -> tuple[str, str]:
-    """Wait for the end of a process, check that its exit status is 0, and return its standard output and standard error."""
-    output = process.communicate(timeout=300)
-    assert process.returncode == 0, output[1]
-    return output
+def run_two(folder: Path, *arguments: str) -> list[tuple[int, str, str]]:
+    """Run two processes with the environment that torchrun gives them; return exit status and output of each."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    processes = [Process(folder, *arguments, **common, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+    return [(process.wait(), *process.communicate()) for process in processes]
+
+
+def run_two_to_the_end(folder: Path, *arguments: str) -> None:
+    for status, _, errors in run_two(folder, *arguments):
+        assert status == 0, errors
 
 
 def read_predictions(folder: Path) -> list[tuple[tuple[str, ...], list[float]]]:
@@ -114,7 +123,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 def test_gradients_and_statistics_are_averaged_over_the_processes(tmp_path: Path, dist_bn: str) -> None:
     """Compare a run of two processes with the same computation in this process."""
     short = [*SHORT, "--total-iters", "3", "--save-interval", "3,10m", "--learning-rate", "0.02", "--display-interval", "1"]
-    wait_until_finished(torchrun(tmp_path, 2, *short, "--dist-bn", dist_bn))
+    run_two_to_the_end(tmp_path, *short, "--dist-bn", dist_bn)
     output = (tmp_path / "logs/models/train.log").read_text()
 
     network = ShuffleNetV2(32, 10, "0.5x")
@@ -160,7 +169,7 @@ def test_gradients_and_statistics_are_averaged_over_the_processes(tmp_path: Path
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train with two processes without interruption; return the folder of the run."""
     folder = tmp_path_factory.mktemp("two")
-    wait_until_finished(torchrun(folder, 2, *OPTIONS))
+    run_two_to_the_end(folder, *OPTIONS)
     return folder
 
 
@@ -174,7 +183,7 @@ def test_only_process_0_writes_the_log_and_the_files(two_processes: Path) -> Non
 
 
 def test_a_stopped_run_of_two_processes_continues_with_one(tmp_path: Path, train_here: Train) -> None:
-    process = torchrun(tmp_path, 2, *OPTIONS)
+    process = torchrun(tmp_path, *OPTIONS)
     assert process.stdout is not None
     assert any(" 7/18 " in line for line in process.stdout)
     process.send_signal(signal.SIGTERM)  # torchrun forwards it
@@ -188,12 +197,13 @@ def test_a_stopped_run_of_two_processes_continues_with_one(tmp_path: Path, train
 
 
 def test_after_a_process_is_killed_the_restarted_run_gives_a_bit_identical_result(tmp_path: Path, two_processes: Path) -> None:
-    process = torchrun(tmp_path, 2, *OPTIONS, restarts=3)
+    process = torchrun(tmp_path, *OPTIONS, restarts=3)
     assert process.stdout is not None
     assert any(" 13/18 " in line for line in process.stdout)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(workers[1]), signal.SIGKILL)
-    rest, errors = wait_until_finished(process)
+    rest, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
     assert re.search(r"continuing from models/checkpoint-0000(10|15)", rest)
     assert "error: process 0 of 2: another process of this run has ended" in errors
     for name in ("model.pkl", "model-ema.pkl", "best.pkl"):
@@ -206,7 +216,7 @@ def test_evaluation_gives_the_same_loss_and_accuracy_with_one_process_and_two(
     arguments = [*SHORT[:2], "--eval", "--eval-resume", str(two_processes / "models/model.pkl"), "--device", "cpu"]
     assert train_here(*arguments).returncode == 0
     predictions_of_one = read_predictions(tmp_path / "logs")
-    wait_until_finished(torchrun(tmp_path, 2, *arguments, "--val-batch-size", "50", "--log-dir", "two"))
+    run_two_to_the_end(tmp_path, *arguments, "--val-batch-size", "50", "--log-dir", "two")
     output_of_one, output_of_two = (next(tmp_path.glob(f"{folder}/eval/*/train.log")).read_text() for folder in ("logs", "two"))
     (loss, *errors), (loss_of_two, *errors_of_two) = (
         re.findall(r"TEST Iter 18: loss = ([\d.]+),\tTop-1 err = ([\d.]+),\tTop-5 err = ([\d.]+)", output)[0]
@@ -223,10 +233,10 @@ def test_evaluation_gives_the_same_loss_and_accuracy_with_one_process_and_two(
 
 
 def test_a_batch_size_that_cannot_be_divided_is_refused_by_one_process(tmp_path: Path) -> None:
-    process = torchrun(tmp_path, 2, *OPTIONS, "--batch-size", "14")
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode != 0
-    assert (output + errors).count("error: --batch-size 14 cannot be divided among 2 processes and --grad-accum-steps 2") == 1
+    ended = run_two(tmp_path, *OPTIONS, "--batch-size", "14")
+    assert 0 not in [status for status, *_ in ended]
+    message = "error: --batch-size 14 cannot be divided among 2 processes and --grad-accum-steps 2"
+    assert sum(errors.count(message) for *_, errors in ended) == 1
     assert not (tmp_path / "models").exists()
 
 
