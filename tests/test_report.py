@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -14,7 +15,8 @@ from torch import Tensor
 from shufflenetv2.data import Digits
 from shufflenetv2.engine import Hook
 from shufflenetv2.errors import UserError
-from shufflenetv2.report import ReportPage, find_log_folder, write_page
+from shufflenetv2.report import Prediction, ReportPage, find_log_folder, write_page
+from shufflenetv2.report.series import calibration
 from tests.browser import CHROMIUM, Browser, chromium
 from tests.runs import END, ENVIRONMENT, START, write_run
 from tests.support import SHORT, Run, Train
@@ -82,6 +84,11 @@ def test_calibration_compares_probabilities_with_accuracy(tmp_path: Path) -> Non
     assert sum(count for _, _, count in bins) == 359
     assert all(accuracy == pytest.approx(0.9, abs=0.05) for _, accuracy, _ in bins)  # of the fixture, at any probability
     assert [probability for probability, _, _ in bins] == sorted(probability for probability, _, _ in bins)
+
+
+def test_calibration_of_numbers_that_are_no_probabilities_is_that_of_the_nearest_ones() -> None:
+    rows = [Prediction(0, "0.jpg", "cat", "cat", value, value) for value in (math.nan, math.inf, -math.inf, 1e308, 0.55)]
+    assert [row[0] for row in calibration(rows)] == [0, 0.55, 1]
 
 
 def test_a_run_that_ended_in_an_error_says_why(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_size_is_one_number_two_or_three(tmp_path: Path) -> None:
     [
         ("--input-size 48 160 --resize-size 64", "`resize_size` 64 is smaller than `input_size` 48 160"),
         ("--input-size 48 160 --resize-size 50 150", "`resize_size` 50 150 is smaller than `input_size` 48 160"),
-        ("--input-size 48 15", "`input_size` 48 15: must be one or two whole numbers of pixels"),
+        ("--input-size 48 15", "`input_size` 48 15: must be a whole number of pixels from 16 to 8192, or"),
         ("--train-crop-size 48 wide", "unexpected argument 'wide' on the command line"),
     ],
 )

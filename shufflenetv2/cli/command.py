@@ -103,6 +103,8 @@ def resolve(explicit: dict[str, Any], parser: TrainingParser) -> Config:
             raise UserError(f"{parser.folder} on the command line would be `{option}`, which is given as well; leave one out")
         explicit[option] = parser.folder
     values, given_rates = merge([*layers, Layer("", explicit)])
+    if "epochs" in values and "total_iters" not in values:  # from which the iterations follow
+        parser.spellings["total_iters"] = f"{parser.spellings.get('epochs', '--epochs')} (in iterations)"
     return Config.from_values(values, explicit=explicit, given_rates=given_rates)
 
 

@@ -112,8 +112,8 @@ Iterations = Annotated[int, Field(ge=0, le=MAX_COUNT), Accepts("a whole number f
 Distance = Annotated[int, Field(ge=0, le=16), Accepts("a whole number from 0 to 16", "BITS")]
 Quality = Annotated[int, Field(ge=1, le=100), Accepts("a whole number from 1 to 100", "Q")]
 _Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
-Pixels = Annotated[_Side, Accepts(f"a whole number of pixels, at least {MIN_SIDE} and at most {MAX_SIDE}", "PIXELS")]
-_SIZES = f"one or two whole numbers of pixels, height and width, each at least {MIN_SIDE} and at most {MAX_SIDE}"
+Pixels = Annotated[_Side, Accepts(f"a whole number of pixels from {MIN_SIDE} to {MAX_SIDE}", "PIXELS")]
+_SIZES = f"a whole number of pixels from {MIN_SIDE} to {MAX_SIDE}, or height and width"
 ImageSize = Annotated[
     _Side | tuple[_Side, _Side],
     BeforeValidator(_read_size, json_schema_input_type=_Side | tuple[_Side, _Side]),
@@ -125,7 +125,7 @@ InputSize = Annotated[
     _Side | tuple[_Side, _Side],
     BeforeValidator(_read_size, json_schema_input_type=_Side | tuple[_Side, _Side] | tuple[Literal[1, 3], _Side, _Side]),
     AfterValidator(as_size),
-    Accepts(f"{_SIZES}, after 1 or 3 channels or without them", "PIXELS", numbers=3),
+    Accepts(f"{_SIZES}, or channels, height and width", "PIXELS", numbers=3),
 ]
 Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER), Accepts("a number from -1e6 to 1e6", "X")]
 Positive = Annotated[float, Field(gt=0, le=MAX_NUMBER), Accepts("a number above 0, at most 1e6", "X")]

@@ -32,9 +32,10 @@ def calibration(predictions: Sequence[Prediction]) -> list[list[float]]:
     """Return [mean probability, fraction right, images] of the predictions in each of ten ranges of probability."""
     if not predictions:
         return []
-    probabilities = np.array([row.probability for row in predictions])
+    # An edited file may hold anything.
+    probabilities = np.clip(np.nan_to_num([row.probability for row in predictions]), 0, 1)
     is_correct = np.array([row.prediction == row.label for row in predictions])
-    bins = np.clip(np.nan_to_num(probabilities * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
+    bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     rows = []
     for number in range(CALIBRATION_BINS):
         mine = bins == number
