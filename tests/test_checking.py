@@ -83,7 +83,12 @@ def test_the_text_and_the_page_name_the_files(dirty: Path, tmp_path: Path, comma
     status, output, _ = command("check", dirty / "train", "--val-dir", dirty / "val", "--html", "page.html")
     assert status == 1
     assert f"{dirty}/train/cat/page.jpg: is not a readable image" in output
+    assert f"{dirty}/train/cat/tiny.png: 20 x 18 pixels, less than 32 on the short side" in output
+    remedy = "--fix DIR moves 6 files away: what cannot be decoded, and all but one of the copies within a class. "
+    assert output.splitlines()[-1].startswith(remedy)
     page = (tmp_path / "page.html").read_text()
+    assert remedy in page
+    assert f"<li>{dirty}/train/cat/page.jpg: is not a readable image" in page
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)&lt;_script&gt;.jpg" in page
     assert f"{dirty}/val/cow/scaled.jpg" in page
@@ -95,7 +100,7 @@ def test_fix_moves_bad_files_and_copies_to_its_folder_and_a_second_check_finds_o
 ) -> None:
     before = files(dirty)
     status, _, errors = command("check", dirty, "--fix", "aside")
-    assert (status, errors) == (1, "5 files were moved to aside; aside/moved.csv lists them\n")
+    assert (status, errors) == (1, "5 files were moved to aside; aside/moved.csv says where from\n")
     moved = {"cat/missing.jpg", "cat/page.jpg", "cat/truncated.jpg", "dog/3.jpg", "dog/same.jpg"}
     with open(tmp_path / "aside" / "moved.csv", newline="") as file:
         rows = list(csv.DictReader(file))

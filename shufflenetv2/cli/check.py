@@ -48,9 +48,14 @@ def main(argv: Sequence[str], prog: str = "shufflenetv2 check") -> int:
         result = check_folders(
             train_dir, val_dir, min_side=config.min_side, max_distance=config.max_distance, workers=config.workers
         )
+        remedy = "" if config.fix else parser.spell(describe_remedy(result))
         if config.html:
-            write_findings(Path(config.html), result)
-        text = json.dumps(as_json(result), indent=1) if config.json else parser.spell("\n".join(as_text(result)))
+            write_findings(Path(config.html), result, remedy)
+        if config.json:
+            text = json.dumps(as_json(result), indent=1)
+        else:
+            lines = [*as_text(result), *([f"\n{remedy}"] if remedy else [])]
+            text = parser.spell("\n".join(lines))
         terminal.write_result(text)
         if config.html:
             terminal.write_error(f"the page is {config.html}")
@@ -74,10 +79,7 @@ def as_text(result: "CheckResult") -> list[str]:
     """Return the findings as lines, at most SHOWN of each kind."""
     from ..data import KINDS
 
-    sizes = [
-        f"{sum(by_class.values()):,} {split} images in {len(by_class):,} classes" for split, by_class in result.counts.items()
-    ]
-    lines = ["; ".join(sizes)]
+    lines = [result.describe_sizes()]
     for kind, findings in result.findings.items():
         if findings:
             lines += ["", f"{KINDS[kind]}: {len(findings):,}"]
@@ -85,6 +87,17 @@ def as_text(result: "CheckResult") -> list[str]:
             if len(findings) > SHOWN:
                 lines.append(f"  and {len(findings) - SHOWN:,} more, which `html` and `json` list")
     return lines if not result.is_clean else [*lines, "nothing was found"]
+
+
+def describe_remedy(result: "CheckResult") -> str:
+    """Return what the user can do about files that are of no use; '' if there are none."""
+    count = sum(1 for _ in result.files_to_move())
+    if not count:
+        return ""
+    return (
+        f"`fix` DIR moves {count:,} file{'s' * (count > 1)} away: what cannot be decoded, and all but one of the copies within "
+        "a class. Copies in different classes and images that look alike stay."
+    )
 
 
 def describe(result: "CheckResult", finding: "Finding") -> str:
@@ -148,4 +161,5 @@ def move_files(result: "CheckResult", destination: Path) -> str:
     while path.exists():
         path = path.with_name("again-" + path.name)
     write_csv(path, [["from", "to", "reason"], *(map(protect, row) for row in rows)])
-    return f"{len(rows):,} files were moved to {destination}; {path} lists them"
+    moved = "1 file was" if len(rows) == 1 else f"{len(rows):,} files were"
+    return f"{moved} moved to {destination}; {path} says where from"

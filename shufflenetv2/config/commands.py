@@ -81,8 +81,8 @@ class CheckConfig:
     json: bool = option(False, "print all findings as JSON")
     fix: Folder = option(
         "",
-        "folder to which files that cannot be decoded are moved, and all but one of those with the same content; without it "
-        "nothing is moved",
+        "move files that cannot be decoded, and all but one of those with the same content in the same class, to this folder; "
+        "without it nothing is moved",
     )
     workers: Workers | None = option(None, LOADER_THREADS, short="-j")
     quiet: bool = option(False, QUIET)

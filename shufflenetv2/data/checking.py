@@ -29,7 +29,7 @@ KINDS = {
     "unreadable": "cannot be read",
     "damaged": "cannot be decoded",
     "huge": "too large to be decoded",
-    "tiny": "fewer pixels than `min_side` on the short side",
+    "tiny": "tiny images",
     "wrong_suffix": "the content has another format than the suffix says; the image can be decoded",
     "ignored": "images that training does not see",
     "copies": "files with the same content",
@@ -103,6 +103,14 @@ class CheckResult:
     def path(self, image: ImagePath) -> Path:
         """Return the path of an image."""
         return self.folders[image.split] / image.path
+
+    def describe_sizes(self) -> str:
+        """Return the numbers of images and classes of each split."""
+        sizes = []
+        for split, by_class in self.counts.items():
+            images, classes = sum(by_class.values()), len(by_class)
+            sizes.append(f"{images:,} {split} image{'s' * (images != 1)} in {classes:,} class{'es' * (classes != 1)}")
+        return "; ".join(sizes)
 
     def files_to_move(self) -> Iterator[tuple[ImagePath, str]]:
         """Yield the files without which the other findings about their images would be gone, each with the reason.
@@ -179,7 +187,7 @@ def scan_file(folders: dict[str, Path], min_side: int, image: ImagePath) -> Scan
         reason = one_line(error).removeprefix(f"{path} ")
         return ScannedFile(image, {PROBLEM_OF[error.kind]: reason}, digest)
     if side < min_side:
-        problems["tiny"] = f"{opened.width} x {opened.height} pixels"
+        problems["tiny"] = f"{opened.width} x {opened.height} pixels, less than {min_side} on the short side"
     format = content_format(encoded)
     if format and path.suffix.lower() not in SUFFIXES_OF[format]:
         problems["wrong_suffix"] = f"the content is {format}"

@@ -29,27 +29,28 @@ figcaption {{ font-size: 0.8rem }}
 <body>
 <h1>{title}</h1>
 <p>{summary}</p>
+{remedy}
 {sections}
 </body>
 </html>
 """
 
 
-def write_findings(path: Path, result: CheckResult) -> None:
+def write_findings(path: Path, result: CheckResult, remedy: str = "") -> None:
     """Write the page; it needs no other file.
+
+    Args:
+        remedy: what the user can do, a sentence that stands before the findings.
 
     Raises:
         UserError: the file cannot be written.
     """
     pictures = _Pictures(result)
     sections = [_section(kind, findings, pictures) for kind, findings in result.findings.items() if findings]
-    summary = "; ".join(
-        f"{sum(by_class.values()):,} {split} images in {len(by_class):,} classes ({result.folders[split]})"
-        for split, by_class in result.counts.items()
-    )
     page = PAGE.format(
-        title=_escape(f"Check of {result.folders['training']}"),
-        summary=_escape(summary),
+        title=_escape(f"Check of {' and '.join(map(str, result.folders.values()))}"),
+        summary=_escape(result.describe_sizes()),
+        remedy=f"<p>{_escape(remedy)}</p>" if remedy else "",
         sections="\n".join(sections) or "<p>Nothing was found.</p>",
     )
     write_file(path, page.encode(errors="backslashreplace"))
@@ -58,9 +59,13 @@ def write_findings(path: Path, result: CheckResult) -> None:
 def _section(kind: str, findings: list[Finding], pictures: "_Pictures") -> str:
     items = []
     for finding in findings:
-        shown = "".join(pictures.figure(image, is_shown=kind in PICTURED) for image in finding.images)
-        items.append(f"<li>{_escape(finding.detail)}<br>{shown}</li>" if shown else f"<li>{_escape(finding.detail)}</li>")
-    title = KINDS[kind].replace("`", "")
+        detail = _escape(finding.detail)
+        if kind in PICTURED:
+            detail += "<br>" + "".join(map(pictures.figure, finding.images))
+        else:
+            detail = "".join(f"{_escape(pictures.path(image))}: " for image in finding.images) + detail
+        items.append(f"<li>{detail}</li>")
+    title = KINDS[kind].capitalize()
     return f"<h2>{_escape(title)}: {len(findings):,}</h2>\n<ul>\n" + "\n".join(items) + "\n</ul>"
 
 
@@ -70,16 +75,19 @@ class _Pictures:
     def __init__(self, result: CheckResult) -> None:
         self._result, self._left = result, MAX_PICTURES
 
-    def figure(self, image: ImagePath, *, is_shown: bool) -> str:
-        caption = f"<figcaption>{_escape(self._result.path(image))}</figcaption>"
-        if not is_shown or not self._left:
+    def path(self, image: ImagePath) -> Path:
+        return self._result.path(image)
+
+    def figure(self, image: ImagePath) -> str:
+        caption = f"<figcaption>{_escape(self.path(image))}</figcaption>"
+        if not self._left:
             return f"<figure>{caption}</figure>"
         self._left -= 1
         return f'<figure><img src="{self._encode(image)}" alt="">{caption}</figure>'
 
     def _encode(self, image: ImagePath) -> str:
         try:
-            pixels = read_image(self._result.path(image))
+            pixels = read_image(self.path(image))
         except ImageError:  # moved or changed since it was checked
             return ""
         scale = min(1.0, PICTURE_SIDE / max(pixels.shape[:2]))
