@@ -223,6 +223,12 @@ def test_an_executorch_file_predicts_what_its_weights_predict(run: Run, model: P
     assert is_clear.sum() > 100
     assert (torch.tensor(labels) == expected[:, 0])[is_clear].all()
 
+    content = model.with_suffix(".pte").read_bytes()
+    for position in range(0, len(content), len(content) // 50):
+        damaged = content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+        with pytest.raises(UserError, match=r"^m\.pte is damaged, .*: its content does not match its checksum$"):
+            open_program("executorch", damaged, "m.pte")
+
 
 def test_folding_batch_norms_does_not_change_the_network(model: Path) -> None:
     network = read_weights(model).network()

@@ -14,7 +14,7 @@ from ..config import OPSETS, height_width
 from ..errors import UserError
 from ..weights import Weights
 from .deployment import DeployedNetwork, fold_batch_norms
-from .metadata import ExportMetadata
+from .metadata import UNSEALED, ExportMetadata, seal
 from .opset import restate_for_opset
 from .packages import import_optional, silenced
 
@@ -139,9 +139,9 @@ def _write_executorch(network: DeployedNetwork, example: Tensor, metadata: Expor
     lowered = exir.to_edge_transform_and_lower(
         torch.export.export(network, (example,)),
         partitioner=[xnnpack.XnnpackPartitioner()],
-        constant_methods=metadata.to_strings(),
+        constant_methods=metadata.to_strings() | {"checksum": UNSEALED},
     )
-    return bytes(lowered.to_executorch().buffer)
+    return seal(bytes(lowered.to_executorch().buffer))
 
 
 WRITERS: dict[str, Callable[[DeployedNetwork, Tensor, ExportMetadata], bytes]] = {

@@ -1,6 +1,8 @@
 """What an exported file states about itself, so that a program can use it without any other file."""
 
+import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +20,9 @@ from ..weights import ImageSize, Preprocessing, check_metadata
 # Crop mode: name of the height and width to which images are resized
 RESIZE_KEYS = {"center": "resize_to_cover", "squash": "resize_to", "border": "resize_to_fit"}
 KEYS = ("shufflenetv2", "model_size", "class_names", "preprocessing", "input")
+
+UNSEALED = "shufflenetv2 sha256 " + "0" * 64  # in the place of the checksum of a file
+SEAL = re.compile(rb"shufflenetv2 sha256 ([0-9a-f]{64})")
 
 
 class StepsRecord(TypedDict, total=False):
@@ -183,3 +188,20 @@ class ExportMetadata:
         """Convert images as `to_input` does and yield them in batches of a size that the file accepts."""
         batch_size = self.batch_size or len(images)
         return (self.to_input(images[start : start + batch_size]) for start in range(0, len(images), batch_size))
+
+
+def seal(content: bytes) -> bytes:
+    """Replace UNSEALED in the content of a file by the checksum of this content."""
+    return content.replace(UNSEALED.encode(), UNSEALED[:-64].encode() + hashlib.sha256(content).hexdigest().encode())
+
+
+def require_seal(content: bytes) -> None:
+    """Check the checksum in the content of a file; files of version 0.1.0 have none.
+
+    Raises:
+        ValueError: the content has changed since `seal`.
+    """
+    if match := SEAL.search(content):
+        original = content[: match.start(1)] + b"0" * 64 + content[match.end(1) :]
+        if hashlib.sha256(original).hexdigest().encode() != match[1]:
+            raise ValueError("its content does not match its checksum")

@@ -15,7 +15,7 @@ from .. import files
 from ..config import EXPORT_SUFFIXES
 from ..errors import UserError, one_line
 from ..weights import describe_unreadable
-from .metadata import KEYS, ExportMetadata
+from .metadata import KEYS, ExportMetadata, require_seal
 from .packages import MissingPackageError, import_optional, silenced
 
 Forward = Callable[[Tensor], Tensor]  # images in the input format of the file -> logits
@@ -177,6 +177,7 @@ def _read_exported(content: bytes) -> tuple[Forward, Mapping[str, str]]:
 
 def _read_executorch(content: bytes) -> tuple[Forward, Mapping[str, str]]:
     (runtime,) = import_optional("an ExecuTorch file", "executorch.runtime")
+    require_seal(content)  # the runtime can crash on a damaged file
     program = runtime.Runtime.get().load_program(content)
     method = program.load_method("forward")
     strings = {key: program.load_method(key).execute([])[0] for key in KEYS if key in program.method_names}
