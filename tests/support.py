@@ -29,7 +29,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 SHORT = [
     "--config", str(ROOT / "configs/digits.yaml"), "--input-size", "32", "--resize-size", "32", "--batch-size", "16",
     "--total-iters", "12", "--display-interval", "3", "--val-interval", "6", "--save-interval", "4", "--device", "cpu",
-    "--save", "models", "--no-figures",
+    "--save", "models", "--no-figures", "--no-memory-check", "--val-batch-size", "180",
 ]  # fmt: skip
 
 

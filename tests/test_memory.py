@@ -170,13 +170,13 @@ def test_the_rehearsal_leaves_torchs_random_numbers_alone() -> None:
 
 
 def test_the_check_can_be_turned_off(train_here: Train) -> None:
-    done = train_here(*SHORT, "--total-iters", "1", "--no-memory-check")
+    done = train_here(*SHORT, "--total-iters", "1")
     assert done.returncode == 0, done.stderr
     assert "batches of 16 need" not in done.stdout
 
 
 def test_nothing_is_written_for_a_run_that_cannot_fit(train_here: Train, tmp_path: Path) -> None:
-    options = [*SHORT, "--input-size", "64", "--resize-size", "64", "--total-iters", "1", "--workers", "1"]
+    options = [*SHORT, "--memory-check", "--input-size", "64", "--resize-size", "64", "--total-iters", "1", "--workers", "1"]
     with limited_memory(600 * MB):
         refused = train_here(*options, "--batch-size", "1024")
         assert refused.returncode == 2
@@ -199,7 +199,7 @@ def test_the_estimate_covers_the_real_peak(tmp_path: Path) -> None:
 
 
 def test_auto_takes_the_largest_batch_that_fits_and_a_continued_run_keeps_it(train_here: Train, tmp_path: Path) -> None:
-    options = [*SHORT, "--total-iters", "2", "--val-interval", "2", "--workers", "1", "--save", "run"]
+    options = [*SHORT, "--memory-check", "--total-iters", "2", "--val-interval", "2", "--workers", "1", "--save", "run"]
     with limited_memory(300 * MB):
         stopped = train_here(*options, "--batch-size", "auto", "--hook", "tests.test_memory:Begun")
     assert stopped.returncode == 143, stopped.stderr
