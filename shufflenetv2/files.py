@@ -137,7 +137,9 @@ def read_text_file(path: str | os.PathLike[str], encoding: str = "utf-8") -> str
 
 
 def nearest_path(path: str | os.PathLike[str], *, is_folder: bool = False) -> str:
-    """Return the existing path whose spelling is the most similar to that of a mistyped path; '' if none is similar enough.
+    """Return the existing path that is meant by a path that does not exist, or '' if there is none.
+
+    It is that of the most similar spelling, or else that of the same name in a subfolder.
 
     Args:
         path: in which the names of files and of folders may be mistyped.
@@ -153,8 +155,9 @@ def nearest_path(path: str | os.PathLike[str], *, is_folder: bool = False) -> st
                     names = sorted(entry.name for entry in itertools.islice(entries, MAX_NAMES))
             except OSError:
                 return ""
-            hidden = part.startswith(".")
-            part = nearest(part, (name for name in names if name.startswith(".") is hidden and accepts(here / name)))
+            names = [name for name in names if name.startswith(".") is part.startswith(".")]
+            below = (os.path.join(name, part) for name in names if accepts(here / name / part))
+            part = nearest(part, (name for name in names if accepts(here / name))) or next(below, "")
             if not part:
                 return ""
         here /= part

@@ -31,6 +31,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("models/../modles/mine", True, "models/../models/mine"),
         ("digits.zip", True, "digits"),  # it exists, and is no folder
         ("digist", True, "digits"),
+        ("best.pkl", False, ""),  # two folders below
+        ("mine", True, "models/mine"),
+        ("models/best.pkl", False, "models/mine/best.pkl"),
         ("models/hidden", True, ""),
         ("flowers", True, ""),
         ("models/mine/model.pkl/x", False, ""),

@@ -58,6 +58,8 @@ class TrainingParser(OptionParser):
             reason = "is no folder of images" if os.path.exists(argument) else "does not exist"
             near = nearest_path(argument, is_folder=True)
             hint = f"; did you mean {near}?" if near else ""
+            if os.path.isdir(spaced := " ".join(arguments)):
+                hint = f"; did you mean {spaced!r}, in quotes?"
             raise UserError(f"unexpected argument {argument!r} on the command line, which {reason}{hint}")
         if len(arguments) > 1:
             raise UserError(f"{' '.join(arguments)} on the command line: give one folder, or `train_dir` and `val_dir`")

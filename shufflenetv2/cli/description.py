@@ -46,7 +46,8 @@ def _description(config: Config, trainer: Trainer, log_folder: Path | None) -> d
     if val_set:
         held_out = f"{config.data.val_fraction:g} of the training images" if config.data.val_fraction else ""
         place = held_out or config.data.val_dir or config.data.dataset
-        validation = f"{len(val_set):,} images ({place}), every {run.val_interval:,} iterations"
+        interval = "iteration" if run.val_interval == 1 else f"{run.val_interval:,} iterations"
+        validation = f"{len(val_set):,} images ({place}), every {interval}"
     epochs = optimization.total_iters * (optimization.batch_size or 1) / len(train_set)
     batches = f"{optimization.total_iters:,} batches of {optimization.batch_size:,} ({epochs:,.1f} epochs)"
     schedule = f"{optimization.opt}, rate {optimization.learning_rate:.4g}, {config.schedule.sched}"

@@ -93,7 +93,8 @@ def recalibrate(
     validation = Validation(config, devices, val_set)
 
     validation.accuracy(model, lambda line: log(f"before: {line}"))
-    log(f"recalibrating batch norm over {count // batch_size:,} batches of {batch_size:,} images on {devices}")
+    batches = f"{count // batch_size:,} batch{'es' * (count >= 2 * batch_size)}"
+    log(f"recalibrating batch norm over {batches} of {batch_size:,} images on {devices}")
     bad_images = BadImages.from_config(config.data, train_set, "training")
     iterator = DataIterator(
         train_set,

@@ -392,7 +392,7 @@ class Trainer(Callbacks):
         batch_size = self.config.optimization.batch_size
         count = max(1, min(len(self.train_set), RECALIBRATION_IMAGES) // batch_size)
         of_weights = f" of {name_weights(iteration, averaged)}" if prefix else ""
-        self.log.info(f"recalibrating batch norm{of_weights} over {count} batches")
+        self.log.info(f"recalibrating batch norm{of_weights} over {count} batch{'es' * (count > 1)}")
         release_freed_memory()
         with closing(self._batches()) as batches:
             steps = progress(range(count), "recalibrating", count * batch_size, "images", lambda step: batch_size)
