@@ -61,3 +61,4 @@ def test_mistyped_images_to_predict_are_left_out_with_a_proposal(folder: Path) -
     warnings: list[str] = []
     assert image_paths(["digits/trian", "absent.jpg"], warnings.append) == ["absent.jpg"]
     assert warnings == ["digits/trian does not exist; did you mean digits/train?"]
+    assert image_paths(["digits/trian"] * 100, warnings.append) == ["digits/trian"] * 100  # of a list: no search for each

@@ -49,7 +49,8 @@ def _description(config: Config, trainer: Trainer, log_folder: Path | None) -> d
         interval = "iteration" if run.val_interval == 1 else f"{run.val_interval:,} iterations"
         validation = f"{len(val_set):,} images ({place}), every {interval}"
     epochs = optimization.total_iters * (optimization.batch_size or 1) / len(train_set)
-    batches = f"{optimization.total_iters:,} batches of {optimization.batch_size:,} ({epochs:,.1f} epochs)"
+    batches = "1 batch" if optimization.total_iters == 1 else f"{optimization.total_iters:,} batches"
+    batches += f" of {optimization.batch_size:,} ({epochs:,.1f} epochs)"
     schedule = f"{optimization.opt}, rate {optimization.learning_rate:.4g}, {config.schedule.sched}"
     iterations, seconds = split_interval(run.save_interval)
     intervals = [f"{iterations:,} iterations"] * bool(iterations) + [in_time(seconds or 0)] * bool(seconds)

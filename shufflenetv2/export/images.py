@@ -13,6 +13,7 @@ from ..data.images import Image
 from ..errors import UserError
 from ..files import nearest_path
 
+MAX_TYPED_PATHS = 20
 DIGITS = "digits"  # given in place of a folder, this selects the built-in images
 
 
@@ -49,13 +50,15 @@ def image_paths(paths: Iterable[str | Path], warn: Callable[[str], object]) -> l
         warn: called with a message for each folder that holds no images or cannot be listed, and for each mistyped name.
     """
     images: list[str] = []
-    for path in [os.fspath(path) for path in paths]:
-        if not os.path.exists(path) and (near := nearest_path(path)):
+    names = [os.fspath(path) for path in paths]
+    for path in names:
+        # For a long list of missing files the search for similar names would take long.
+        if len(names) <= MAX_TYPED_PATHS and not os.path.exists(path) and (near := nearest_path(path)):
             warn(f"{path} does not exist; did you mean {near}?")
         elif not os.path.isdir(path):
             images.append(path)
-        elif names := find_images(path, lambda error: warn(f"{error.filename} cannot be read: {error.strerror}")):
-            images += [os.path.join(path, name) for name in names]
+        elif found := find_images(path, lambda error: warn(f"{error.filename} cannot be read: {error.strerror}")):
+            images += [os.path.join(path, name) for name in found]
         else:
             warn(f"{path} holds no images")
     return images
