@@ -28,9 +28,12 @@ from typing import Any
 from measuring import RESULTS, ROOT, installed_versions, write_report
 
 # Beginning of the name of a kind: number of inputs
-INPUTS_OF = {"images": 30_000, "records": 10_000, "weight files": 2_000, "damaged weight files": 5_000, "checkpoints": 5_000}
-INPUTS_OF |= {"YAML": 2_000, "augmentation": 2_000, "metadata": 2_000}  # hypothesis generates them, slowly
-OTHER_INPUTS = 20_000
+INPUTS_OF = {
+    **{"images": 30_000, "command lines": 20_000, "files of options": 20_000},
+    **{"damaged weight files": 5_000, "checkpoints": 5_000, "ONNX": 3_000, "ExecuTorch": 3_000},
+    **{"weight files": 2_000, "YAML": 2_000, "augmentation": 2_000, "metadata": 2_000},  # hypothesis generates them, slowly
+}
+OTHER_INPUTS = 10_000
 FAILURES = ("traceback", "hang", "crash", "memory")
 ENDS = {0: "accepted", 1: "refused", 2: "refused"}
 MAX_SHOWN = 5  # failures of a kind of input
@@ -38,6 +41,14 @@ MAX_SECONDS = 20  # for an input
 MAX_GROWTH = 256 * 2**20  # bytes by which an input may raise the memory of the process
 MAX_ADDRESSES = 8 * 2**30  # bytes of address space beyond those at the start: more cannot be allocated
 KEPT = ROOT / "build" / "hostile"
+
+
+def kinds() -> dict[str, Any]:
+    """Return the kinds of input: those of the tests, and exported files, which take long to make."""
+    from tests.hostile import INPUTS
+    from tests.hostile_runs import EXPORTED
+
+    return INPUTS | EXPORTED
 
 
 def memory() -> tuple[int, int]:
@@ -84,9 +95,7 @@ def child(kind: str, count: int, number: int, folder: Path) -> None:
     messages = os.open(folder / "messages", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(messages, 1)  # libraries write to the standard streams
     os.dup2(messages, 2)
-    from tests.hostile import INPUTS
-
-    source, end = INPUTS[kind]
+    source, end = kinds()[kind]
     examples(source, 3, number + 1, lambda example: _end(end, example))  # imports, and makes what is made once
     pages = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (pages + MAX_ADDRESSES,) * 2)
@@ -209,16 +218,14 @@ def main() -> None:
     if options.child:
         child(options.child, options.inputs, options.seed, options.folder)
         return
-    from tests.hostile import INPUTS
-
     if options.only == [""]:
         options.output.unlink(missing_ok=True)
-    for kind in INPUTS:
+    for kind in kinds():
         if any(text in kind for text in options.only):
             with tempfile.TemporaryDirectory() as folder:
                 result = Watch(kind, Path(folder)).run(options.inputs or inputs_of(kind), options.seed)
             print(kind, json.dumps(result), flush=True)
-            save(options.output, kind, result, list(INPUTS), options.seed)
+            save(options.output, kind, result, list(kinds()), options.seed)
 
 
 def inputs_of(kind: str) -> int:

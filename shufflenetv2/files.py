@@ -89,6 +89,8 @@ def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
         if error.errno == errno.ENXIO:  # a socket, a device without a driver, or a FIFO that nobody reads, opened for writing
             _require_regular(path, os.stat(path).st_mode)
         raise
+    except ValueError as error:  # a null character, or one that no encoding of names has
+        raise OSError(errno.EINVAL, "it is not the name of a file", os.fspath(path)) from error
     try:
         _require_regular(path, os.fstat(descriptor).st_mode)
     except OSError:

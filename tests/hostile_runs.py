@@ -15,20 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from shufflenetv2 import files
 from shufflenetv2.cli.parser import OptionParser
 from shufflenetv2.cli.report import open_datasets
 from shufflenetv2.config import Config, ReportConfig
+from shufflenetv2.data.formats import has_image_suffix
 from shufflenetv2.data.index import CACHE_FORMAT, cache_file, images_by_class
+from shufflenetv2.data.named import open_named
 from shufflenetv2.data.splits import read_class_map
 from shufflenetv2.engine import choose_devices
 from shufflenetv2.engine.checkpoint import Checkpointer, RunIdentity, checkpoint_name
 from shufflenetv2.engine.state import TrainingState, build_training_state
+from shufflenetv2.export import export, load
 from shufflenetv2.recipe.class_weights import build_class_weights
 from shufflenetv2.report import Records, ReportPage, append_bad_images, find_log_folder, read_bad_images, write_page
+from shufflenetv2.weights import read_weights
+from tests.models import SIZE, write_model
 from tests.mutation import Mutator, end, pickle_parts, repair_zip, workplace
+from tests.named_files import WRITE_FILES
 from tests.runs import write_run
 
 Kinds = dict[str, tuple[Callable[[random.Random], Any], Callable[[Any], int]]]
@@ -172,6 +179,46 @@ def end_index(content: bytes) -> int:
             os.environ["XDG_CACHE_HOME"] = cache
 
 
+# ---- named data sets
+
+NAMED = ("mnist", "food101", "oxford_pet", "dtd", "fgvc_aircraft", "gtsrb")  # torchvision verifies no checksum of these
+
+
+@functools.cache
+def _named_files() -> dict[tuple[str, Path], bytes]:
+    """Write small data sets in torchvision's layout, and return the content of their lists, labels and arrays by path."""
+    files_of: dict[tuple[str, Path], bytes] = {}
+    for name in NAMED:
+        folder = workplace() / "data" / name
+        WRITE_FILES[name](folder, pytest.MonkeyPatch())
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not has_image_suffix(path.name)]
+        files_of |= {(name, path): path.read_bytes() for path in paths}
+    return files_of
+
+
+def _damage_named(rng: random.Random) -> tuple[str, Path, bytes]:
+    (name, path), content = rng.choice(list(_named_files().items()))
+    return name, path, Mutator(lambda: [content], is_text=name != "mnist")(rng)
+
+
+def end_named(example: tuple[str, Path, bytes]) -> int:
+    """Open a named data set with a damaged file, and its first and last image."""
+    name, path, content = example
+    path.write_bytes(content)
+
+    def run() -> None:
+        for split in ("train", "val"):
+            dataset = open_named(name, split, str(workplace() / "data" / name))
+            for index in (0, len(dataset) - 1):
+                dataset.image(index)
+                assert 0 <= dataset.targets[index] < len(dataset.class_names)
+
+    try:
+        return end(_parser(), run)
+    finally:
+        path.write_bytes(_named_files()[name, path])
+
+
 # ---- checkpoints
 
 
@@ -216,6 +263,32 @@ def end_checkpoint(content: bytes) -> int:
     return end(_parser(), run)
 
 
+# ---- exported files
+
+
+@functools.cache
+def _exported(format: str) -> list[bytes]:
+    return [export(read_weights(write_model(workplace() / "exported.pkl", n_class=3)), format)]
+
+
+def _ends_of_file(content: bytes) -> list[range]:
+    """Return the places of the graph in an exported file; weights are in between."""
+    return [range(4_000), range(len(content) - 30_000, len(content))]
+
+
+def end_exported(suffix: str, content: bytes) -> int:
+    """Open an exported file, and classify an image."""
+    path = workplace() / f"model{suffix}"
+    path.write_bytes(content)
+    return end(_parser(), lambda: load(path, "cpu").logits(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)))
+
+
+EXPORTED: Kinds = {
+    f"{name} files": (Mutator(partial(_exported, format), parts=_ends_of_file), partial(end_exported, suffix))
+    for name, format, suffix in (("ONNX", "onnx", ".onnx"), ("ExecuTorch", "executorch", ".pte"))
+}
+
+
 def _lines(text: str) -> Mutator:
     return Mutator(lambda: [text.encode()], is_text=True)
 
@@ -233,5 +306,6 @@ RUNS: Kinds = {
     "class weights: .csv": (_lines('class,weight\ncat,1.5\n"dog",2\nKäfer 3,0.25\n'), partial(end_class_weights, ".csv")),
     "class weights: .json": (_lines('{"cat": 1.5, "dog": 2,\n "Käfer 3": 0.25}'), partial(end_class_weights, ".json")),
     "caches of image lists": (Mutator(_cached_listings, is_text=True), end_index),
+    "files of named data sets": (_damage_named, end_named),
     "checkpoints": (Mutator(lambda: [checkpoint_content()], parts=pickle_parts, repair=repair_zip), end_checkpoint),
 }  # fmt: skip

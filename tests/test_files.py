@@ -73,7 +73,8 @@ def test_a_file_is_read_up_to_the_limit(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("fifo", "not a file"), ("device", "not a file"), ("folder", "not a file"),
-                                            ("large", "too large"), ("absent", "unreadable")])  # fmt: skip
+                                            ("large", "too large"), ("absent", "unreadable"),
+                                            ("a\0b", "unreadable"), ("\ud800", "unreadable")])  # fmt: skip
 def test_an_image_that_is_no_file_is_refused_and_named(folder: Path, name: str, kind: str) -> None:
     with pytest.raises(ImageError) as caught:
         open_image(folder / name)

@@ -83,5 +83,3 @@ def _read_bytes(path: str | Path) -> bytes:
         raise UserError(f"{path} is no file of options: it has more than {MAX_BYTES:,} bytes") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {describe_error(error)}") from None
-    except ValueError:
-        raise UserError(f"{str(path)!r} is not the name of a file") from None

@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from typing import Any
 
@@ -39,7 +39,7 @@ def import_optional(purpose: str, *modules: str) -> list[Any]:
 @contextmanager
 def silenced() -> Iterator[None]:
     """Suppress the progress reports, log lines and warnings of exporters and runtimes."""
-    with warnings.catch_warnings(), open(os.devnull, "w") as null, redirect_stdout(null):
+    with warnings.catch_warnings(), open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
         warnings.simplefilter("ignore")
         disabled = logging.root.manager.disable
         logging.disable(logging.WARNING)
