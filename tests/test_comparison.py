@@ -71,9 +71,15 @@ def test_a_run_is_the_best_if_it_beats_each_of_the_others_by_more_than_chance(
 ) -> None:
     runs = [run(f"run {number}", right) for number, right in enumerate(rights)]
     rows = [predictions(right, folder) for right, folder in zip(rights, folders, strict=True)]
-    found, verdict = find_best(runs, rows)
-    assert found == best
+    number, verdict = find_best(runs, rows)
+    assert number == best
     assert sentence in verdict
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_folders() -> None:
+    rights = ["1" * 80 + "0" * 20, "1" * 97 + "000"]
+    runs = [run("run", right) | {"folder": folder} for right, folder in zip(rights, ("a/run", "b/run"), strict=True)]
+    assert "of b/run is higher" in find_best(runs, [predictions(right) for right in rights])[1]
 
 
 def test_a_run_without_a_result_is_not_compared() -> None:

@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from torch import Tensor
 
 from shufflenetv2.data import Digits
@@ -374,6 +376,25 @@ def test_the_list_of_sections_is_shown_whole_in_a_wide_window_and_scrolls_in_a_n
         rights = browser.evaluate("[...document.querySelectorAll('nav a')].map((link) => link.getBoundingClientRect().right)")
         assert len(rights) == 12
         assert (max(rights) <= width) is is_whole
+
+
+def test_a_table_that_goes_on_beyond_the_edge_of_a_narrow_window_is_shaded_there(
+    tmp_path: Path, browser: Browser, page: Path
+) -> None:
+    browser.open(page, width=390)
+    left, top, width, height = browser.box("#run .scroll")
+
+    def dark_pixels() -> int:
+        """Count the pixels in the column at the right edge that do not have the colour of the ground."""
+        browser.screenshot(tmp_path / "page.png")
+        column = round(left + width) - 2
+        first = round(top + browser.evaluate("scrollY"))
+        pixels = np.asarray(Image.open(tmp_path / "page.png").convert("L"))[first : first + round(height), column]
+        return int((pixels < 245).sum())
+
+    assert dark_pixels() > height / 4
+    browser.evaluate("document.querySelector('#run .scroll').scrollLeft = 1e6")
+    assert dark_pixels() < height / 8  # lines between rows
 
 
 def test_the_axes_of_a_short_run_name_each_value_once(tmp_path: Path, browser: Browser) -> None:

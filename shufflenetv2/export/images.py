@@ -57,8 +57,8 @@ def image_paths(paths: Iterable[str | Path], warn: Callable[[str], object]) -> l
             warn(f"{path} does not exist; did you mean {near}?")
         elif not os.path.isdir(path):
             images.append(path)
-        elif found := find_images(path, lambda error: warn(f"{error.filename} cannot be read: {error.strerror}")):
-            images += [os.path.join(path, name) for name in found]
+        elif files := find_images(path, lambda error: warn(f"{error.filename} cannot be read: {error.strerror}")):
+            images += [os.path.join(path, name) for name in files]
         else:
             warn(f"{path} holds no images")
     return images

@@ -69,5 +69,7 @@ def find_best(runs: Sequence[Mapping[str, Any]], predictions: Sequence[Sequence[
     if len(paired) == len(others):
         test = f"McNemar's exact test on the same images, p = {max(paired):.2g}"
     if all(is_better):
-        return best, f"The top-1 accuracy of {runs[best]['name']} is higher by more than chance ({test})."
+        is_unique = [run["name"] for run in runs].count(runs[best]["name"]) == 1
+        name = runs[best]["name" if is_unique else "folder"]
+        return best, f"The top-1 accuracy of {name} is higher by more than chance ({test})."
     return None, f"The difference in top-1 accuracy between the best runs may be chance ({test})."
