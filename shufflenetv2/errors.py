@@ -16,9 +16,13 @@ class UserError(ValueError):
     Args:
         message: one line.
         status: exit status of the process: 2 for wrong usage, 1 for a failure while running.
+
+    Attributes:
+        is_repeated: whether another of the processes of a run has reported an error before; None if they could not be asked.
     """
 
     status = 2
+    is_repeated: bool | None = None
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)

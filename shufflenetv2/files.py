@@ -43,7 +43,16 @@ MAX_TEXT_BYTES = 16 * 2**20  # options, class names, class weights: the names of
 MAX_TENSOR_BYTES = 8 * 2**30  # weights and checkpoints: the largest image classifiers in timm take 4 GiB
 MAX_RECORD_BYTES = 2**30  # what this program wrote itself: lists of images, metrics
 
+# What to do about errors of the machine
 MORE_FILES = "raise the number of files that a process may open (ulimit -n)"
+MORE_SPACE = "make room, then run the same command again"
+REMEDIES = {
+    errno.EMFILE: MORE_FILES,
+    errno.ENFILE: MORE_FILES,
+    errno.ENOSPC: MORE_SPACE,
+    errno.EDQUOT: MORE_SPACE,
+    errno.EROFS: "name another folder, or make this one writable",
+}
 MAX_NAMES = 2_000  # of a folder, that are compared with a mistyped name
 
 KINDS = {
@@ -167,9 +176,9 @@ def nearest_path(path: str | os.PathLike[str], *, is_folder: bool = False) -> st
 
 
 def describe_error(error: OSError) -> str:
-    """Return why a file that a user named cannot be opened; if it does not exist, with the file that may be meant."""
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return f"{error.strerror}; {MORE_FILES}"
+    """Return why a file that a user named cannot be opened, and the remedy: the file that may be meant if it does not exist."""
+    if remedy := REMEDIES.get(error.errno or 0):
+        return f"{error.strerror}; {remedy}"
     near = nearest_path(error.filename) if isinstance(error, FileNotFoundError) and error.filename else ""
     return f"{error.strerror}; did you mean {near}?" if near else f"{error.strerror}"
 
@@ -309,7 +318,9 @@ def write_bytes(path: Path, *chunks: bytes, durable: bool = True) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            message = f"{path} cannot be written: {error.strerror}; the files written before are intact"
+            remedy = REMEDIES.get(error.errno or 0)
+            intact = "the files written before are intact" + (f"; {remedy}" if remedy else "")
+            message = f"{path} cannot be written: {error.strerror}; {intact}"
             raise UserError(message, status=1) from error
         raise
     if durable:

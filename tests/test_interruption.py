@@ -144,7 +144,9 @@ def test_a_batch_that_memory_cannot_hold_ends_the_run_with_one_line(tmp_path: Pa
     assert "out of memory; use a smaller --batch-size" in run.stderr
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
+@pytest.mark.parametrize(
+    ("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143), (signal.SIGHUP, 143)]
+)
 def test_a_signal_takes_effect_at_the_next_check(signum: signal.Signals, status: int) -> None:
     previous = signal.getsignal(signum)
     with GracefulShutdown() as shutdown:

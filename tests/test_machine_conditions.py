@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from shufflenetv2 import files
-from shufflenetv2.engine import Hook
+from shufflenetv2.__main__ import main
+from shufflenetv2.engine import GracefulShutdown, Hook, ShutdownRequested
+from tests.processes import Process
 from tests.support import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 
 NOISE = b"a line of a library"
@@ -90,7 +93,7 @@ def test_a_training_on_a_poor_machine_gives_the_result_of_any_other(train_here: 
     arguments = [*SHORT, "--total-iters", "4", "--hook", "tests.test_machine_conditions:NoisyLibrary"]
     folder = tmp_path / "ünïcode 数"
     folder.mkdir()
-    command = [sys.executable, "-B", ROOT / "train.py", *arguments]
+    command = [sys.executable, "-B", str(ROOT / "train.py"), *arguments]
     done = subprocess.run(
         ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], cwd=folder, preexec_fn=limit, timeout=300,
         env={"LC_ALL": "POSIX", "COLUMNS": "0", "TMPDIR": "/absent", "PYTHONPATH": str(ROOT)},
@@ -123,7 +126,30 @@ def test_a_result_that_cannot_be_written_is_an_error_and_an_error_that_cannot_be
     assert (done.returncode, (done.stderr or "") + (done.stdout or "")) == (status, rest)
 
 
+def test_a_deleted_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "deleted"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert main(["info", "/model.pkl"]) == 1
+    assert capsys.readouterr().err == "shufflenetv2 info: error: the current folder was deleted; change to another folder\n"
+
+
 # ---- signals
+
+
+def test_closing_the_terminal_stops_a_run_unless_nohup_lets_it_ignore_that() -> None:
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with GracefulShutdown() as shutdown:
+            os.kill(os.getpid(), signal.SIGHUP)
+            shutdown.check()
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    with GracefulShutdown() as shutdown:
+        os.kill(os.getpid(), signal.SIGHUP)
+        with pytest.raises(ShutdownRequested, match="SIGHUP"):
+            shutdown.check()
 
 
 @pytest.mark.parametrize("command", ["check", "prepare --short-side 64 --workers 2 small"])
@@ -135,3 +161,25 @@ def test_ctrl_c_ends_a_command_whose_files_do_not_answer(command: str, photograp
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (130, f"shufflenetv2 {name}: interrupted\n")
+
+
+# ---- several processes
+
+
+def test_several_processes_report_their_common_error_once(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for number in range(8):
+            path = tmp_path / split / str(number % 2) / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"\xff\xd8 damaged")
+    options = [*SHORT[2:], "--train-dir", "train", "--val-dir", "val", "--model-size", "0.5x", "--workers", "2"]
+    store = TCPStore("127.0.0.1", 0, is_master=True)  # as that of torchrun, in a process that does not train
+    common = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+    }  # fmt: skip
+    processes = [Process(tmp_path, *options, **common, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+    statuses, errors = [process.wait() for process in processes], [process.communicate()[1] for process in processes]
+    assert statuses == [1, 1]
+    (line,) = "".join(errors).splitlines()
+    assert "of 8 training images cannot be decoded, which is more than --max-bad-images 0.01 accepts" in line

@@ -184,6 +184,7 @@ def run_command(parser: OptionParser, run: Callable[[], int | None]) -> int:
     warnings.filterwarnings("ignore", module=r"PIL\b")  # about images that it decodes nevertheless, two lines for each
     try:
         try:
+            _require_current_folder()
             return run() or 0
         except SystemExit:
             terminal.write_result()  # the rest of the help
@@ -193,6 +194,14 @@ def run_command(parser: OptionParser, run: Callable[[], int | None]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         terminal.clear()
         return _report(error, parser)
+
+
+def _require_current_folder() -> None:
+    """Refuse to run in a folder that was deleted, where libraries cannot be loaded."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder was deleted; change to another folder", status=1) from error
 
 
 def print_line(text: str) -> None:
@@ -218,7 +227,8 @@ def _report(error: Exception | KeyboardInterrupt, parser: OptionParser) -> int:
     if isinstance(error, UserError):
         status = error.status
         # All processes that torchrun starts on a machine have the same options, and one reports for all.
-        if status == 2 and os.environ.get("LOCAL_RANK", "0") != "0":
+        is_other = status == 2 and os.environ.get("LOCAL_RANK", "0") != "0"
+        if is_other if error.is_repeated is None else error.is_repeated:
             return status
     elif isinstance(error, OSError) and error.filename is not None:
         message = f"{error.filename}: {describe_error(error)}"

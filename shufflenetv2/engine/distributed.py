@@ -54,17 +54,33 @@ def init_process_group(device: torch.device) -> Iterator[None]:
     # The functions below reduce tensors in host memory, for which gloo is used with GPUs as well.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, own_rank, processes = next(iter(rendezvous("env://")))
-    dist.init_process_group(backend, store=_fresh_store(store, own_rank, processes), rank=own_rank, world_size=processes)
+    store = _fresh_store(store, own_rank, processes)
+    dist.init_process_group(backend, store=store, rank=own_rank, world_size=processes)
     try:
         yield
+        all_reduce_max(0)  # a barrier, because a process that ends early would break the collective operations of the others
+    except UserError as error:
+        error.is_repeated = _has_reported(store)
+        raise
     except RuntimeError as error:
         if "gloo" in str(error) or isinstance(error, dist.DistError):
-            message = f"process {rank()} of {world_size()}: another process of this run has ended"
-            raise UserError(message, status=1) from error
+            ended = UserError(f"process {rank()} of {world_size()}: another process of this run has ended", status=1)
+            ended.is_repeated = _has_reported(store)
+            raise ended from error
         raise
-    all_reduce_max(0)  # a barrier, because a process that ends early would break the collective operations of the others
     gc.collect()  # a DistributedDataParallel that still references the group would abort when the interpreter exits
     dist.destroy_process_group()
+
+
+def _has_reported(store: Store) -> bool | None:
+    """Return whether a process of the run has called this function before, to report an error; None if it is not known.
+
+    The processes often meet the same error, such as too many damaged images, and the end of one ends the others.
+    """
+    try:
+        return store.add("reported", 1) > 1
+    except RuntimeError:  # the process that holds the store has ended
+        return None
 
 
 def _fresh_store(store: Store, own_rank: int, processes: int) -> Store:

@@ -12,8 +12,9 @@ from .distributed import DelayedAllReduceMax, rank, world_size
 
 Item = TypeVar("Item")
 
-# Cluster schedulers send SIGTERM or SIGUSR1 before they reclaim a machine. Ctrl-C sends SIGINT. Windows has no SIGUSR1.
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+# Cluster schedulers send SIGTERM or SIGUSR1 before they reclaim a machine. Ctrl-C sends SIGINT, a terminal that is
+# closed sends SIGHUP. Windows has no SIGUSR1 and no SIGHUP.
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 
 STALL_SECONDS = 5.0  # after a signal, how long one of several processes waits for a batch before it ends without the others
 
@@ -48,7 +49,11 @@ class GracefulShutdown:
 
     def __enter__(self) -> "GracefulShutdown":
         if threading.current_thread() is threading.main_thread():  # Python allows signal handlers in no other
-            self._previous_handlers = {signum: signal.signal(signum, self._record) for signum in SIGNALS}
+            self._previous_handlers = {
+                signum: signal.signal(signum, self._record)
+                for signum in SIGNALS
+                if signum == signal.SIGINT or signal.getsignal(signum) != signal.SIG_IGN  # nohup lets a program ignore SIGHUP
+            }
         return self
 
     def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
