@@ -148,8 +148,10 @@ class OptionParser:
             return f"{name} {where}: {answer}"
         names = [option.key for option in self.options if not option.positional]
         names += [alias[2:] for option in self.options for alias in option.aliases]
-        beginnings = [key for key in names if key.startswith(f"{bare}-")]
-        near = beginnings if 0 < len(beginnings) <= MAX_PROPOSALS else [nearest(bare, names)]
+        near = [key for key in names if key.startswith(f"{bare}-") and bare not in names]
+        if len(near) > MAX_PROPOSALS:
+            near = sorted(near, key=len)[:MAX_PROPOSALS]
+        near = near or [nearest(bare, names)]
         proposals = " or ".join(f"{dashes}{key}" for key in near if key)
         return f"unknown option {shorten(name)!r} {where}" + (
             f"; did you mean {proposals}?" if proposals else "; --help lists them all"

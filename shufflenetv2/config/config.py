@@ -250,6 +250,10 @@ def constraints(config: Config) -> list[tuple[bool, str]]:
             "`eval_resume` names weights to evaluate, and nothing is evaluated without `eval`",
         ),
         (
+            config.data.val_split.replace(".", "", 1).isdecimal() and config.data.dataset == "folder",
+            "`val_split` is the name of a split; `val_fraction` holds out a part of the training images",
+        ),
+        (
             bool(optimization.epochs and optimization.total_iters),
             "`epochs` and `total_iters` both give the length of the run; leave one out",
         ),
