@@ -156,8 +156,10 @@ def _change_text(content: bytearray, rng: random.Random) -> None:
     if rng.random() < 0.3:
         lines = content.split(b"\n")
         a, b = rng.randrange(len(lines)), rng.randrange(len(lines))
-        kind = rng.randrange(4)
-        if kind == 0:
+        kind = rng.randrange(5) if rng.random() < 0.1 else rng.randrange(4)
+        if kind == 4:
+            lines[a:a] = [lines[a]] * (20_000 // (len(lines[a]) + 1))
+        elif kind == 0:
             del lines[a]
         elif kind == 1:
             lines.insert(b, lines[a])

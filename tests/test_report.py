@@ -281,6 +281,8 @@ def test_files_that_no_run_has_written_are_refused_in_one_line(tmp_path: Path, c
         *[(name, "[" * 100_000) for name in ("summary.json", "metrics.jsonl", "sessions.jsonl", "options.yaml")],
         ("options.yaml", "a: &a [1, 1]\nb: [*a, *a]\n"),
         ("report.html", '<script type="application/json" id="data">[1]</script>'),
+        ("report.html", '<script type="application/json" id="data">' * 100_000),
+        ("train.log", "=" * 1_000_000),  # regular expressions that search from every character would take hours
     ],
 )
 def test_a_file_of_an_attacker_counts_as_empty(tmp_path: Path, command: Run, name: str, content: str) -> None:

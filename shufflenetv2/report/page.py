@@ -4,7 +4,6 @@ import functools
 import json
 import logging
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -31,7 +30,7 @@ PAGE_FILE = "report.html"
 MAX_CELLS = 20_000  # of the confusion matrix, the most frequent
 MAX_BAD_IMAGES = 100
 IMAGENET_IMAGES = 1_281_167
-DATA = re.compile(rb'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+DATA_BEGIN, DATA_END = b'<script type="application/json" id="data">', b"</script>"
 
 logger = logging.getLogger("shufflenetv2")
 
@@ -160,8 +159,8 @@ def write_page(path: Path, runs: Sequence[Mapping[str, Any]], best: int | None =
 def read_page(path: Path) -> Row:
     """Return the data of the run on an existing page; {} if there is none."""
     try:
-        match = DATA.search(read_regular_file(path, MAX_RECORD_BYTES))
-        content = parse_json(match[1]) if match else {}
+        _, _, page = read_regular_file(path, MAX_RECORD_BYTES).partition(DATA_BEGIN)
+        content = parse_json(page.partition(DATA_END)[0])
     except (OSError, ValueError):
         return {}
     runs = content.get("runs") if isinstance(content, dict) else None

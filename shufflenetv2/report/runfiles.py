@@ -21,7 +21,7 @@ MAX_GUESSES = 5  # in a row of predictions.csv
 LOG_TIME = re.compile(r"^\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\] ", re.MULTILINE)
 LOG_ITERATION = re.compile(r"TRAIN Iter (\d+):")
 MODEL = re.compile(r"^\[[\d :-]+\] (ShuffleNetV2 .* pixels.*)$", re.MULTILINE)
-LAYERS = re.compile(r"=+\nLayer \(type(?:.*\n(?!\[\d{4}-))*.*")
+LAYERS = re.compile(r"(?<!=)=+\nLayer \(type(?:.*\n(?!\[\d{4}-))*.*")
 
 Row = dict[str, Any]
 
