@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -247,11 +248,16 @@ def test_the_command_compares_runs(tmp_path: Path, command: Run) -> None:
     [
         (["missing"], "missing does not exist; give the log folder of a run"),
         (["empty"], "empty holds no log of a run (metrics.jsonl); give the log folder of a run"),
+        (["logs"], "logs holds no log of a run (metrics.jsonl); did you mean logs/newest?"),
         ([], "RUNS missing"),
     ],
 )
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, command: Run, arguments: list[str], message: str) -> None:
     (tmp_path / "empty").mkdir()
+    for name, time in (("a", 1), ("newest", 3), ("z", 2)):
+        (tmp_path / "logs" / name).mkdir(parents=True)
+        (tmp_path / "logs" / name / "metrics.jsonl").touch()
+        os.utime(tmp_path / "logs" / name / "metrics.jsonl", (time, time))
     status, output, errors = command("report", *arguments)
     assert (status, output, errors.count("\n")) == (2, "", 1)
     assert message in errors

@@ -115,7 +115,8 @@ def find_log_folder(run: str | Path) -> Path:
         if any((candidate / name).exists() for name in ("metrics.jsonl", "options.yaml", "summary.json")):
             return candidate
     problem = "holds no log of a run (metrics.jsonl)" if folder.is_dir() else "does not exist"
-    near = "" if folder.exists() else nearest_path(folder, is_folder=True)
+    runs = sorted(filter(Path.exists, folder.glob("*/metrics.jsonl")), key=lambda path: path.stat().st_mtime)
+    near = str(runs[-1].parent) if runs else "" if folder.exists() else nearest_path(folder, is_folder=True)
     remedy = f"did you mean {near}?" if near else "give the log folder of a run, such as logs/NAME, or its `save` folder"
     raise UserError(f"{run} {problem}; {remedy}")
 
