@@ -70,8 +70,9 @@ def describe_class_weights(weights: Tensor, class_names: list[str]) -> str:
 def _read_weights(path: str, class_names: list[str]) -> np.ndarray:
     """Read the weights in the order of the labels."""
     weights: dict[str, float] = {}
+    known = set(class_names)
     for name, text in _pairs(path):
-        if name not in class_names:
+        if name not in known:
             near = nearest(name, class_names)
             raise UserError(
                 f"`class_weights` {path} names the class {name!r}, which is none of the {len(class_names)} classes of the "

@@ -33,6 +33,7 @@ class Session:
 def read_sessions(run: RunFiles) -> list[Session]:
     """Return the sessions of a run, in order, since it was started from the beginning."""
     sessions: list[Session] = []
+    times = [line.time for line in run.lines]
     events = [event for event in run.sessions if _time(event) is not None]
     starts = [number for number, event in enumerate(events) if event.get("event") == "start" and not event.get("iteration")]
     events = events[starts[-1] if starts else 0 :]  # without those of a run that this one has replaced
@@ -45,7 +46,7 @@ def read_sessions(run: RunFiles) -> list[Session]:
             end, last = _time(following) or start, int(following.get("iteration", first))
             reason = str(following.get("reason", ""))
         else:
-            end, last = _last_sign(run.lines, start, _time(following) if following else None, first)
+            end, last = _last_sign(run.lines, times, start, _time(following) if following else None, first)
             reason = ""
         previous = sessions[-1] if sessions and first > 0 else None
         repeated = max(0, previous.last - first) if previous else 0
@@ -83,9 +84,14 @@ def _time(event: dict[str, Any]) -> float | None:
         return None
 
 
-def _last_sign(lines: Sequence[LogLine], start: float, following: float | None, first: int) -> tuple[float, int]:
-    """Return the time of the last log line between two starts, and the last iteration that these lines name."""
-    times = [line.time for line in lines]
+def _last_sign(
+    lines: Sequence[LogLine], times: Sequence[float], start: float, following: float | None, first: int
+) -> tuple[float, int]:
+    """Return the time of the last log line between two starts, and the last iteration that these lines name.
+
+    Args:
+        times: of the lines.
+    """
     # The log has whole seconds, and the lines before a start belong to the previous session.
     mine = lines[bisect_right(times, start - 1) : bisect_right(times, following - 1) if following else len(lines)]
     iterations = [line.iteration for line in mine if line.iteration is not None]

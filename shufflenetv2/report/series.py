@@ -1,5 +1,6 @@
 """Curves over the iterations, and calibration, from the rows in the files of a run."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,8 +18,10 @@ Curves = dict[str, dict[str, Points]]  # by kind of row and name of value
 def read_curves(metrics: Sequence[Row]) -> Curves:
     """Return the curves in the rows of metrics.jsonl; long curves are averaged over equal ranges."""
     curves: Curves = {}
-    for kind in dict.fromkeys(str(row.get("kind")) for row in metrics):
-        rows = [row for row in metrics if row.get("kind") == kind]
+    by_kind: dict[str, list[Row]] = defaultdict(list)
+    for row in metrics:
+        by_kind[str(row.get("kind"))].append(row)
+    for kind, rows in by_kind.items():
         values = {
             name: [[row["iteration"], row[name]] for row in rows if isinstance(row.get(name), int | float)] for name in VALUES
         }
