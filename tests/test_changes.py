@@ -1,6 +1,6 @@
 """A run ends early, is prolonged, and changes its recipe: what the weights, the log and the files then are."""
 
-import re
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from shufflenetv2.engine import Hook
 from tests.support import SHORT, Run, Stop, Train, same_tensors
 
 STOP = ("--hook", "tests.test_changes:StopAt7")
-TEST_ERROR = re.compile(r"TEST Iter (\d+): .*?Top-1 err = ([\d.]+)")
 
 
 class StopAt14(Stop):
@@ -71,10 +70,8 @@ def test_a_run_without_better_validations_ends_early_after_the_same_iteration_wi
 ) -> None:
     options = [*SHORT, "--total-iters", "60", "--val-interval", "2", "--learning-rate", "1e-6", "--early-stop-iters", "6"]
     whole = train_here(*options, "--save", "whole")
-    validations = TEST_ERROR.findall((tmp_path / "whole/logs/train.log").read_text())[
-        :-1
-    ]  # the last TEST line follows the recalibration
-    errors = {int(iteration): float(error) for iteration, error in validations}
+    rows = map(json.loads, (tmp_path / "whole/logs/metrics.jsonl").read_text().splitlines())
+    errors = {row["iteration"]: row["top1_error"] for row in rows if row["kind"] == "test"}
     last = read(tmp_path / "whole/model.pkl")["iteration"]
     best = min(iteration for iteration in errors if errors[iteration] == min(errors.values()))
     assert last == best + 6 < 60

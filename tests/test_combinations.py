@@ -60,6 +60,7 @@ def arguments_for(photographs: Path, folder: Path, *arguments: str) -> list[str]
         "--train-dir", str(photographs), "--val-dir", str(photographs), "--save", str(folder / "models"),
         "--log-dir", str(folder / "logs"), "--model-size", "0.5x", "--input-size", "32", "--batch-size", "6",
         "--display-interval", "2", "--val-interval", "4", "--save-interval", "5", "--device", "cpu", "--no-figures",
+        "--no-memory-check",
     ]  # fmt: skip
     length = [] if "--epochs" in arguments else ["--total-iters", "12"]
     return [*common, *length, *arguments]

@@ -21,7 +21,7 @@ from tests.support import ROOT, Run, Train
 
 SMALL = ["--model-size", "0.5x", "--input-size", "32", "--resize-size", "32", "--device", "cpu"]
 SHORT = ["--batch-size", "8", "--total-iters", "2"]
-FEW_RECORDS = ["--val-interval", "8", "--no-figures"]
+FEW_RECORDS = ["--val-interval", "8", "--no-figures", "--no-memory-check"]
 RUN_IN_OTHER_TESTS = ("docs/extending.md",)
 
 
