@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -10,13 +11,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from shufflenetv2 import files
 from shufflenetv2.__main__ import main
+from shufflenetv2.data import Digits
 from shufflenetv2.engine import GracefulShutdown, Hook, ShutdownRequested
+from shufflenetv2.engine.checkpoint import checkpoint_name
 from tests.processes import Process
 from tests.support import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 
@@ -55,14 +59,15 @@ def start(folder: Path, *command: str | Path) -> "subprocess.Popen[str]":
 
 
 @contextlib.contextmanager
-def stalling(process: "subprocess.Popen[str]", fifo: Path) -> Iterator[None]:
+def stalling(process: "subprocess.Popen[str] | Process", fifo: Path) -> Iterator[None]:
     """Wait until a process reads a FIFO, and let it wait for content during the block."""
     while True:
         try:
             descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
             break
         except OSError:  # nobody reads it yet
-            assert process.poll() is None, process.communicate()
+            is_running = process.poll() is None if isinstance(process, subprocess.Popen) else process.returncode is None
+            assert is_running, process.communicate()
             time.sleep(0.01)
     try:
         yield
@@ -126,6 +131,44 @@ def test_a_result_that_cannot_be_written_is_an_error_and_an_error_that_cannot_be
     assert (done.returncode, (done.stderr or "") + (done.stdout or "")) == (status, rest)
 
 
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 12 MiB: two checkpoints of a short run and its best weights."""
+    mount_point = tmp_path / "disk"
+    mount_point.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", mount_point], capture_output=True).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    yield mount_point
+    subprocess.run(["umount", "--lazy", mount_point], check=True)
+
+
+def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(disk: Path, train_here: Train, tmp_path: Path) -> None:
+    """The clock of the machine is wrong in between: the times of the files are those of another century."""
+    run = [*SHORT, "--save", str(disk / "run")]
+    full = train_here(*run)
+    assert full.returncode == 1
+    (line,) = full.stderr.splitlines()
+    assert line.endswith(
+        "cannot be written: No space left on device; the files written before are intact; "
+        "make room, then run the same command again"
+    )
+    for iteration, year in ((4, 2100), (8, 1970)):
+        seconds = (year - 1970) * 365 * 86_400
+        os.utime(disk / "run" / checkpoint_name(iteration), (seconds, seconds))
+    subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+    continued = train_here(*run)
+    assert continued.returncode == 0, continued.stderr
+    assert "checkpoint-000008.pth.tar" in continued.stdout.splitlines()[0]
+    assert train_here(*SHORT).returncode == 0
+    assert same_tensors(*(files.read(path / "model.pkl")["state_dict"] for path in (disk / "run", tmp_path / "models")))
+
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    for arguments in (run, [*SHORT, "--save", str(disk / "new")], [*SHORT, "--save", "new", "--log-dir", str(disk)]):
+        refused = train_here(*arguments)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        assert refused.stderr.endswith(": Read-only file system; name another folder, or make this one writable\n")
+
+
 def test_a_deleted_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "deleted"
     folder.mkdir()
@@ -161,6 +204,33 @@ def test_ctrl_c_ends_a_command_whose_files_do_not_answer(command: str, photograp
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (130, f"shufflenetv2 {name}: interrupted\n")
+
+
+class StallingPictures:
+    """Digits of which each validation image is readable once, for the validation, and not for the report."""
+
+    def __init__(self, split: str, folder: str) -> None:
+        self._digits, self._is_training, self._read = Digits(split), split == "train", set[int]()
+        self.class_names, self.targets = self._digits.class_names, self._digits.targets
+
+    def image(self, index: int) -> np.ndarray:
+        if not self._is_training and index in self._read:
+            Path(FIFO).read_bytes()
+        self._read.add(index)
+        pixels: np.ndarray = self._digits.images[index]
+        return pixels
+
+
+def test_a_run_ends_after_a_signal_although_the_images_of_its_report_do_not_answer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FIFO)
+    process = Process(tmp_path, *SHORT, "--dataset", "tests.test_machine_conditions:StallingPictures")
+    with stalling(process, tmp_path / FIFO):  # after the validation at iteration 6
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (143, "")
+    match = re.search(r"stopped by SIGTERM after iteration ([67]);", output)
+    assert match, output
+    assert (tmp_path / "models" / checkpoint_name(int(match[1]))).exists()
 
 
 # ---- several processes

@@ -33,6 +33,7 @@ from .splits import open_datasets as open_datasets
 from .splits import open_validation_set as open_validation_set
 from .splits import read_class_map as read_class_map
 from .threads import BATCHES_AHEAD as BATCHES_AHEAD
+from .threads import map_in_threads as map_in_threads
 from .threads import usable_cores as usable_cores
 from .threads import worker_count as worker_count
 from .transforms import EvaluationTransform as EvaluationTransform

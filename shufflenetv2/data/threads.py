@@ -74,10 +74,15 @@ def join_threads(threads: Sequence[threading.Thread]) -> None:
         thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
+def map_in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int, timeout: float | None = None
+) -> Generator[Result, None, None]:
     """Yield `function(item)` in the order of the items, computed by threads; closing the generator ends the threads.
 
     At most QUEUED_PER_THREAD items per thread are taken from `items` ahead of the result that is yielded.
+
+    Args:
+        timeout: seconds to wait for a result before `concurrent.futures.TimeoutError` is raised; None waits without limit.
     """
     calls: SimpleQueue[tuple[Future[Result], Item] | None] = SimpleQueue()  # None ends a thread
     pending: deque[Future[Result]] = deque()
@@ -103,9 +108,9 @@ def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], wo
             pending.append(Future())
             calls.put((pending[-1], item))
             if len(pending) > QUEUED_PER_THREAD * workers:
-                yield pending.popleft().result()
+                yield pending.popleft().result(timeout)
         while pending:
-            yield pending.popleft().result()
+            yield pending.popleft().result(timeout)
     finally:
         end()
         join_threads(threads)

@@ -1,13 +1,16 @@
 """Choose the images that a report shows, and encode them as small JPEG files."""
 
 import base64
+import time
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent import futures
+from contextlib import closing
 
 import cv2
 import numpy as np
 
-from ..data import Dataset
+from ..data import Dataset, map_in_threads
 from ..errors import UserError
 from .runfiles import Prediction
 
@@ -19,6 +22,10 @@ MAX_THUMBNAILS = 150
 MAX_MISSING = 1_000  # images that could not be decoded, before one that is shown
 SIDE = 112  # pixels of the longer side
 QUALITY = 75
+WAIT_SECONDS = 2.0  # for an image; a file system that does not answer must not hold up a run, least of all after a signal
+PAUSE_SECONDS = 60.0  # after an image that did not arrive in time, during which no image is read
+
+_paused_until = 0.0
 
 
 def select_mistakes(predictions: Sequence[Prediction]) -> list[Prediction]:
@@ -88,14 +95,23 @@ def read_pixels(dataset: Dataset, row: Prediction, side: int) -> np.ndarray | No
     """Read an image: uint8 (H, W, 3), BGR, shrunk until its longer side has at most `side` pixels.
 
     Returns:
-        None if the image cannot be read, or the data set is not that of the prediction.
+        None if the image cannot be read, does not arrive in time, or the data set is not that of the prediction.
     """
+    global _paused_until
     index = find_sample(dataset, row)
-    if index is None:
+    if index is None or time.monotonic() < _paused_until:
         return None
-    try:
+
+    def read(index: int) -> np.ndarray:
         image = dataset.image(index)
-        pixels = image.crop(0, 0, image.height, image.width, min_size=(min(side, image.height), min(side, image.width)))
+        return image.crop(0, 0, image.height, image.width, min_size=(min(side, image.height), min(side, image.width))).copy()
+
+    try:
+        with closing(map_in_threads(read, [index], 1, timeout=None)) as results:
+            pixels = next(results)
+    except futures.TimeoutError:
+        _paused_until = time.monotonic() + PAUSE_SECONDS
+        return None
     except (UserError, cv2.error):
         return None
     scale = side / max(pixels.shape[:2])
