@@ -71,7 +71,7 @@ def open_program(format: str, content: bytes, name: str) -> Program:
     except MissingPackageError:
         raise
     except Exception as error:  # the errors of the four runtimes have no common class
-        raise UserError(f"{name} is damaged, or not a file of the format {format}: {_first_line(error)}", status=1) from error
+        raise _damaged(name, format, error) from error
     return Program(ExportMetadata.from_strings(strings, name), forward, name)
 
 
@@ -98,7 +98,7 @@ def describe_exported(path: Path, format: str) -> dict[str, Any]:
     except MissingPackageError:
         raise
     except Exception as error:  # of zip archives, and of the runtimes
-        raise UserError(f"{path} is damaged, or not a file of the format {format}: {_first_line(error)}", status=1) from error
+        raise _damaged(str(path), format, error) from error
     metadata = ExportMetadata.from_strings(strings, str(path))
     return {
         "path": str(path),
@@ -114,8 +114,9 @@ def describe_exported(path: Path, format: str) -> dict[str, Any]:
     }
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _damaged(name: str, format: str, error: Exception) -> UserError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(f"{name} is damaged, or not a file of the format {format}: {reason}", status=1)
 
 
 def _read_extra_files(content: bytes) -> dict[str, str]:
