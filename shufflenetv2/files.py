@@ -22,6 +22,7 @@ import pickle
 import secrets
 import socket
 import stat
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -250,7 +251,10 @@ def read(path: Path, *, require_checksum: bool = False) -> Any:
         raise DamagedFileError(f"{path} is truncated, or was not written by this program: its checksum is missing")
     _require_uncompressed(path, data)
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns about TorchScript programs and other unusual files, for which an error is raised where it matters.
+            warnings.simplefilter("ignore")
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):  # torch's message contains the name of the object that the pickle would have imported
             raise DamagedFileError(f"{path} holds more than tensors and plain values, and is not loaded") from error

@@ -123,6 +123,7 @@ def jpeg_with_size(width: int, height: int) -> bytes:
         (jpeg_with_size(65_500, 65_500), "65,500 x 65,500"),
         (b"BM" + struct.pack("<IIIIiiHHIIiiII", 10**6, 0, 54, 40, 60_000, 50_000, 1, 24, 0, 0, 0, 0, 0, 0), ""),
         (b"P6\n60000 50000\n255\n", ""),
+        (struct.pack(">8I", 0x59A66A95, 60_000, 50_000, 24, 0, 2, 0, 0), "60,000 x 50,000"),  # Sun raster
         (b"P7\nWIDTH 60000\nHEIGHT 50000\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n", "60,000 x 50,000"),
         (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 50000 +X 60000\n", "60,000 x 50,000"),
     ],

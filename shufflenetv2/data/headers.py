@@ -15,6 +15,7 @@ import PIL.Image
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # (first column, first row, distance of columns, distance of rows) of the pixels of each pass of an interlaced PNG
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+SUN_RASTER = b"\x59\xa6\x6a\x95"
 # Formats that OpenCV reads and Pillow does not: portable arbitrary map and Radiance HDR
 PAM = re.compile(rb"P7\n(?=[^\0]*?^WIDTH (?P<width>\d+))(?=[^\0]*?^HEIGHT (?P<height>\d+))", re.MULTILINE)
 HDR = re.compile(rb"#\?.*?\n\n[-+]Y (?P<height>\d+) [-+]X (?P<width>\d+)", re.DOTALL)
@@ -48,6 +49,8 @@ def image_size(encoded: bytes) -> tuple[int, int] | None:
         return frame and (frame.height, frame.width)
     if encoded.startswith(PNG_SIGNATURE) and encoded[12:16] == b"IHDR":
         return int.from_bytes(encoded[20:24], "big"), int.from_bytes(encoded[16:20], "big")
+    if encoded.startswith(SUN_RASTER):
+        return int.from_bytes(encoded[8:12], "big"), int.from_bytes(encoded[4:8], "big")
     if match := PAM.match(encoded[:4096]) or HDR.match(encoded[:4096]):
         return int(match["height"]), int(match["width"])
     try:

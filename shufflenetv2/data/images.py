@@ -248,7 +248,8 @@ def open_encoded(name: str, encoded: bytes) -> Image:
     """
     frame = jpeg_frame(encoded) if encoded.startswith(b"\xff\xd8") else None
     try:
-        _check_size(name, frame[:2] if frame else image_size(encoded))
+        size = frame[:2] if frame else image_size(encoded)
+        _check_size(name, size)
     except PIL.Image.DecompressionBombError as error:
         raise ImageError(f"{name} is too large: {one_line(error)}", "too large") from error
     if frame and frame.is_supported and frame.has_end:
@@ -256,7 +257,11 @@ def open_encoded(name: str, encoded: bytes) -> Image:
     if frame:
         _require_intact(name, encoded, frame)
     is_png = encoded.startswith(PNG_SIGNATURE)
-    pixels = decode_with_opencv(encoded) if not is_png or has_whole_chunks(encoded) else None
+    # OpenCV does not get what it could decode to another size than that which was checked.
+    is_for_opencv = size is not None and (not is_png or has_whole_chunks(encoded))
+    pixels = decode_with_opencv(encoded) if is_for_opencv else None
+    if pixels is not None and pixels.shape[:2] != size:
+        raise damaged(name)
     if pixels is None and is_png and not has_all_rows(encoded):
         raise damaged(name)
     return DecodedImage(decode_with_pillow(name, encoded) if pixels is None else pixels, name)

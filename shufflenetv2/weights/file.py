@@ -2,7 +2,6 @@
 
 import json
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -242,10 +241,7 @@ def read_content(path: Path) -> Mapping[str, Any]:
     try:
         if is_safetensors(path):
             return _read_safetensors(path)
-        with warnings.catch_warnings():
-            # torch warns about TorchScript programs and other unusual files, for which an error is raised where it matters.
-            warnings.simplefilter("ignore")
-            content = files.read(path)
+        content = files.read(path)
     except files.DamagedFileError as error:
         raise UserError(f"{error}{_explain(path, error)}") from error
     except OSError as error:
