@@ -107,7 +107,7 @@ def read_pixels(dataset: Dataset, row: Prediction, side: int) -> np.ndarray | No
         return image.crop(0, 0, image.height, image.width, min_size=(min(side, image.height), min(side, image.width))).copy()
 
     try:
-        with closing(map_in_threads(read, [index], 1, timeout=None)) as results:
+        with closing(map_in_threads(read, [index], 1, timeout=WAIT_SECONDS)) as results:
             pixels = next(results)
     except futures.TimeoutError:
         _paused_until = time.monotonic() + PAUSE_SECONDS
