@@ -18,9 +18,10 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from shufflenetv2 import files
 from shufflenetv2.__main__ import main
-from shufflenetv2.data import Digits
+from shufflenetv2.data import BadImages, DataIterator, Digits, FolderDataset, TrainTransform, map_in_threads
 from shufflenetv2.engine import GracefulShutdown, Hook, ShutdownRequested
 from shufflenetv2.engine.checkpoint import checkpoint_name
+from shufflenetv2.errors import UserError
 from tests.processes import Process
 from tests.support import ONE_THREAD, ROOT, SHORT, Train, same_tensors
 
@@ -129,6 +130,50 @@ def test_a_result_that_cannot_be_written_is_an_error_and_an_error_that_cannot_be
             stdout=streams["stdout"], stderr=streams["stderr"],
         )  # fmt: skip
     assert (done.returncode, (done.stderr or "") + (done.stdout or "")) == (status, rest)
+
+
+@contextlib.contextmanager
+def limited(kind: int, value: int) -> Iterator[None]:
+    """Lower a limit of this process."""
+    limits = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, limits)
+
+
+def test_an_image_for_which_no_file_can_be_opened_is_not_taken_for_a_bad_one(photographs: Path) -> None:
+    dataset = FolderDataset(photographs)
+    bad_images = BadImages(dataset, "training", max_fraction=1)
+    transform = TrainTransform(32, (0.5, 1), (0.8, 1.2), (0.4,) * 3, 0.5)
+    with limited(resource.RLIMIT_NOFILE, 3):  # standard streams alone
+        batches = DataIterator(dataset, transform, 4, workers=1, bad_images=bad_images)
+        with pytest.raises(UserError, match=r"cannot be read: Too many open files; raise the number of files .* \(ulimit -n\)"):
+            batches.next()
+        batches.close()
+    assert len(bad_images) == 0
+
+
+def test_threads_that_the_system_does_not_start_are_an_error_with_the_limits() -> None:
+    size = int(re.findall(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[0]) * 1024
+    with limited(resource.RLIMIT_AS, size + 64 * 2**20):  # a stack takes 8 MiB
+        squares = map_in_threads(lambda number: number**2, range(3), 100)
+        with pytest.raises(
+            UserError, match=r"`workers` 100: the system starts no more than \d+ threads; .*\(ulimit -u, ulimit -v\)"
+        ):
+            next(squares)
+    assert list(map_in_threads(lambda number: number**2, range(3), 2)) == [0, 1, 4]
+
+
+def test_a_limit_that_is_too_low_for_pytorch_is_named() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "shufflenetv2", "info", "model.pkl"], cwd=ROOT, capture_output=True, text=True, timeout=100,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (300 * 2**20, 300 * 2**20)),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "error: out of memory before the start (" in done.stderr
+    assert done.stderr.endswith("); raise the limit of this process (ulimit -v)\n")
 
 
 @pytest.fixture
