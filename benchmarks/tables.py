@@ -125,15 +125,22 @@ def similar_images(report: dict[str, Any]) -> str:
 def dirty_images(report: dict[str, Any]) -> str:
     """Render the accuracy of training with all files, without the damaged ones, and with damaged ones among them."""
     lines = ["| training files | top-1 with each seed | mean |", "|---|---|---:|"]
-    names = {"clean": "all", "removed": "without those that are damaged below", "dirty": "with damaged ones among them"}
+    names = {"clean": "all, clean", "removed": "without those that are dirty below", "dirty": "with dirty ones among them"}
     for name, description in names.items():
         values = report["top-1"][name]
-        lines.append(f"| {description} | {', '.join(f'{value:.2%}' for value in values)} | {sum(values) / len(values):.2%} |")
+        lines.append(f"| {description} | {', '.join(f'{value:.1%}' for value in values)} | {sum(values) / len(values):.2%} |")
     listed, is_exact = report["bad images listed"], report["interrupted runs have the same bits"]
+    points = {
+        name: f"{100 * values['mean']:+.2f} ± {100 * values['standard error']:.2f} points"
+        for name, values in report["dirty minus others"].items()
+    }
     lines += [
         "",
-        f"{listed['training']} damaged training files; {report['iterations']} iterations. Runs with damaged files that were",
-        f"stopped and continued have {'the same' if is_exact else 'OTHER'} bits as uninterrupted ones. {report['date']}.",
+        f"Mean difference between runs of the same seed, with its standard error: dirty minus clean {points['clean']},",
+        f"dirty minus removed {points['removed']}. {len(report['kinds of dirt'])} kinds of dirt,",
+        f"{listed['training']} training and {listed['validation']} validation files listed.",
+        f"{report['iterations']} iterations. Runs with dirty files that were stopped and continued have",
+        f"{'the same' if is_exact else 'OTHER'} bits as uninterrupted ones. {report['date']}.",
     ]
     return "\n".join(lines)
 
