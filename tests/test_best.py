@@ -11,7 +11,7 @@ from shufflenetv2 import files
 from shufflenetv2.cli.command import main, parse
 from shufflenetv2.cli.evaluate import run_evaluation
 from shufflenetv2.cli.train import run_training
-from shufflenetv2.engine.checkpoint import set_aside
+from shufflenetv2.engine.results import set_aside
 from tests.support import SHORT, Stop, Train, same_tensors
 
 # After a warm-up with tiny steps the rate is so high that the weights become worse than those of the first validation.

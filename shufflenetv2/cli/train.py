@@ -20,6 +20,7 @@ from ..engine import (
     checkpoint,
     choose_devices,
     distributed,
+    results,
 )  # fmt: skip
 from ..errors import UserError
 from ..report import MLflow, OpenRecorder, RunDescription, RunLog, Session, TensorBoard, Wandb, next_commands, require_package
@@ -110,10 +111,10 @@ def run_folder(config: Config) -> Iterator[RunLog]:
     folder = Path(config.common.save)
     folder.mkdir(parents=True, exist_ok=True)
     with files.lock_folder(folder), RunLog(log_folder(config.common), recorders=choose_recorders(config)) as log:
-        if not config.run.auto_continue and (previous := checkpoint.set_aside(folder)):
+        if not config.run.auto_continue and (previous := results.set_aside(folder)):
             log.info(f"starting over; the earlier results are in {previous}")
         elif (folder / BEST).exists() and not (folder / RESULT).exists() and not checkpoint.list_checkpoints(folder):
-            previous = checkpoint.set_aside(folder)
+            previous = results.set_aside(folder)
             log.warning(f"an earlier start was killed before its first checkpoint; its {BEST} is in {previous}")
         yield log
 

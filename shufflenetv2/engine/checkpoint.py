@@ -26,7 +26,6 @@ from .changes import RecipeChange, continue_changed
 from .intervals import every
 from .state import TrainingState
 
-FILES_OF_A_RUN = ("*checkpoint-*.pth.tar", "model*.pkl", "best*.pkl", "best.pth.tar")  # version 0.1 wrote best.pth.tar
 _NAME = re.compile(r"checkpoint-(\d+)\.pth\.tar")
 logger = logging.getLogger(__name__)
 
@@ -147,24 +146,6 @@ def recorded_options(folder: Path, config: RunConfig) -> dict[str, Any]:
             options: dict[str, Any] = read_record(path)["options"]
             return options
     return {}
-
-
-def set_aside(folder: Path) -> Path | None:
-    """Move the files of an earlier run to a subfolder 'previous-1', or the next free number.
-
-    Returns:
-        The subfolder; None if there is nothing to move.
-    """
-    results = [path for pattern in FILES_OF_A_RUN for path in folder.glob(pattern)]
-    if not results:
-        return None
-    number = 1
-    while (subfolder := folder / f"previous-{number}").exists():
-        number += 1
-    subfolder.mkdir()
-    for path in results:
-        path.rename(subfolder / path.name)
-    return subfolder
 
 
 # ---- the checkpoints of a run
@@ -329,8 +310,7 @@ class Checkpointer:
             raise
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             # Its checksum is right: another program wrote it, or a version that this one does not know.
-            reason = shorten(one_line(error))
-            raise UserError(f"{name} does not hold the state of a run: {reason}", status=1) from error
+            raise UserError(f"{name} does not hold the state of a run: {shorten(one_line(error))}", status=1) from error
 
     def _load(self, state: TrainingState, name: str, content: dict[str, Any]) -> Origin:
         if name == self._config.resume and not self._config.resume_opt:

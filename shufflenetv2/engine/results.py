@@ -10,6 +10,8 @@ from torch import Tensor
 from ..weights import BEST, RESULT
 from .evaluation import EvaluationResult
 
+FILES_OF_A_RUN = ("*checkpoint-*.pth.tar", "model*.pkl", "best*.pkl", "best.pth.tar")  # version 0.1 wrote best.pth.tar
+
 
 @dataclass(frozen=True)
 class ValidatedWeights:
@@ -101,3 +103,21 @@ def finished_lines(folder: Path, results: Mapping[str, ValidatedWeights], metric
         is_last = best is results[RESULT]
         lines[BEST] += f": {best.name}, {'the same as in' if is_last else 'better than'} {RESULT}"
     return list(lines.values())
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move the files of an earlier run to a subfolder 'previous-1', or the next free number.
+
+    Returns:
+        The subfolder; None if there is nothing to move.
+    """
+    results = [path for pattern in FILES_OF_A_RUN for path in folder.glob(pattern)]
+    if not results:
+        return None
+    number = 1
+    while (subfolder := folder / f"previous-{number}").exists():
+        number += 1
+    subfolder.mkdir()
+    for path in results:
+        path.rename(subfolder / path.name)
+    return subfolder
