@@ -395,12 +395,34 @@ def soak(report: dict[str, Any]) -> str:
 
 def hostile_inputs(report: dict[str, Any]) -> str:
     """Render how the program ended for each kind of generated input."""
-    lines = ["| kind of input | examples | accepted | refused with one line | traceback |", "|---|---:|---:|---:|---:|"]
+    failures = ("traceback", "hang", "crash", "memory")
+    lines = [
+        "| kind of input | inputs | accepted | refused with one line | failures | seconds | slowest, s | memory, MiB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     lines += [
-        f"| {kind} | {result['examples']:,} | {result['accepted']:,} | {result['refused']:,} | {result['traceback']:,} |"
+        f"| {kind} | {result['inputs']:,} | {result['accepted']:,} | {result['refused']:,} | "
+        f"{sum(result[name] for name in failures):,} | {result['seconds']:,} | {result['slowest input, seconds']:.2f} | "
+        f"{result['largest growth of memory, MiB']:,} |"
         for kind, result in report["results"].items()
     ]
-    lines += ["", f"`{report['command']}`; {report['date']}; torch {report['versions']['torch']}."]
+    totals, jpeg = report["totals"], json.loads((RESULTS / "fuzz.json").read_text())
+    accepted, refused = (sum(result[name] for result in report["results"].values()) for name in ("accepted", "refused"))
+    found = jpeg["counts"]
+    others = found["of an unknown kind"] + found["without a frame header, or large"]
+    lines += [
+        f"| together | {totals['inputs']:,} | {accepted:,} | {refused:,} | {sum(totals[name] for name in failures):,} | "
+        f"{totals['seconds']:,} | | |",
+        "",
+        "The slowest input, and the largest growth of the memory of the process by a single input.",
+        f"`{report['command']}`; {report['date']}; torch {report['versions']['torch']}, "
+        f"OpenCV {report['versions']['opencv-python-headless']}, Pillow {report['versions']['pillow']}.",
+        "",
+        f"`make fuzz SECONDS={jpeg['seconds']}` gave {found['inputs']:,} inputs to the JPEG decoder, guided by the coverage",
+        f"of its code, with {jpeg['failures']:,} failures: {found['intact']:,} intact files, {found['damaged']:,} damaged",
+        f"ones, and {others:,} that are no JPEG files or of a rare kind.",
+        f"Together these are {totals['inputs'] + found['inputs']:,} inputs.",
+    ]
     return "\n".join(lines)
 
 
