@@ -166,6 +166,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", mount_point], check=True)
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")  # its traceback would be printed
 def test_a_run_goes_on_when_the_disk_of_its_log_is_full(train_here: Train, small_disk: Path) -> None:
     (small_disk / "ballast").write_bytes(
         bytes(24 * 1024)

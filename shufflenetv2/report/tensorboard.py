@@ -2,7 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ class TensorBoard:
         self._folder, self._iteration = folder, iteration
         self._writer: SummaryWriter | None = None
         self._is_available = True
+        self._exit_stack = contextlib.ExitStack()  # what ends when the writer is closed
         event_files = list(folder.glob(EVENT_FILES))
         self._first = iteration if event_files and iteration else 0  # earlier rows are in the files
         self._written = set[tuple[int, str]]()
@@ -77,6 +79,7 @@ class TensorBoard:
             with contextlib.suppress(OSError):  # `write` has already raised an error for this file
                 self._writer.close()
             self._writer = None
+        self._exit_stack.close()
 
     def _open(self) -> "SummaryWriter | None":
         if self._writer is None and self._is_available:
@@ -90,11 +93,29 @@ class TensorBoard:
             # With purge_step TensorBoard ignores values of this and later steps in earlier files. What belongs to the step
             # itself is written again: after a kill the files may hold it, or not.
             try:
+                self._exit_stack.enter_context(_hidden_errors_of_threads())
                 self._writer = SummaryWriter(str(self._folder), purge_step=self._iteration or None)
             except UnicodeEncodeError:
                 logger.warning("no TensorBoard files are written: the name of the folder %s is not UTF-8 here", self._folder)
                 self._is_available = False
         return self._writer
+
+
+@contextlib.contextmanager
+def _hidden_errors_of_threads() -> Iterator[None]:
+    """Print no traceback for an error in a thread of TensorBoard, whose next call raises it again."""
+    print_error = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not type(arguments.thread).__module__.startswith("tensorboard."):
+            print_error(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        if threading.excepthook is hook:
+            threading.excepthook = print_error
 
 
 def _describe_graph(traced: fx.GraphModule) -> "GraphDef":
