@@ -14,6 +14,7 @@ from PIL import Image
 
 from shufflenetv2.config import MAX_IMAGE_PIXELS
 from shufflenetv2.data import DecodedImage, EvaluationTransform, ImageError, TrainTransform, limit_pixels, read_image, resize
+from shufflenetv2.data.headers import avif_size
 from shufflenetv2.data.images import open_encoded, open_image
 from shufflenetv2.data.resize import INTERPOLATIONS, Part, needed_box, resize_part
 from shufflenetv2.kernels.pixels import library
@@ -21,6 +22,7 @@ from shufflenetv2.rng import generator
 from tests.models import write_model
 from tests.support import Run, photograph
 
+Image.init()
 MEBIBYTE = 2**20
 
 
@@ -147,6 +149,15 @@ def test_the_limit_holds_for_every_format(suffix: str, tmp_path: Path) -> None:
     limit_pixels(40 * 32 - 1)
     with pytest.raises(ImageError, match=r"40 x 32 pixels, and `max_image_pixels` is 1,279; raise the limit"):
         open_image(path)
+
+
+@pytest.mark.skipif("AVIF" not in Image.SAVE, reason="Pillow does not write AVIF")
+def test_the_size_of_an_avif_file_is_known_without_pillow() -> None:
+    for mode in ("RGB", "RGBA"):
+        buffer = BytesIO()
+        photograph(40, 32, seed=0).convert(mode).save(buffer, "AVIF")
+        assert avif_size(buffer.getvalue()) == (32, 40)
+    assert avif_size(png_header(40, 32)) is None
 
 
 def test_commands_name_the_option_of_the_limit(command: Run) -> None:

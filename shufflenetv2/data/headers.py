@@ -20,6 +20,8 @@ SUN_RASTER = b"\x59\xa6\x6a\x95"
 PAM = re.compile(rb"P7\n(?=[^\0]*?^WIDTH (?P<width>\d+))(?=[^\0]*?^HEIGHT (?P<height>\d+))", re.MULTILINE)
 HDR = re.compile(rb"#\?.*?\n\n[-+]Y (?P<height>\d+) [-+]X (?P<width>\d+)", re.DOTALL)
 
+ISPE = re.compile(rb"ispe....(.{8})", re.DOTALL)  # a box with the size of an image in an AVIF file
+
 # JPEG markers (ITU-T T.81, table B.1)
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 SEQUENTIAL_FRAMES = frozenset({0xC0, 0xC1})
@@ -59,7 +61,15 @@ def image_size(encoded: bytes) -> tuple[int, int] | None:
     except PIL.Image.DecompressionBombError:
         raise
     except Exception:  # Pillow's decoders raise errors of many types for files of other formats
+        return avif_size(encoded)
+
+
+def avif_size(encoded: bytes) -> tuple[int, int] | None:
+    """Return (height, width) of an AVIF file, which Pillow reads since version 11.3; None for any other file."""
+    if encoded[4:12] not in (b"ftypavif", b"ftypavis"):
         return None
+    sizes = [struct.unpack(">II", match[1])[::-1] for match in ISPE.finditer(encoded[:4096])]
+    return max(sizes, key=lambda size: int(size[0] * size[1]), default=None)  # of the image and its tiles
 
 
 def png_chunks(encoded: bytes) -> Iterator[tuple[bytes, int, int]]:
