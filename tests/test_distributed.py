@@ -90,13 +90,18 @@ def torchrun(folder: Path, *arguments: str, restarts: int = 0) -> "subprocess.Po
     )
 
 
-def run_two(folder: Path, *arguments: str) -> list[tuple[int, str, str]]:
-    """Run two processes with the environment that torchrun gives them; return exit status and output of each."""
+def start_two(folder: Path, *arguments: str) -> tuple[Process, Process]:
+    """Start two processes with the environment that torchrun gives them."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    processes = [Process(folder, *arguments, **common, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
-    return [(process.wait(), *process.communicate()) for process in processes]
+    first, second = (Process(folder, *arguments, **common, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1"))
+    return first, second
+
+
+def run_two(folder: Path, *arguments: str) -> list[tuple[int, str, str]]:
+    """Run two processes to their end; return exit status and output of each."""
+    return [(process.wait(), *process.communicate()) for process in start_two(folder, *arguments)]
 
 
 def run_two_to_the_end(folder: Path, *arguments: str) -> None:
@@ -205,9 +210,17 @@ def test_after_a_process_is_killed_the_restarted_run_gives_a_bit_identical_resul
     rest, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert re.search(r"continuing from models/checkpoint-0000(10|15)", rest)
-    assert "error: process 0 of 2: another process of this run has ended" in errors
     for name in ("model.pkl", "model-ema.pkl", "best.pkl"):
         assert same_tensors(read_state_dict(tmp_path / "models" / name), read_state_dict(two_processes / "models" / name))
+
+
+def test_a_process_whose_peer_is_killed_ends_with_one_line(tmp_path: Path) -> None:
+    first, second = start_two(tmp_path, *OPTIONS, "--total-iters", "100000")
+    assert any(" 7/100,000 " in line for line in first.stdout)
+    second.kill()
+    _, errors = first.communicate()
+    assert (first.returncode, errors.count("\n")) == (1, 1), errors
+    assert "error: process 0 of 2: another process of this run has ended" in errors
 
 
 def test_evaluation_gives_the_same_loss_and_accuracy_with_one_process_and_two(
