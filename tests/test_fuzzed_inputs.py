@@ -3,16 +3,19 @@
 The examples are the same in every run. `make fuzz-inputs EXAMPLES=10000` draws that many new ones for each kind of input.
 """
 
+import io
 import os
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shufflenetv2.errors import printable
 from shufflenetv2.report import protect, unprotect
 from tests.hostile import INPUTS, TEXTS, strategy_of
+from tests.hostile_runs import checkpoint_content, end_checkpoint
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 # Examples of a kind of input in the test suite: files take longer than lines.
@@ -34,6 +37,16 @@ def test_every_input_ends_well_or_with_one_line(kind: str) -> None:
         assert end(example) in (0, 1, 2)
 
     check()
+
+
+@pytest.mark.parametrize("part", ["state_dict", "optimizer", "progress"])
+def test_a_checkpoint_that_lacks_a_part_of_its_state_is_refused_in_one_line(part: str) -> None:
+    content = torch.load(io.BytesIO(checkpoint_content()), weights_only=True)
+    content[part] = dict(list(content[part].items())[1:])
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    assert end_checkpoint(checkpoint_content()) == 0
+    assert end_checkpoint(buffer.getvalue()) == 1
 
 
 @given(text=TEXTS | st.text())
