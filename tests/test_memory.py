@@ -183,9 +183,10 @@ def test_nothing_is_written_for_a_run_that_cannot_fit(train_here: Train, tmp_pat
         assert list(tmp_path.iterdir()) == []
         match = re.search(r"--batch-size 1024 needs about .*; use --batch-size (\d+) or less", refused.stderr)
         assert match, refused.stderr
-        accepted = train_here(*options, "--batch-size", match[1], "--hook", "tests.test_memory:Begun")
+        smaller = int(match[1]) * 3 // 4  # the process itself may have grown
+        accepted = train_here(*options, "--batch-size", str(smaller), "--hook", "tests.test_memory:Begun")
         assert accepted.returncode == 143, accepted.stderr
-        assert re.search(rf"batches of {match[1]} need about \d+ MB of \d+ MB free memory", accepted.stdout)
+        assert re.search(rf"batches of {smaller} need about \d+ MB of \d+ MB free memory", accepted.stdout)
 
 
 def test_the_estimate_covers_the_real_peak(tmp_path: Path) -> None:
