@@ -19,6 +19,12 @@ torch.set_num_threads(1)
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of workers for `-n auto`: one more than cores, because some tests wait for processes."""
+    return min(4, (os.cpu_count() or 1) + 1)
+
+
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a class folder of JPEG photographs: 3 classes, 7 images each, with odd and even sizes."""

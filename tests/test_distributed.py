@@ -188,12 +188,12 @@ def test_only_process_0_writes_the_log_and_the_files(two_processes: Path) -> Non
 
 
 def test_a_stopped_run_of_two_processes_continues_with_one(tmp_path: Path, train_here: Train) -> None:
-    process = torchrun(tmp_path, *OPTIONS)
-    assert process.stdout is not None
-    assert any(" 7/18 " in line for line in process.stdout)
-    process.send_signal(signal.SIGTERM)  # torchrun forwards it
-    rest, _ = process.communicate(timeout=300)
-    assert rest.count("stopped by SIGTERM after iteration ") == 1
+    processes = start_two(tmp_path, *OPTIONS)
+    assert any(" 7/18 " in line for line in processes[0].stdout)
+    for process in processes:
+        process.send_signal(signal.SIGTERM)  # as torchrun does
+    rest, more = (process.communicate()[0] for process in processes)
+    assert (rest + more).count("stopped by SIGTERM after iteration ") == 1
     (saved,) = set((tmp_path / "models").glob("*.pth.tar")) - {tmp_path / "models/checkpoint-000005.pth.tar"}
     single = train_here(*OPTIONS)
     assert single.returncode == 0, single.stderr

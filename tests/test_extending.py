@@ -30,7 +30,7 @@ def test_the_examples_of_the_documentation_run(
     (tmp_path / file).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     assert words[:2] == ["python", "train.py"]
-    done = train_here(*words[2:], "--device", "cpu", "--save-interval", "10", "--no-figures")
+    done = train_here(*words[2:], "--device", "cpu", "--save-interval", "10", "--no-figures", "--no-memory-check")
     assert done.returncode == 0, done.stderr
     assert "finished: models/model.pkl" in done.stdout
     sys.modules.pop(file.removesuffix(".py"))
@@ -43,7 +43,7 @@ def test_a_users_loss_takes_the_place_of_cross_entropy(
     monkeypatch.syspath_prepend(tmp_path)
     done = train_here(
         "--dataset", "digits", "--loss", "constant_loss:loss", "--model-size", "0.5x", "--input-size", "32",
-        "--total-iters", "2", "--batch-size", "8", "--display-interval", "1", "--device", "cpu", "--no-figures",
+        "--total-iters", "2", "--batch-size", "64", "--display-interval", "1", "--device", "cpu", "--no-figures",
     )  # fmt: skip
     assert done.stdout.count("loss 42.0000") == 2, done.stderr
 
