@@ -30,6 +30,7 @@ SHORT = [
     "--config", str(ROOT / "configs/digits.yaml"), "--input-size", "32", "--resize-size", "32", "--batch-size", "16",
     "--total-iters", "12", "--display-interval", "3", "--val-interval", "6", "--save-interval", "4", "--device", "cpu",
     "--save", "models", "--no-figures", "--no-memory-check", "--val-batch-size", "180",
+    "--recalibration-images", "160",
 ]  # fmt: skip
 
 

@@ -160,7 +160,7 @@ def test_gradients_and_statistics_are_averaged_over_the_processes(tmp_path: Path
 
     # The recalibration averages over the slices of all processes, for either value of `dist_bn`.
     stream, states = DataIterator(Digits("train"), transform, 16, seed=0, start_iteration=3), []
-    batches = [torch.split(stream.next()[0], 8) for _ in range(1438 // 16)]
+    batches = [torch.split(stream.next()[0], 8) for _ in range(160 // 16)]
     for rank in range(2):
         network.load_state_dict(trained)
         recalibrate_batch_norm(network, [slices[rank] for slices in batches])

@@ -27,7 +27,7 @@ def test_recalibrating_a_checkpoint_gives_the_model_file_of_its_run(train: Train
     assert result["accuracy"] == pytest.approx(model["accuracy"])
     before, progress, after = lines
     assert before.startswith("before: top-1 ")
-    assert progress == "recalibrating batch norm over 89 batches of 16 images on cpu"
+    assert progress == "recalibrating batch norm over 10 batches of 16 images on cpu"
     assert after.startswith(f"after: top-1 {model['accuracy']['top1']:.2%}, ")
 
     # The number of images, the seed and the batch size have an effect.

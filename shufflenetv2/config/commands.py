@@ -116,7 +116,9 @@ class RecalibrateConfig:
     source: File = option(..., WEIGHT_FILE, positional=True)
     destination: File = option(..., "file to write; it may be the same file", positional=True)
     use_ema: bool = option(False, USE_EMA)
-    images: Count | None = option(None, "number of images to average over; default: all, at most 1,280,000")
+    images: Count | None = option(
+        None, "number of images to average over; default: as in the training, which takes all up to 1,280,000"
+    )
     seed: Natural | None = option(None, "seed of the order and augmentation of images; default: the seed of the recipe")
     train_dir: Folder = option(
         "",

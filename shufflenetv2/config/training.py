@@ -27,6 +27,7 @@ from .types import (
 REFERENCE_BATCH_SIZE = 1024
 REFERENCE_LEARNING_RATE = 0.5
 REFERENCE_ITERS = 300_000
+RECALIBRATION_IMAGES = 1_280_000  # the original uses 1,250 batches of 1,024, about one epoch of ImageNet
 
 ClassWeights = Annotated[Name, Accepts("balanced, sqrt or the name of a file of classes and weights", "balanced|sqrt|FILE")]
 
@@ -107,6 +108,11 @@ class OptimizationConfig:
     model_ema_decay: FractionBelow1 = option(0.9998, "fraction of the average that is kept in each iteration", recipe=True)
     model_ema_warmup: bool = option(False, "start with a smaller `model_ema_decay` that grows to its value", recipe=True)
     model_ema_force_cpu: bool = option(False, "keep the average in host memory; every iteration waits for the copy")
+    recalibration_images: Count = option(
+        RECALIBRATION_IMAGES,
+        "average the batch-norm statistics after the last iteration over at most this many training images",
+        recipe=True,
+    )
     seed: Natural = option(0, "seed of the initial weights, the order of samples and the augmentation", recipe=True)
 
 

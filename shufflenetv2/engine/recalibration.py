@@ -31,8 +31,6 @@ from .devices import Devices, choose_devices
 from .evaluation import evaluate
 from .loop import recalibrate_batch_norm
 
-# Over at most this many images: the original uses 1,250 batches of 1,024, about one epoch of ImageNet.
-RECALIBRATION_IMAGES = 1_280_000
 # Training options that `recalibrate` accepts
 ACCEPTED_OPTIONS = (
     *("train_dir", "val_dir", "dataset", "data_dir", "class_map", "on_bad_image", "max_bad_images"),
@@ -58,7 +56,7 @@ def recalibrate(
     Args:
         source: weight file of this trainer, the original, torchvision or mmpretrain.
         destination: file to write; it is replaced as a whole or not at all.
-        images: number of images to average over; None for all, at most 1,280,000.
+        images: number of images to average over; None for as many as in the training.
         seed: of the order and augmentation of images; None for the seed of the recipe.
         use_ema: take the averaged weights (EMA) of a checkpoint.
         log: called with lines that report the progress and the accuracy.
@@ -85,7 +83,7 @@ def recalibrate(
     network = weights.network(build_preprocessing(config.data))
     if config.fine_tuning.freeze:
         freeze(network, config.fine_tuning.freeze)  # the statistics of frozen parts stay as they were in training
-    count = min(len(train_set), images or RECALIBRATION_IMAGES)
+    count = min(len(train_set), images or config.optimization.recalibration_images)
     batch_size = min(config.optimization.batch_size, count)
     if batch_size == 1:
         raise UserError("`batch_size` 1: statistics need at least two images")

@@ -36,7 +36,6 @@ from .free_memory import release_freed_memory
 from .hooks import load_hooks
 from .loop import Callbacks, StepSettings, recalibrate_batch_norm, train
 from .nonfinite import NonFiniteLossError, next_gap, recover_from_nonfinite
-from .recalibration import RECALIBRATION_IMAGES
 from .results import ValidatedWeights, finished_lines, name_weights
 from .signals import GracefulShutdown, ShutdownRequested
 from .state import build_training_state
@@ -389,8 +388,8 @@ class Trainer(Callbacks):
     ) -> ValidatedWeights:
         """Recalibrate batch norm of a network in place, evaluate the network, and return its weights."""
         model = self.devices.place(network)
-        batch_size = self.config.optimization.batch_size
-        count = max(1, min(len(self.train_set), RECALIBRATION_IMAGES) // batch_size)
+        optimization, batch_size = self.config.optimization, self.config.optimization.batch_size
+        count = max(1, min(len(self.train_set), optimization.recalibration_images) // batch_size)
         of_weights = f" of {name_weights(iteration, averaged)}" if prefix else ""
         self.log.info(f"recalibrating batch norm{of_weights} over {count} batch{'es' * (count > 1)}")
         release_freed_memory()
