@@ -22,6 +22,7 @@ from tests.support import ROOT, Run, Train
 SMALL = ["--model-size", "0.5x", "--input-size", "32", "--resize-size", "32", "--device", "cpu"]
 SHORT = ["--batch-size", "8", "--total-iters", "2"]
 FEW_RECORDS = ["--val-interval", "8", "--no-figures", "--no-memory-check"]
+FEW_IMAGES = ["--val-batch-size", "180", "--recalibration-images", "64"]
 RUN_IN_OTHER_TESTS = ("docs/extending.md",)
 
 
@@ -62,7 +63,7 @@ def shortened(words: list[str]) -> list[str]:
         del options[position : position + 2]
     is_short = "--total-iters" in options and int(options[options.index("--total-iters") + 1]) <= 20
     warmup = ["--warmup-iters", "1"] if "warmup" in str(words) or "600" in str(words) else []
-    return [*options, *SMALL, *FEW_RECORDS, *warmup, *([] if is_short else SHORT)]
+    return [*options, *SMALL, *FEW_RECORDS, *FEW_IMAGES, *warmup, *([] if is_short else SHORT)]
 
 
 def forget_unnamed_run(words: list[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support import ROOT, Train
 
+QUICK = ["--save-interval", "10", "--no-figures", "--no-memory-check", "--recalibration-images", "64"]
 BLOCK = re.compile(r"<!-- (?:file: (?P<file>\S+)|(?P<command>command)) -->\n(?P<text>(?:(?:    .*)?\n)+)")
 
 
@@ -30,7 +31,7 @@ def test_the_examples_of_the_documentation_run(
     (tmp_path / file).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     assert words[:2] == ["python", "train.py"]
-    done = train_here(*words[2:], "--device", "cpu", "--save-interval", "10", "--no-figures", "--no-memory-check")
+    done = train_here(*words[2:], "--device", "cpu", *QUICK)
     assert done.returncode == 0, done.stderr
     assert "finished: models/model.pkl" in done.stdout
     sys.modules.pop(file.removesuffix(".py"))
