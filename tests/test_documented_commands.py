@@ -39,8 +39,8 @@ def trained(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     (folder / "configs").symlink_to(ROOT / "configs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert train_main(["--train-dir", "D", "--val-dir", "V", *SMALL, *SHORT]) == 0
-        assert train_main(["--config", "configs/digits.yaml", *SMALL, *SHORT]) == 0
+        assert train_main(["--train-dir", "D", "--val-dir", "V", *SMALL, *SHORT, *FEW_RECORDS]) == 0
+        assert train_main(["--config", "configs/digits.yaml", *SMALL, *SHORT, *FEW_RECORDS, *FEW_IMAGES]) == 0
     shutil.copy(folder / "models/model.pkl", folder / "W")
     return folder
 
