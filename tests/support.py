@@ -4,11 +4,12 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -95,3 +96,12 @@ class Stop(Hook):
     def after_iteration(self, iteration: int, loss: Tensor, logits: Tensor) -> None:
         if iteration == self.after:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def mounted_disk(mount_point: Path, size: str) -> Iterator[Path]:
+    """Mount an empty file system of a size such as '64k' for a fixture; skip the test where that is not permitted."""
+    mount_point.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", mount_point], capture_output=True).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    yield mount_point
+    subprocess.run(["umount", "--lazy", mount_point], check=True)

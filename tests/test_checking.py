@@ -1,4 +1,4 @@
-"""The command check finds what would disturb a training, changes nothing unasked, and moves files where it is told to."""
+"""`shufflenetv2 check` finds what would disturb a training; it moves files only with --fix."""
 
 import csv
 import json

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from shufflenetv2 import ShuffleNetV2, files
 from shufflenetv2.data.images import ImageError, open_image
 from shufflenetv2.engine.checkpoint import read_newest
 from shufflenetv2.files import NotRegularFileError, TooLargeFileError, open_regular, read_regular_file
-from tests.support import SHORT, Run, Train, photograph
+from tests.support import SHORT, Run, Train, mounted_disk, photograph
 
 FIFO = "it is a FIFO (named pipe), not a file"
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
@@ -158,12 +157,7 @@ def test_nothing_takes_the_place_of_what_is_no_file(folder: Path, command: Run, 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB."""
-    mount_point = tmp_path / "disk"
-    mount_point.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", mount_point], capture_output=True).returncode:
-        pytest.skip("mounting a file system is not permitted here")
-    yield mount_point
-    subprocess.run(["umount", "--lazy", mount_point], check=True)
+    yield from mounted_disk(tmp_path / "disk", "64k")
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")  # its traceback would be printed
@@ -174,7 +168,8 @@ def test_a_run_goes_on_when_the_disk_of_its_log_is_full(train_here: Train, small
     done = train_here(*SHORT, "--log-dir", str(small_disk))
     assert done.returncode == 0, done.stderr
     assert Path("models/model.pkl").exists()
-    warnings = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("warning: ")]
+    lines = (done.stdout + done.stderr).splitlines()
+    warnings = [line for line in lines if line.startswith("warning: ") and "needs a C compiler" not in line]
     assert 1 <= len(warnings) <= 3
     assert "No space left on device" in warnings[0]
     assert "Traceback" not in done.stderr

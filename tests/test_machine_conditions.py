@@ -23,7 +23,7 @@ from shufflenetv2.engine import GracefulShutdown, Hook, ShutdownRequested
 from shufflenetv2.engine.checkpoint import checkpoint_name
 from shufflenetv2.errors import UserError
 from tests.processes import Process
-from tests.support import ONE_THREAD, ROOT, SHORT, Train, same_tensors
+from tests.support import ONE_THREAD, ROOT, SHORT, Train, mounted_disk, same_tensors
 
 NOISE = b"a line of a library"
 FULL = "standard output cannot be written: No space left on device"
@@ -179,12 +179,7 @@ def test_a_limit_that_is_too_low_for_pytorch_is_named() -> None:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 12 MiB: two checkpoints of a short run and its best weights."""
-    mount_point = tmp_path / "disk"
-    mount_point.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", mount_point], capture_output=True).returncode:
-        pytest.skip("mounting a file system is not permitted here")
-    yield mount_point
-    subprocess.run(["umount", "--lazy", mount_point], check=True)
+    yield from mounted_disk(tmp_path / "disk", "12m")
 
 
 def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(disk: Path, train_here: Train, tmp_path: Path) -> None:

@@ -80,11 +80,11 @@ def test_torch_initial_weights_have_the_distribution_of_torchvisions_network() -
     network = ShuffleNetV2(model_size="1.0x", layout="torchvision", head_bias=True)
     network.initialize_weights(torch.Generator().manual_seed(1), "torch")
     reference = torchvision.models.shufflenet_v2_x1_0(weights=None)
-    ours, theirs = (
+    computed, expected = (
         [std for _, std in sorted((weight.numel(), weight.std().item()) for weight in model.parameters() if weight.dim() > 1)]
         for model in (network, reference)
     )
-    assert ours == pytest.approx(theirs, rel=0.25)
+    assert computed == pytest.approx(expected, rel=0.25)
 
 
 def test_initial_weights_are_a_function_of_the_generator() -> None:
